@@ -1,0 +1,1 @@
+"""Model adapters: each is a lighteval ``LightevalModel`` and knows nothing of benchmarks."""

@@ -1,0 +1,59 @@
+"""What is asked of a model, and what comes back: the units of computing, storing and sharing.
+
+Plain data, no torch: planners, stores and adapters all speak of these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """The log-likelihood of the last ``n_continuation`` tokens of ``tokens``, given those before them.
+
+    ``tokens`` is already cut to the window: at most ``max_length`` tokens are fed (the last is never fed).
+    At least one context token, at least one continuation token.
+    """
+
+    tokens: tuple[int, ...]
+    n_continuation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Sum of the continuation's log-probabilities, in nats (float32 log-softmax, float64 sum)."""
+
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """Continue ``prompt`` (token ids, already cut to the window) by at most ``max_new_tokens``.
+
+    Ends at an end-of-turn token of the model, at the first of ``stops`` in the decoded text (which may span
+    tokens), or at the budget. ``temperature`` 0 is greedy; otherwise sampled from a generator of its own, seeded
+    with ``seed``, so that the outcome does not depend on what else is in the batch.
+    """
+
+    prompt: tuple[int, ...]
+    max_new_tokens: int
+    stops: tuple[str, ...] = ()
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """Text up to (not with) the stop, special tokens left out; ``tokens`` are all that were generated.
+
+    ``finish`` is "eos" (an end-of-turn token), "stop" (a stop string) or "length" (the budget).
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finish: str
+
+
+Request = ScoreRequest | GenerateRequest
+Result = Score | Generation
