@@ -1,0 +1,37 @@
+"""CommonsenseQA: everyday questions with five answers (Talmor et al. 2019, arXiv 1811.00937; tasks/README.md)
+
+A row: {"question": "Where does one keep milk cold?", "choices": {"label": ["A", "B", "C", "D", "E"],
+"text": ["fridge", "shelf", "oven", "car", "garden"]}, "answerKey": "A"}
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lighteval.tasks.requests import Doc
+
+from tasks.builders import likelihood_task
+from tasks.rows import lettered_choices, text
+
+
+def prompt(row: dict[str, Any], task_name: str) -> Doc:
+    """The question as it stands, without any frame; the choices are scored, never shown."""
+    choices, gold = lettered_choices(row)
+    return Doc(
+        task_name=task_name,
+        query=text(row, "question"),
+        choices=[f" {choice}" for choice in choices],
+        gold_index=gold,
+    )
+
+
+TASK = likelihood_task(
+    "commonsense_qa",
+    prompt,
+    repo="tau/commonsense_qa",
+    subset="default",
+    revision="94630fe30dad47192a8546eb75f094926d47e155",
+    split="validation",
+    docs=1221,
+    columns=("question", "choices", "answerKey"),
+)

@@ -1,0 +1,44 @@
+"""HellaSwag: how does the scene go on? (Zellers et al. 2019, arXiv 1905.07830; the protocol: tasks/README.md)
+
+A row: {"activity_label": "Baking bread", "ctx_a": "A man kneads dough.", "ctx_b": "he",
+"endings": ["puts it in a bowl.", "rides a bike.", "sings to it.", "paints a wall."], "label": "0"}
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from lighteval.tasks.requests import Doc
+
+from tasks.builders import likelihood_task
+from tasks.rows import label, text, texts
+
+
+def clean(scene: str) -> str:
+    """The text without WikiHow's marks: titles end a sentence, brackets go, two spaces become one."""
+    return re.sub(r"\[.*?\]", "", scene.replace(" [title]", ". ")).replace("  ", " ")
+
+
+def prompt(row: dict[str, Any], task_name: str) -> Doc:
+    """The activity and the scene so far, its trailing space kept; the endings are scored."""
+    endings = texts(row, "endings", at_least=2)
+    begin = text(row, "ctx_b", blank=True).capitalize()
+    return Doc(
+        task_name=task_name,
+        query=clean(f"{text(row, 'activity_label')}: {text(row, 'ctx_a', blank=True)} {begin} "),
+        choices=[" " + clean(ending) for ending in endings],
+        gold_index=label(row, "label", len(endings)),
+    )
+
+
+TASK = likelihood_task(
+    "hellaswag",
+    prompt,
+    repo="Rowan/hellaswag",
+    subset="default",
+    revision="6002345709e0801764318f06bf06ce1e7d1a1fe3",
+    split="validation",
+    docs=10042,
+    columns=("activity_label", "ctx_a", "ctx_b", "endings", "label"),
+)

@@ -1,0 +1,53 @@
+"""IFEval: instructions that a program can check (Zhou et al. 2023, arXiv 2311.07911; tasks/README.md)
+
+A row: {"prompt": "Name three trees. Use no commas.",
+"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lighteval.tasks.requests import Doc
+
+from tasks.builders import generative_task
+from tasks.metrics import IFEVAL
+from tasks.rows import field, text, texts
+
+
+def prompt(row: dict[str, Any], task_name: str) -> Doc:
+    """The prompt as it is; ``specific`` carries its instructions, without the arguments that are null."""
+    from tasks.ifeval_checks import build  # langdetect and the sentence model: only when IFEval is used
+
+    query = text(row, "prompt")
+    ids = texts(row, "instruction_id_list")
+    given = field(row, "kwargs")
+    if not isinstance(given, list | tuple) or len(given) != len(ids):
+        raise ValueError(f"'kwargs' is not a list of {len(ids)}, one for each instruction")
+    if not all(isinstance(one, Mapping) for one in given):
+        raise ValueError("'kwargs' holds something else than names and values")
+    kwargs = [{name: value for name, value in one.items() if value is not None} for one in given]
+    for instruction, arguments in zip(ids, kwargs, strict=True):
+        build(instruction, arguments, query)  # a wrong one is found now, not after hours of generation
+    return Doc(
+        task_name=task_name,
+        query=query,
+        choices=[],
+        gold_index=[],
+        specific={"instruction_id_list": ids, "kwargs": kwargs},
+    )
+
+
+TASK = generative_task(
+    "ifeval",
+    prompt,
+    repo="google/IFEval",
+    subset="default",
+    revision=None,
+    split="train",
+    docs=541,
+    columns=("prompt", "instruction_id_list", "kwargs"),
+    metrics=[IFEVAL],
+    budget=1280,
+)

@@ -1,0 +1,94 @@
+"""MT-Bench: 80 open questions of two turns, judged (Zheng et al. 2023, arXiv 2306.05685; tasks/README.md)
+
+A row: {"question_id": 1, "category": "math", "turns": ["What is 2 + 2?", "And twice that?"],
+"reference": ["4", "8"]}
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lighteval.tasks.requests import Doc
+
+from tasks.builders import generative_task
+from tasks.rows import field, integer, text, texts
+
+TEMPERATURES = {
+    "writing": 0.7,
+    "roleplay": 0.7,
+    "stem": 0.1,
+    "humanities": 0.1,
+    "math": 0.0,
+    "reasoning": 0.0,
+    "coding": 0.0,
+    "extraction": 0.0,
+}
+
+
+def prompt(row: dict[str, Any], task_name: str) -> Doc:
+    """The first turn; ``specific`` carries the rest of the row and how to sample."""
+    category = text(row, "category")
+    if category not in TEMPERATURES:
+        raise ValueError(f"'category' is '{category}', not one of: {', '.join(sorted(TEMPERATURES))}")
+    turns = texts(row, "turns", at_least=2)
+    reference = [] if field(row, "reference") is None else texts(row, "reference", at_least=0)
+    if len(turns) != 2 or len(reference) not in (0, 2):
+        raise ValueError(f"{len(turns)} turns and {len(reference)} references: two and two, or two and none")
+    question = integer(row, "question_id")
+    return Doc(
+        task_name=task_name,
+        query=turns[0],
+        choices=[],
+        gold_index=[],
+        specific={
+            "group": category,
+            "question_id": question,
+            "turn": 1,
+            "turns": turns,
+            "reference": reference,
+            "temperature": TEMPERATURES[category],
+            "seed": _seed(question, 1),
+        },
+    )
+
+
+def follow_up(doc: Doc, answer: str) -> Doc:
+    """The second turn of a first-turn doc: the first and the model's own answer stand before it as a shot."""
+    assert doc.specific is not None
+    first = Doc(task_name=doc.task_name, query=doc.query, choices=[answer], gold_index=0)
+    return Doc(
+        task_name=doc.task_name,
+        id=doc.id,
+        query=doc.specific["turns"][1],
+        choices=[],
+        gold_index=[],
+        fewshot_samples=[first],
+        generation_size=doc.generation_size,
+        stop_sequences=doc.stop_sequences,
+        sampling_methods=doc.sampling_methods,
+        specific={
+            **doc.specific,
+            "conversation": True,
+            "turn": 2,
+            "seed": _seed(doc.specific["question_id"], 2),
+        },
+    )
+
+
+def _seed(question: int, turn: int) -> int:
+    """A seed of its own for each question and turn, whatever else is generated beside it."""
+    return 2 * question + turn
+
+
+TASK = generative_task(
+    "mt_bench",
+    prompt,
+    repo="lighteval/mt-bench",
+    subset="default",
+    revision=None,
+    split="train",
+    docs=80,
+    columns=("question_id", "category", "turns", "reference"),
+    metrics=[],
+    budget=1024,
+)

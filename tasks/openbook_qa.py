@@ -1,0 +1,37 @@
+"""OpenBookQA: elementary science with four answers (Mihaylov et al. 2018, arXiv 1809.02789; tasks/README.md)
+
+A row: {"question_stem": "Ice melts when it gets", "choices": {"text": ["warm", "cold", "dark", "loud"],
+"label": ["A", "B", "C", "D"]}, "answerKey": "A"}
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lighteval.tasks.requests import Doc
+
+from tasks.builders import likelihood_task
+from tasks.rows import lettered_choices, text
+
+
+def prompt(row: dict[str, Any], task_name: str) -> Doc:
+    """The question's stem as it stands; the choices are scored, never shown."""
+    choices, gold = lettered_choices(row)
+    return Doc(
+        task_name=task_name,
+        query=text(row, "question_stem"),
+        choices=[f" {choice}" for choice in choices],
+        gold_index=gold,
+    )
+
+
+TASK = likelihood_task(
+    "openbook_qa",
+    prompt,
+    repo="allenai/openbookqa",
+    subset="main",
+    revision="388097ea7776314e93a529163e0fea805b8a6454",
+    split="validation",
+    docs=500,
+    columns=("question_stem", "choices", "answerKey"),
+)
