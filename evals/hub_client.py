@@ -169,7 +169,7 @@ def _fetch(kind: str, repo: str, name: str, revision: str, force: bool) -> Path:
 
 def _root(error: BaseException) -> BaseException:
     """What really happened: the client wraps an error when it also looked into the cache."""
-    while not isinstance(error, HfHubHTTPError) and error.__cause__ is not None:
+    while not isinstance(error, HTTPError) and error.__cause__ is not None:
         error = error.__cause__
     return error
 

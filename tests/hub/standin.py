@@ -1,0 +1,182 @@
+"""A stand-in for the hub's file API over real HTTP on loopback, for the real huggingface_hub client.
+
+It serves what the client asks for: a repo's info (commit, file names, card), and files by HEAD and GET with
+ranges. Large files answer as on the hub, with a redirect to another host and the sha256 beside it; small ones
+carry the git blob's sha1. Faults are put in front of single paths.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+LARGE = (".parquet", ".safetensors")
+
+
+@dataclass
+class Repo:
+    """Files of one or more revisions; ``branches`` give commits their names."""
+
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    branches: dict[str, str] = field(default_factory=dict)
+    card: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Fault:
+    """What happens to requests whose "METHOD /path" contains ``match``, ``times`` times (-1: always).
+
+    ``status`` with ``headers``; status 0 sends half of the body and hangs up; status 1 sends a wrong body.
+    """
+
+    match: str
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
+    times: int = -1
+
+
+class StandInHub(ThreadingHTTPServer):
+    """Repos by "datasets/ORG/NAME" or "models/ORG/NAME"; every request is written down in ``log``."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.repos: dict[str, Repo] = {}
+        self.faults: list[Fault] = []
+        self.log: list[tuple[str, dict[str, str]]] = []
+        self.blobs: dict[str, bytes] = {}
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def add(self, repo: str, files: dict[str, bytes], revision: str = "main", licence: str = "") -> str:
+        """Puts a commit with ``files`` into a repo, under a branch's name or a hash; returns the commit."""
+        digest = hashlib.sha1(b"".join(name.encode() + files[name] for name in sorted(files))).hexdigest()
+        commit = revision if re.fullmatch("[0-9a-f]{40}", revision) else digest
+        held = self.repos.setdefault(repo, Repo())
+        held.commits[commit] = files
+        held.branches[revision] = commit
+        held.branches.setdefault("main", commit)
+        if licence:
+            held.card = {"license": licence}
+        return commit
+
+    def requests(self, start: str = "") -> list[str]:
+        """ "METHOD /path" of what was asked for, in order."""
+        return [line for line, _ in self.log if line.startswith(start)]
+
+
+@contextmanager
+def standin_hub() -> Iterator[StandInHub]:
+    """A running stand-in, stopped at the end."""
+    server = StandInHub()
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(5)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: StandInHub
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        line = f"{self.command} {path}"
+        self.server.log.append((line, {key.lower(): value for key, value in self.headers.items()}))
+        fault = next((f for f in self.server.faults if f.match in line and f.times != 0), None)
+        if fault is not None:
+            fault.times -= 1
+            if fault.status >= 100:
+                return self._send(fault.status, b"busy or closed", fault.headers)
+        broken = fault.status if fault is not None else None
+        if path.startswith("/cdn/"):
+            return self._send_file(self.server.blobs[path[5:]], {}, broken)
+        if match := re.fullmatch(r"/api/((?:models|datasets)/[^/]+/[^/]+)(?:/revision/(.+))?", path):
+            return self._info(match[1], match[2] or "main")
+        if match := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/(.+)", path):
+            return self._resolve(("datasets/" if match[1] else "models/") + match[2], match[3], broken)
+        return self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
+
+    def _commit(self, repo: str, revision: str) -> str | None:
+        held = self.server.repos.get(repo)
+        if held is None:
+            self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
+            return None
+        commit = held.branches.get(revision, revision)
+        if commit not in held.commits:
+            self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
+            return None
+        return commit
+
+    def _info(self, repo: str, revision: str) -> None:
+        commit = self._commit(repo, revision)
+        if commit is None:
+            return
+        held = self.server.repos[repo]
+        names = [{"rfilename": name} for name in held.commits[commit]]
+        info = {"id": repo.split("/", 1)[1], "sha": commit, "siblings": names, "cardData": held.card}
+        self._send(200, json.dumps(info).encode(), {"Content-Type": "application/json"})
+
+    def _resolve(self, repo: str, rest: str, broken: int | None) -> None:
+        held = self.server.repos.get(repo, Repo())
+        known = sorted([*held.branches, *held.commits], key=len, reverse=True)
+        revision = next((name for name in known if rest.startswith(name + "/")), rest.split("/")[0])
+        commit = self._commit(repo, revision)
+        if commit is None:
+            return
+        body = held.commits[commit].get(rest[len(revision) + 1 :])
+        if body is None:
+            return self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
+        if rest.endswith(LARGE):
+            digest = hashlib.sha256(body).hexdigest()
+            self.server.blobs[digest] = body
+            elsewhere = f"http://localhost:{self.server.server_port}/cdn/{digest}"
+            linked = {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(body)), "Location": elsewhere}
+            return self._send(302, b"", {"X-Repo-Commit": commit, **linked})
+        digest = hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
+        return self._send_file(body, {"X-Repo-Commit": commit, "ETag": f'"{digest}"'}, broken)
+
+    def _send_file(self, body: bytes, headers: dict[str, str], broken: int | None) -> None:
+        if broken == 1:
+            body = bytes(len(body))
+        status, first = 200, 0
+        if asked := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
+            first, status = int(asked[1]), 206
+            headers = {**headers, "Content-Range": f"bytes {first}-{len(body) - 1}/{len(body)}"}
+        self._send(status, body[first:], headers, cut=broken == 0)
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str], cut: bool = False) -> None:
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body[: len(body) // 2] if cut else body)
+            self.wfile.flush()
+        if cut:
+            self.close_connection = True
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Quiet: tests read ``log``."""
