@@ -146,9 +146,7 @@ def doc_scores(columns: Columns) -> dict[str, Array]:
 
 
 def mean(scores: Array) -> Estimate:
-    """Mean of the docs' scores; standard error = sample standard deviation / sqrt(n) (Miller 2024, section
-    2).
-    """
+    """Mean of the docs' scores; standard error = sample standard deviation / sqrt(n) (Miller 2024)."""
     n = len(scores)
     if n == 0:
         raise ValueError("no scores")

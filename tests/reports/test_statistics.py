@@ -184,7 +184,7 @@ def test_the_ifeval_interval_covers_when_prompts_differ():
     generator = rng()
     trials, covered = 600, 0
     sizes = np.array([1, 2, 3])
-    # a prompt's instructions succeed together: p is drawn a prompt (Beta(1, 1)), so E[y/m] = 0.5, E[all m] = 1/(m+1)
+    # instructions of a prompt succeed together: p ~ uniform a prompt, so E[y/m] = 1/2 and E[all m] = 1/(m+1)
     truth = 0.5 * np.mean(1 / (sizes + 1)) + 0.5 * 0.5
     for _ in range(trials):
         m = generator.choice(sizes, 120)
@@ -226,6 +226,7 @@ def test_the_stated_mde_is_found_four_times_in_five():
     assert st.detectable(spread) == pytest.approx(0.05, rel=0.3)
     drop = st.detectable(spread)
     worse, better = 0.075 + drop / 2, 0.075 - drop / 2
+    runs = [flips(generator, n, worse, better) for _ in range(500)]
     runs = [flips(generator, n, worse, better) for _ in range(500)]
     found = sum(st.paired_difference([a], [b]).p < 0.05 for a, b in runs)
     assert 0.72 <= found / 500 <= 0.86
