@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -150,8 +151,11 @@ def model_files(hub_id: str, files: Sequence[str]) -> list[str]:
     return small + weights
 
 
+@cache
 def licence(repo: str) -> str:
     """The licence that a data set's card on the hub names, or 'unknown'."""
+    if is_offline():
+        return "unknown"
     try:
         card = patiently(lambda: HfApi().dataset_info(repo, timeout=TIMEOUT), f"data set {repo}").card_data
     except UserError:

@@ -1,0 +1,159 @@
+"""``snapshot DIR``: every benchmark's rows from the hub into a folder that ``--data DIR`` reads.
+
+For machines without network. The folder's SOURCES.json says of each file where it comes from and what its content
+is (row count, sha256); reading the folder checks it. A stopped snapshot is continued by the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evals.errors import EXIT_OK, EXIT_ROWS_MISSING, UserError
+from evals.suites import SUITES, Suite, select_rows
+
+if TYPE_CHECKING:
+    from evals.hub import HubFiles
+    from tasks.builders import CardTask
+
+SOURCES = "SOURCES.json"
+Entry = dict[str, Any]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument(
+        "folder", type=Path, metavar="DIR", help="made if it is not there; filled up if it is"
+    )
+    parser.add_argument("--tasks", metavar="A,B", help="row or task names (default: all of the card)")
+    parser.add_argument("--offline", action="store_true", help="only from the hub's local cache")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Copies what is missing; exit code 3 when some benchmarks could not be had. Raises UserError."""
+    from tasks import get_task
+
+    rows = {row.label: row for suite in SUITES.values() for row in suite.rows}
+    card = Suite("card", chat=False, rows=tuple(rows.values()))
+    wanted = [name.strip() for name in args.tasks.split(",") if name.strip()] if args.tasks else None
+    names = [task for row in select_rows(card, wanted) for task in row.tasks]
+    if args.folder.exists() and not args.folder.is_dir():
+        raise UserError(f"'{args.folder}' is a file: give a folder for the snapshot")
+    failures = _copy_all([get_task(name) for name in names], args.folder, args.offline)
+    if len(failures) == len(names):
+        raise UserError(failures[0])
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    print(
+        f"{len(names) - len(failures)} of {len(names)} tasks are in {args.folder}: use --data {args.folder}"
+    )
+    return EXIT_ROWS_MISSING if failures else EXIT_OK
+
+
+def _copy_all(tasks: list[CardTask], folder: Path, offline: bool) -> list[str]:
+    """Copies each task's splits and reads them back as a run would; the reasons for those that failed."""
+    from evals.data import Source, load
+    from evals.errors import RowUnavailable
+
+    failures: list[str] = []
+    entries = read_sources(folder)
+    for task in tasks:
+        try:
+            for split in task.splits:
+                entry, state = _copy_split(task, split, folder, entries, offline)
+                _show(entry, state)
+            record = load(task, Source("folder", folder)).record
+        except RowUnavailable as error:
+            failures.append(f"{task.name}: {error}")
+            continue
+        if record["note"]:
+            print(f"{task.name}: {record['note']}", file=sys.stderr)
+    return failures
+
+
+def _copy_split(
+    task: CardTask, split: str, folder: Path, entries: dict[str, Entry], offline: bool
+) -> tuple[Entry, str]:
+    """One split's file and its entry; ("kept", "new" or "replaced")."""
+    from evals.data import sha256
+    from evals.errors import RowUnavailable
+    from evals.files import write_atomic
+    from evals.hub import fetch_split, licence
+
+    name = task.stem(split) + ".parquet"
+    path, known = folder / name, entries.get(name)
+    present = sha256(path) if path.is_file() else None
+    if known and known.get("sha256") == present:
+        return known, "kept"
+    try:
+        found = fetch_split(task, split, offline)
+    except UserError as error:
+        raise RowUnavailable(str(error)) from error
+    content, rows = _one_file(found)
+    terms = "unknown" if offline else licence(found.repo)
+    entry = _entry(name, found, content, rows, task.docs if split == task.split else task.shot_docs, terms)
+    if present not in (None, entry["sha256"]) and known is None:
+        raise UserError(
+            f"'{path}' is there and {SOURCES} does not know it: move it away, or give another folder"
+        )
+    if present != entry["sha256"]:
+        write_atomic(path, content)
+    entries[name] = entry
+    ordered = [entries[key] for key in sorted(entries)]
+    write_atomic(folder / SOURCES, (json.dumps(ordered, indent=1, ensure_ascii=False) + "\n").encode())
+    return entry, "new" if present is None else "replaced"
+
+
+def read_sources(folder: Path) -> dict[str, Entry]:
+    """The entries of a folder's SOURCES.json by file name; empty without one. Raises UserError when unreadable."""
+    path = folder / SOURCES
+    if not path.is_file():
+        return {}
+    try:
+        return {str(entry["file"]): dict(entry) for entry in json.loads(path.read_text("utf-8"))}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"'{path}' is not a list of entries with 'file': move it away to start anew"
+        ) from error
+
+
+def _one_file(found: HubFiles) -> tuple[bytes, int]:
+    """The split as one parquet file, and its row count: the hub's own bytes unless it has several parts."""
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    try:
+        if len(found.paths) == 1:
+            content = found.paths[0].read_bytes()
+            return content, parquet.ParquetFile(io.BytesIO(content)).metadata.num_rows
+        table = pa.concat_tables(parquet.read_table(path) for path in found.paths)
+    except pa.ArrowException as error:
+        raise UserError(f"{found.repo}: {', '.join(found.names)} is no readable parquet: {error}") from error
+    buffer = io.BytesIO()
+    parquet.write_table(table, buffer)
+    return buffer.getvalue(), table.num_rows
+
+
+def _entry(name: str, found: HubFiles, content: bytes, rows: int, official: int, terms: str) -> Entry:
+    return {
+        "file": name,
+        "rows": rows,
+        "official_rows": official,
+        "complete": rows == official,
+        "source_repo_or_package": f"hub:{found.repo}",
+        "commit_or_version": found.revision,
+        "source_paths": list(found.names),
+        "license": terms,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "notes": "" if rows == official else f"{rows} rows, the official split has {official}",
+    }
+
+
+def _show(entry: Entry, state: str) -> None:
+    source = f"{entry.get('source_repo_or_package')}@{str(entry.get('commit_or_version'))[:12]}"
+    print(f"{state:8} {entry['file']:50} {entry.get('rows'):>6} rows  {source}", file=sys.stderr)
