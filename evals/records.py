@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from math import isfinite
 from typing import Any
 
-from evals.requests import Generation, Request, Result, Score, ScoreRequest
+from evals.requests import Generation, Request, Result, Score, ScoreRequest, TextRequest
 
 FORMAT = 1  # a change of keys or of a record's bytes needs another
-SCORE, GENERATION = b"S", b"G"
+SCORE, GENERATION, TEXT = b"S", b"G", b"T"
 
 
 def request_key(identity: str, request: Request) -> bytes:
@@ -27,15 +27,17 @@ def request_key(identity: str, request: Request) -> bytes:
     if isinstance(request, ScoreRequest):
         digest.update(struct.pack("<cIQ", SCORE, request.n_continuation, len(request.tokens)))
         digest.update(_token_bytes(request.tokens))
+        return digest.digest()
+    if isinstance(request, TextRequest):
+        digest.update(struct.pack("<cIQ", TEXT, request.max_new_tokens, len(request.messages)))
+        digest.update(_text_bytes([part for message in request.messages for part in message]))
     else:
         digest.update(struct.pack("<cIQ", GENERATION, request.max_new_tokens, len(request.prompt)))
         digest.update(_token_bytes(request.prompt))
-        sampled = request.temperature != 0
-        texts = [*request.stops, str(request.seed) if sampled else ""]
-        digest.update(struct.pack("<dI", request.temperature if sampled else 0.0, len(texts)))
-        for text in texts:
-            encoded = text.encode(errors="surrogatepass")
-            digest.update(struct.pack("<Q", len(encoded)) + encoded)
+    sampled = request.temperature != 0
+    texts = [*request.stops, str(request.seed) if sampled else ""]
+    digest.update(struct.pack("<dI", request.temperature if sampled else 0.0, len(texts)))
+    digest.update(_text_bytes(texts))
     return digest.digest()
 
 
@@ -55,6 +57,11 @@ def _token_bytes(tokens: Sequence[int], code: str = "I") -> bytes:
     if sys.byteorder == "big":
         packed.byteswap()
     return packed.tobytes()
+
+
+def _text_bytes(texts: Sequence[str]) -> bytes:
+    encoded = [text.encode(errors="surrogatepass") for text in texts]
+    return b"".join(struct.pack("<Q", len(part)) + part for part in encoded)
 
 
 def encode(result: Result) -> bytes:

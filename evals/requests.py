@@ -44,9 +44,25 @@ class GenerateRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class TextRequest:
+    """A GenerateRequest for a server that encodes for itself: texts instead of token ids.
+
+    ``messages`` are a chat's (role, content) turns, to which the server applies its template; or one plain
+    text to continue, with the empty role.
+    """
+
+    messages: tuple[tuple[str, str], ...]
+    max_new_tokens: int
+    stops: tuple[str, ...] = ()
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
     """Text up to (not with) the stop, special tokens left out; ``tokens`` are all that were generated.
 
+    A server tells how many tokens it generated, not which: then each is 0.
     ``finish`` is "eos" (an end-of-turn token), "stop" (a stop string) or "length" (the budget).
     """
 
@@ -55,5 +71,5 @@ class Generation:
     finish: str
 
 
-Request = ScoreRequest | GenerateRequest
+Request = ScoreRequest | GenerateRequest | TextRequest
 Result = Score | Generation
