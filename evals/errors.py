@@ -8,3 +8,7 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return " ".join(super().__str__().split())
+
+
+class RowUnavailable(UserError):
+    """A row cannot be had here (no data, or a back end that cannot score it): shown with this reason; others go on."""

@@ -1,0 +1,118 @@
+"""The command line: which module answers which command, and what a user sees when something is wrong.
+
+Nothing heavy is imported before a command runs, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import os
+import shlex
+import signal
+import sys
+from typing import Any, NoReturn
+
+from evals.errors import EXIT_USAGE, UserError
+
+COMMANDS = {
+    "run": ("evals.commands.run", "measure a model (the default command)"),
+    "report": ("reports.card", "print a run's tables again, in many formats"),
+    "compare": ("reports.compare", "what differs between two runs, and whether it is real"),
+    "gate": ("reports.gate", "stop a candidate that is worse than its baseline (for CI)"),
+    "bless": ("reports.bless", "make a run the baseline of a gate"),
+    "leaderboard": ("reports.leaderboard", "rank all runs; markdown, CSV and a static site"),
+    "judge": ("evals.commands.judge", "judge a run's MT-Bench answers"),
+    "prompts": ("evals.commands.prompts", "show the exact prompts and token boundaries of a task"),
+    "models": ("evals.commands.models", "list the models known by name"),
+    "tasks": ("evals.commands.tasks", "list the suites, their rows and tasks"),
+    "cache": ("evals.commands.cache", "what the store of finished requests holds; clear it"),
+    "snapshot": ("evals.commands.snapshot", "copy every benchmark from the hub to a folder, for offline use"),
+}
+INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UserError instead of printing the usage."""
+        raise UserError(f"{message} (see '{self.prog} --help')")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; returns its exit code. See `python run_evals.py --help`."""
+    argv = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in argv
+    _terminate_like_interrupt()
+    try:
+        name, rest = _command(argv)
+        module = importlib.import_module(COMMANDS[name][0])
+        args = _parser(name, module).parse_args(rest)
+        return int(module.main(args))
+    except UserError as error:
+        if debug:
+            raise
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        again = " ".join(shlex.quote(word) for word in ["python", "run_evals.py", *argv])
+        print(f"\nstopped; what was finished is kept. Go on with: {again}", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # the reader of our output went away (such as `head`): not an error of ours
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MemoryError:
+        if debug:
+            raise
+        return _fail("not enough memory: use a smaller model, --dtype bfloat16, or another machine")
+    except Exception as error:
+        if debug:
+            raise
+        return _fail(
+            f"unexpected {type(error).__name__}: {str(error)[:300]} (run again with --debug for where)"
+        )
+
+
+def _fail(message: str) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return EXIT_USAGE
+
+
+def _command(argv: list[str]) -> tuple[str, list[str]]:
+    if argv and argv[0] in COMMANDS:
+        return argv[0], argv[1:]
+    if argv and not argv[0].startswith("-"):
+        from evals.suites import nearest
+
+        raise UserError(f"unknown command '{argv[0]}': {nearest(argv[0], list(COMMANDS))}")
+    return "run", argv
+
+
+def _parser(name: str, module: Any) -> Parser:
+    program = "run_evals.py" if name == "run" else f"run_evals.py {name}"
+    lines = [f"  {command:<12} {text}" for command, (_, text) in COMMANDS.items()]
+    epilog = "commands (each with its own --help):\n" + "\n".join(lines) if name == "run" else None
+    parser = Parser(
+        prog=program,
+        description=(module.__doc__ or "").strip().split("\n\n")[0],
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    if "--debug" not in parser._option_string_actions:
+        parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _terminate_like_interrupt() -> None:
+    """A polite kill ends like Ctrl-C: what is done is kept."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with contextlib.suppress(ValueError):  # not the main thread: a test or an embedding program
+        signal.signal(signal.SIGTERM, stop)

@@ -1,0 +1,83 @@
+"""Shows the exact text and the token boundaries of a task's first docs, plain and chat."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The task, and whose tokenizer and which data to show it with."""
+    parser.add_argument("task", help="a task's name, such as piqa or bbh_navigate")
+    parser.add_argument("--model", help="whose tokenizer and chat template (default: the embedded model)")
+    parser.add_argument("--model-path", help="weights of a known model on this disk")
+    parser.add_argument("--data", default="smoke", help="hub, smoke or a folder (default: smoke)")
+    parser.add_argument("--docs", type=int, default=1, metavar="N", help="how many docs (default: 1)")
+    parser.add_argument("--mode", choices=("plain", "chat", "both"), default="both", help="default: both")
+    parser.add_argument("--offline", action="store_true", help="no network at all")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Prints each doc's prompt, then each request as tokens: context | continuation."""
+    from evals.commands.run import go_offline
+    from evals.data import build_docs, load, parse_source
+    from evals.errors import UserError
+    from evals.models import resolve
+    from evals.suites import SUITES, check_names
+
+    if args.docs < 1:
+        raise UserError(f"--docs {args.docs}: give at least 1")
+    check_names(list(SUITES.values()), [args.task])
+    source, spec = parse_source(args.data, args.offline), resolve(args.model, args.model_path)
+    go_offline(args.offline or (source.kind != "hub" and spec.source != "hub"))
+
+    from evals.adapters.loading import load_tokenizer, local_path
+    from tasks import TASKS_TABLE
+
+    tasks = [task for task in TASKS_TABLE if task.name == args.task]
+    if not tasks:
+        raise UserError(f"'{args.task}' is a row: give one task of it (see 'run_evals.py tasks')")
+    docs = build_docs(tasks[0], load(tasks[0], source), args.docs)
+    tokenizer = load_tokenizer(local_path(spec, args.offline), chat=args.mode == "chat")
+    modes = {"plain": [False], "chat": [True], "both": [False, True]}[args.mode]
+    for doc in docs:
+        for chat in modes:
+            if chat and not tokenizer.chat_template:
+                print("(no chat template: chat mode cannot be shown)")
+                continue
+            _show(tokenizer, doc, chat, args.task)
+    return 0
+
+
+def _show(tokenizer: Any, doc: Any, chat: bool, task: str) -> None:
+    from evals import prompts
+    from evals.adapters.prefix import TextToRequests
+    from evals.requests import ScoreRequest
+
+    texts = TextToRequests(tokenizer, chat)
+    print(f"=== {task}, doc {doc.id}, {'chat' if chat else 'plain'} ===")
+    print(prompts.render(doc, tokenizer, chat))
+    print("--- tokens ---")
+    requests: list[Any]
+    if doc.choices and not doc.generation_size and doc.sampling_methods[0].name == "LOGPROBS":
+        requests = list(texts.score_requests([doc])[0])
+    else:
+        requests = list(texts.generate_requests([doc]))
+    for request in requests:
+        if isinstance(request, ScoreRequest):
+            split = len(request.tokens) - request.n_continuation
+            print(
+                f"{_pieces(tokenizer, request.tokens[:split])} || {_pieces(tokenizer, request.tokens[split:])}"
+            )
+        else:
+            print(_pieces(tokenizer, request.prompt))
+            stops = ", ".join(repr(stop) for stop in request.stops) or "none"
+            print(
+                f"({len(request.prompt)} tokens; at most {request.max_new_tokens} new; stops: {stops}; "
+                f"temperature {request.temperature})"
+            )
+    print()
+
+
+def _pieces(tokenizer: Any, ids: Any) -> str:
+    return "|".join(repr(tokenizer.decode([one]))[1:-1] for one in ids)

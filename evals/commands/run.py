@@ -1,0 +1,213 @@
+"""Measures a model by the protocol of the SmolLM2 card and prints the card's tables."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evals.errors import EXIT_OK, EXIT_ROWS_MISSING, UserError
+from evals.models import ModelSpec
+from evals.suites import SUITES, Suite
+
+if TYPE_CHECKING:
+    from evals.runner import Settings, Work
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to measure, on which data, and where results go."""
+    what = parser.add_argument_group("what to measure")
+    what.add_argument(
+        "--model", action="append", metavar="NAME",
+        help="a known name, a hub id, a folder or a .gguf file (default: the embedded SmolLM2-135M-Instruct, Q4_1); "
+        "give it again for more models in one go",
+    )  # fmt: skip
+    what.add_argument("--model-path", metavar="PATH", help="weights of the named model on this disk")
+    what.add_argument("--revision", help="the hub revision of the model")
+    what.add_argument(
+        "--suite", choices=("base", "instruct", "all"), help="which table (default: the model's own)"
+    )
+    what.add_argument("--tasks", metavar="A,B", help="only these tasks or rows (see 'run_evals.py tasks')")
+    what.add_argument(
+        "--limit", type=int, metavar="N", help="only the first N docs of each task, after the shuffle"
+    )
+    what.add_argument("--variant", action="append", default=[], metavar="NAME", help="a named budget variant")
+    where = parser.add_argument_group("data and results")
+    where.add_argument(
+        "--data", default="hub", metavar="hub|smoke|DIR", help="where the benchmarks are (default: hub)"
+    )
+    where.add_argument("--output-dir", default="results", metavar="DIR", help="default: results")
+    where.add_argument("--fresh", action="store_true", help="compute everything again, whatever is stored")
+    where.add_argument(
+        "--offline", action="store_true", help="no network at all: cached files or a folder only"
+    )
+    how = parser.add_argument_group("how to compute")
+    how.add_argument("--device", help="cpu, cuda:1, mps (default: the best there is)")
+    how.add_argument("--dtype", choices=("float32", "bfloat16", "float16"),
+                     help="default: bfloat16 where the device computes it well, else float32")  # fmt: skip
+    how.add_argument("--engine", choices=("shared", "plain"), default="shared",
+                     help="plain: one sequence at a time, for comparison")  # fmt: skip
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs every suite asked for; exit code 0, or 3 when some rows are missing."""
+    start = time.monotonic()
+    specs, suites, settings = _choices(args)
+    go_offline(args.offline or (settings.source.kind != "hub" and all(s.source != "hub" for s in specs)))
+
+    from evals.progress import Progress
+    from evals.runner import prepare
+
+    progress = Progress()
+    works = prepare(suites, settings)
+    for work in works:
+        for reason in dict.fromkeys(work.missing[n] for r in work.rows for n in r.tasks if n in work.missing):
+            progress.note(f"left out: {reason}")
+    code = EXIT_OK
+    for spec in specs:
+        code = max(code, _measure(args, spec, works, settings, progress, time.monotonic() - start))
+        start = time.monotonic()
+    return code
+
+
+def _choices(args: argparse.Namespace) -> tuple[list[ModelSpec], list[Suite], Settings]:
+    """Checks everything that can be checked before anything heavy is imported."""
+    from evals.data import parse_source
+    from evals.models import resolve
+    from evals.runner import Settings
+    from evals.suites import budgets, check_names
+
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit {args.limit}: give at least 1")
+    names = args.model or [None]
+    if args.model_path and len(names) > 1:
+        raise UserError("--model-path goes with one --model only")
+    specs = [resolve(name, args.model_path, args.revision) for name in names]
+    suites = _suites(args.suite, specs)
+    wanted = (
+        [name.strip() for name in args.tasks.split(",") if name.strip()] if args.tasks is not None else None
+    )
+    if wanted is not None and not wanted:
+        raise UserError("--tasks names no task: see 'run_evals.py tasks'")
+    check_names(suites, wanted)
+    variants = [one.strip() for text in args.variant for one in text.split(",") if one.strip()]
+    for suite in suites:
+        budgets(variants, suite)
+    output = Path(args.output_dir).expanduser()
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output-dir '{args.output_dir}' is not a folder")
+    settings = Settings(
+        source=parse_source(args.data, args.offline),
+        tasks=wanted,
+        limit=args.limit,
+        variants=variants,
+        output=output,
+        fresh=args.fresh,
+    )
+    return specs, suites, settings
+
+
+def _suites(name: str | None, specs: list[ModelSpec]) -> list[Suite]:
+    if name == "all":
+        return [SUITES["base"], SUITES["instruct"]]
+    if name is not None:
+        return [SUITES[name]]
+    unknown = [spec.name for spec in specs if spec.suite is None]
+    if unknown:
+        raise UserError(
+            f"'{unknown[0]}' is not a model of the card, so --suite is needed: 'base' for plain prompts, "
+            "'instruct' for its chat template, 'all' for both (the chat template is never used on a guess)"
+        )
+    suites = {spec.suite for spec in specs}
+    if len(suites) > 1:
+        raise UserError("these models belong to different tables: give --suite base, instruct or all")
+    return [SUITES[str(suites.pop())]]
+
+
+def go_offline(offline: bool) -> None:
+    """Tells the hub's libraries, before they are imported, that nothing may go out."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+
+def _measure(
+    args: argparse.Namespace,
+    spec: ModelSpec,
+    works: list[Work],
+    settings: Settings,
+    progress: Any,
+    before: float,
+) -> int:
+    """One model through all suites: a run folder and a table each."""
+    from evals.files import run_lock
+    from evals.runner import Run, publish
+    from evals.store import Store
+
+    start = time.monotonic()
+    progress.note(f"loading {spec.name} ({spec.label})")
+    adapters, described, spec = _adapters(args, spec, works)
+    phases = {"prepare": before, "load": time.monotonic() - start}
+    cache = settings.output / ".cache"
+    folders, missing = [], False
+    with run_lock(cache / "run.lock", f"results in '{settings.output}'", progress.note), \
+            Store.open(cache / "requests.sqlite", on_note=progress.note) as store:  # fmt: skip
+        for work, adapter in zip(works, adapters, strict=True):
+            run = Run(work, adapter, store, settings, progress)
+            run.execute()
+            store.flush()
+            folders.append(publish(run, spec, described(adapter), phases))
+            missing = missing or any(name not in run.columns for row in work.rows for name in row.tasks)
+    _show(folders)
+    return EXIT_ROWS_MISSING if missing else EXIT_OK
+
+
+def _adapters(
+    args: argparse.Namespace, spec: ModelSpec, works: list[Work]
+) -> tuple[list[Any], Any, ModelSpec]:
+    """One adapter a suite on the same loaded weights; and what run.json says of model and machine."""
+    from dataclasses import replace
+
+    import torch
+
+    from evals.adapters import loading
+    from evals.adapters.prefix import PrefixModel
+    from evals.provenance import device_name, text_hash
+
+    device = loading.pick_device(args.device)
+    path = loading.local_path(spec, args.offline)
+    if spec.source == "hub":
+        spec = replace(spec, revision=path.name)
+    loaded = loading.load(path, device, loading.pick_dtype(args.dtype, device))
+    adapters = [PrefixModel(loaded, work.suite.chat, spec.name, args.engine) for work in works]
+
+    def described(adapter: PrefixModel) -> dict[str, Any]:
+        template = loaded.tokenizer.chat_template if adapter.chat else None
+        return {
+            "model": {
+                "fingerprint": loaded.fingerprint,
+                "dtype": loaded.dtype,
+                "quantization": loaded.quantization,
+                "parameters": loaded.parameters,
+            },
+            "machine": {
+                "chat_template_sha256": text_hash(template),
+                "device": device_name(device),
+                "threads": torch.get_num_threads(),
+                "engine": args.engine,
+            },
+        }
+
+    return adapters, described, spec
+
+
+def _show(folders: list[Path]) -> None:
+    """Prints the tables of finished runs, and where they are."""
+    from reports.card import render_tables
+    from reports.results import load_run
+
+    print(render_tables([load_run(folder) for folder in folders]))
+    print("\n".join(f"run: {folder}" for folder in folders))

@@ -1,0 +1,300 @@
+"""The one loop: docs -> requests not yet stored -> adapter -> store -> metrics -> a run folder.
+
+A run is a pure function of its requests' results, and each result is stored as soon as it is computed: a stopped run is
+continued by the same command. The run folder itself appears whole, at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from evals import provenance, samples
+from evals.data import SMOKE_BUDGET, Source, TaskData, build_docs, load
+from evals.errors import RowUnavailable, UserError
+from evals.files import partial_folder, publish_folder, write_atomic
+from evals.models import ModelSpec
+from evals.progress import Progress
+from evals.requests import GenerateRequest, Generation, Request, Result, Score, ScoreRequest
+from evals.store import Store, request_key
+from evals.suites import Row, Suite, budgets, select_rows
+
+if TYPE_CHECKING:
+    from lighteval.tasks.requests import Doc
+
+    from evals.samples import Columns
+    from tasks.builders import CardTask
+
+SCHEMA_VERSION = 1
+KEPT_PER_WRITE = 64  # results handed to the store at once
+
+
+class Adapter(Protocol):
+    """What the loop needs of a model; see evals/adapters/prefix.py."""
+
+    chat: bool
+    identity: str
+
+    def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:
+        """One request a choice, for each doc."""
+
+    def generate_requests(self, docs: Sequence[Doc]) -> list[GenerateRequest]:
+        """One request a doc."""
+
+    def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Result]]:
+        """Computes requests of one kind: (index, result), each index once."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user chose, beside the model and the suite."""
+
+    source: Source
+    tasks: list[str] | None = None
+    limit: int | None = None
+    variants: list[str] = field(default_factory=list)
+    output: Path = Path("results")
+    fresh: bool = False
+
+
+@dataclass(frozen=True)
+class Work:
+    """One suite's docs, ready to run. `docs` and `data` have no entry for a task whose data cannot be had."""
+
+    suite: Suite
+    rows: tuple[Row, ...]
+    docs: dict[str, list[Doc]]
+    data: dict[str, TaskData]
+    missing: dict[str, str]
+
+
+def prepare(suites: Sequence[Suite], settings: Settings) -> list[Work]:
+    """Loads and checks the data of all suites, before any model is loaded.
+
+    Raises UserError when data is wrong, or when not a single row can be had.
+    """
+    from tasks import get_task
+
+    loaded: dict[str, TaskData] = {}
+    missing: dict[str, str] = {}
+    works = []
+    for suite in suites:
+        rows = select_rows(suite, settings.tasks)
+        changed = budgets(settings.variants, suite)
+        docs: dict[str, list[Doc]] = {}
+        for name in (task for row in rows for task in row.tasks):
+            task = get_task(name)
+            if name not in loaded and name not in missing:
+                try:
+                    loaded[name] = load(task, settings.source)
+                except RowUnavailable as error:
+                    missing[name] = str(error)
+            if name in loaded:
+                docs[name] = build_docs(task, loaded[name], settings.limit)
+                _set_budget(docs[name], changed.get(name), settings.source.kind == "smoke")
+        works.append(Work(suite, rows, docs, {n: loaded[n] for n in docs}, {n: missing[n] for n in missing}))
+    if not any(work.docs for work in works):
+        reasons = list(dict.fromkeys(missing.values())) or ["no row was asked for"]
+        raise UserError(reasons[0])
+    return works
+
+
+def _set_budget(docs: list[Doc], budget: int | None, smoke: bool) -> None:
+    for doc in docs:
+        if budget is not None and doc.generation_size is not None:
+            doc.generation_size = budget
+        if smoke:
+            doc.generation_size = min(doc.generation_size or SMOKE_BUDGET, SMOKE_BUDGET)
+
+
+class Run:
+    """One suite on one model, from requests to a published folder."""
+
+    def __init__(
+        self, work: Work, adapter: Adapter, store: Store, settings: Settings, progress: Progress
+    ) -> None:
+        self.work, self.adapter, self.store = work, adapter, store
+        self.settings, self.progress = settings, progress
+        self.missing = dict(work.missing)
+        self.columns: dict[str, Columns] = {}
+        self.phases: dict[str, float] = {}
+        self.row_timing: dict[str, dict[str, float | int]] = {}
+        self.started = provenance.now()
+        self.clock = time.monotonic()
+
+    def execute(self) -> None:
+        """Computes every row that can be had; results are in the store as they come."""
+        for row in self.work.rows:
+            tasks = [name for name in row.tasks if name in self.work.docs]
+            if not tasks:
+                continue
+            start = time.monotonic()
+            self._counts = {"requests": 0, "computed": 0, "cached": 0}
+            try:
+                self._run_row(row, tasks)
+            except RowUnavailable as error:
+                self.missing.update(dict.fromkeys(tasks, str(error)))
+                self.progress.note(f"{row.label}: left out: {error}")
+                continue
+            seconds = time.monotonic() - start
+            self.row_timing[row.label] = {"seconds": round(seconds, 3), **self._counts}
+            counts = "{requests} requests, {cached} of them stored before".format(**self._counts)
+            self.progress.note(f"{self.work.suite.name}, {row.label}: {counts}, {seconds:.1f} s")
+
+    def _run_row(self, row: Row, names: list[str]) -> None:
+        """All tasks of a row in one go, so that a back end can share among them."""
+        from lighteval.tasks.requests import SamplingMethod
+
+        from tasks import get_task
+
+        tasks = {name: get_task(name) for name in names}
+        likelihood = [n for n in names if tasks[n].method == SamplingMethod.LOGPROBS]
+        generative = [n for n in names if n not in likelihood]
+        if likelihood:
+            self._run_likelihood(row, [tasks[n] for n in likelihood])
+        if generative == ["mt_bench"]:
+            self._run_conversation(row, tasks["mt_bench"])
+        elif generative:
+            self._run_generative(row, [tasks[n] for n in generative])
+
+    def _run_likelihood(self, row: Row, tasks: list[CardTask]) -> None:
+        with self.phase("tokenise"):
+            requests = {task.name: self.adapter.score_requests(self.work.docs[task.name]) for task in tasks}
+        flat = [one for task in tasks for group in requests[task.name] for one in group]
+        owners = [
+            (task.name, doc.id)
+            for task in tasks
+            for doc, group in zip(self.work.docs[task.name], requests[task.name], strict=True)
+            for _ in group
+        ]
+        with self.phase("score"):
+            results = iter(self.compute(row.label, flat, owners))
+        with self.phase("metrics"):
+            for task in tasks:
+                scores = [[_score(next(results)) for _ in group] for group in requests[task.name]]
+                self.columns[task.name] = self._guarded(
+                    samples.likelihood_columns,
+                    task,
+                    self.work.docs[task.name],
+                    self.adapter.chat,
+                    requests[task.name],
+                    scores,
+                )
+
+    def _run_generative(self, row: Row, tasks: list[CardTask]) -> None:
+        docs = [doc for task in tasks for doc in self.work.docs[task.name]]
+        results = iter(self._generate(row.label, docs))
+        with self.phase("metrics"):
+            for task in tasks:
+                own = self.work.docs[task.name]
+                generations = [next(results) for _ in own]
+                self.columns[task.name] = self._guarded(
+                    samples.generative_columns, task, own, self.adapter.chat, generations
+                )
+
+    def _run_conversation(self, row: Row, task: CardTask) -> None:
+        from tasks.mt_bench import follow_up
+
+        docs = self.work.docs[task.name]
+        first = self._generate(f"{row.label}, turn 1", docs)
+        seconds = [follow_up(doc, answer.text) for doc, answer in zip(docs, first, strict=True)]
+        second = self._generate(f"{row.label}, turn 2", seconds)
+        self.columns[task.name] = samples.conversation_columns(docs, self.adapter.chat, first, second)
+
+    def _generate(self, label: str, docs: Sequence[Doc]) -> list[Generation]:
+        with self.phase("tokenise"):
+            requests = self.adapter.generate_requests(docs)
+        owners = [(doc.task_name, doc.id) for doc in docs]
+        with self.phase("generate"):
+            return [_generation(result) for result in self.compute(label, requests, owners)]
+
+    def compute(
+        self, label: str, requests: Sequence[Request], owners: Sequence[tuple[str, str]]
+    ) -> list[Result]:
+        """The results of requests, in order: stored ones are read, the others computed and stored as they come.
+
+        Identical requests are computed once. Raises UserError that names the doc for a score that is not finite.
+        """
+        keys = [request_key(self.adapter.identity, request) for request in requests]
+        known = {} if self.settings.fresh else self.store.get(list(dict.fromkeys(keys)))
+        todo = [i for i, key in enumerate(dict.fromkeys(keys)) if key not in known]
+        first_of = {key: i for i, key in reversed(list(enumerate(keys)))}
+        unique = list(dict.fromkeys(keys))
+        todo_keys = [unique[i] for i in todo]
+        self._counts["requests"] += len(unique)
+        self._counts["computed"] += len(todo_keys)
+        self._counts["cached"] += len(unique) - len(todo_keys)
+        with self.progress.counting(label, len(unique), len(unique) - len(todo_keys)) as counter:
+            pending: list[tuple[bytes, Result]] = []
+            for i, result in self.adapter.run([requests[first_of[key]] for key in todo_keys]):
+                key = todo_keys[i]
+                _check_finite(result, owners[first_of[key]])
+                known[key] = result
+                pending.append((key, result))
+                if len(pending) >= KEPT_PER_WRITE or isinstance(result, Generation):
+                    self.store.put(pending)
+                    pending = []
+                counter.advance()
+            self.store.put(pending)
+        return [known[key] for key in keys]
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Adds the time inside to the phase `name`."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.phases[name] = self.phases.get(name, 0.0) + time.monotonic() - start
+
+    @staticmethod
+    def _guarded(function: Any, *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+
+def _score(result: Result) -> Score:
+    assert isinstance(result, Score)
+    return result
+
+
+def _generation(result: Result) -> Generation:
+    assert isinstance(result, Generation)
+    return result
+
+
+def _check_finite(result: Result, owner: tuple[str, str]) -> None:
+    if isinstance(result, Score) and not math.isfinite(result.logprob):
+        raise UserError(
+            f"task '{owner[0]}', doc {owner[1]}: the model's log-probability is {result.logprob}: "
+            "its weights or the dtype are broken; nothing is scored with it"
+        )
+
+
+def publish(run: Run, spec: ModelSpec, described: dict[str, Any], finished_phases: dict[str, float]) -> Path:
+    """Writes the run folder (samples, then run.json), whole or not at all; returns where it is.
+
+    `described`: what the adapter knows of the model (dtype, fingerprint, …) and of the machine.
+    """
+    from evals.record import run_record
+
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    final = run.settings.output / spec.name / f"{stamp}-{run.work.suite.name}"
+    start = time.monotonic()
+    partial = partial_folder(final)
+    (partial / "samples").mkdir()
+    for name, columns in run.columns.items():
+        write_atomic(partial / "samples" / f"{name}.parquet", samples.to_parquet(columns))
+    run.phases["write"] = time.monotonic() - start
+    record = run_record(run, spec, described, finished_phases)
+    write_atomic(partial / "run.json", (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+    return publish_folder(partial, final)
