@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -400,11 +400,20 @@ def reproduction(
     stderr = stderr_at(min(measured.n, docs))
     p_differs = 2 * upper_tail(abs(difference) / stderr)
     p_equivalent = equivalence(difference, stderr, margin)
-    verdict = "reproduced" if p_equivalent < alpha else "differs" if p_differs < alpha else "cannot tell"
+    verdict = _verdict(p_equivalent, p_differs, alpha)
     # planned for a true difference of zero: both one-sided tests must then succeed with 80 % power
     reach = margin / (quantile(1 - alpha) + quantile(0.9))
     needed = next((n for n in _candidates(measured.n, docs) if stderr_at(n) <= reach), None)
     return Reproduction(difference, stderr, margin, p_differs, p_equivalent, verdict, needed)
+
+
+def with_holm(results: Sequence[Reproduction], alpha: float = 0.05) -> list[Reproduction]:
+    """The rows of one table together: "differs" stands only where it holds after Holm's correction."""
+    adjusted = holm([result.p_differs for result in results])
+    return [
+        replace(result, p_differs=p, verdict=_verdict(result.p_equivalent, p, alpha))
+        for result, p in zip(results, adjusted, strict=True)
+    ]
 
 
 # --- many rows, many models -----------------------------------------------------------------------
@@ -446,6 +455,12 @@ def independent_p(first: Estimate, second: Estimate) -> float:
     if stderr == 0:
         return 1.0 if first.value == second.value else 0.0
     return 2 * upper_tail(abs(first.value - second.value) / stderr)
+
+
+def _verdict(p_equivalent: float, p_differs: float, alpha: float) -> str:
+    if p_equivalent < alpha:
+        return "reproduced"
+    return "differs" if p_differs < alpha else "cannot tell"
 
 
 def _cluster_sums(scores: Array, clusters: Sequence) -> tuple[Array, Array]:

@@ -1,0 +1,242 @@
+"""The report: published tables alone equal the card; measured columns never claim more than they can."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import html.parser
+import io
+import json
+
+import numpy as np
+import pytest
+from made_runs import Made, build, edit
+from test_published import EXPECTED, cells
+
+from evals.errors import UserError
+from evals.suites import SUITES
+from reports import card
+from reports.results import load_run
+
+SUITE_TITLES = {"base": "## Base Pre-Trained Model", "instruct": "## Instruction Model"}
+
+
+def section(text: str, title: str) -> str:
+    return text.split(title, 1)[1].split("\n## ", 1)[0]
+
+
+def run_with(tmp_path, **options):
+    return load_run(build(tmp_path / str(len(list(tmp_path.iterdir()))), Made(**options)))
+
+
+@pytest.mark.parametrize("suite", ["base", "instruct"])
+def test_published_tables_alone_equal_the_card_cell_for_cell_bold_for_bold(suite):
+    assert cells(section(card.render_tables([]), SUITE_TITLES[suite])) == EXPECTED[suite]
+
+
+def test_a_measured_column_stands_first_and_takes_part_in_bold(tmp_path):
+    scores = {"hellaswag": [1] * 30 + [0] * 10, "trivia_qa": [0] * 40}
+    run = run_with(tmp_path, scores=scores, labels=("HellaSwag", "TriviaQA"))
+    table = cells(section(card.render_tables([run]), "## Base Pre-Trained Model"))
+    assert table[0] == ["Metrics", "tiny (measured)", "SmolLM2-360M", "Qwen2.5-0.5B", "SmolLM-360M"]
+    # Wilson 95 % of 30/40 is 0.598 to 0.858
+    assert table[1] == ["HellaSwag", "**75.0 ± 13.0**", "54.5", "51.2", "51.8"]
+    assert table[2][1] == "–"
+    assert table[6] == ["TriviaQA", "0.0 ± 4.4", "**16.9**", "4.3", "9.1"]
+
+
+def test_ties_at_the_printed_precision_are_all_bold(tmp_path):
+    run = run_with(tmp_path, labels=("OpenBookQA",), scores={"openbook_qa": [1] * 187 + [0] * 313})
+    row = cells(section(card.render_tables([run]), "## Base Pre-Trained Model"))[8]
+    assert row[1:] == [f"**37.4 ± {4.2}**", "**37.4**", "**37.4**", "37.2"]
+
+
+def own(**model):
+    return {"card_column": "SmolLM2-135M", **model}
+
+
+def drawn(share: float, n: int, seed: int = 3) -> list[int]:
+    right = np.zeros(n, dtype=int)
+    right[: round(share * n)] = 1
+    return np.random.default_rng(seed).permutation(right).tolist()
+
+
+VERDICTS = [
+    # HellaSwag's card says 42.1 for this model, on 10042 docs
+    (drawn(0.423, 10042), "42.3", "+0.2", "reproduced (within ±2.5)"),
+    (drawn(0.30, 10042), "30.0", "−12.1", "differs"),
+    (drawn(0.43, 100), "43.0", "+0.9", "cannot tell at n = 100 (n = "),
+]
+
+
+@pytest.mark.parametrize("scores, value, difference, verdict", VERDICTS)
+def test_verdicts(tmp_path, scores, value, difference, verdict):
+    run = run_with(tmp_path, labels=("HellaSwag",), scores={"hellaswag": scores}, model=own())
+    text = card.render_tables([run])
+    row = cells(section(text, "## tiny (measured): row by row"))[1]
+    assert row[:3] == ["HellaSwag", str(len(scores)), value]
+    assert row[4:6] == ["42.1", difference]
+    assert row[6].startswith(verdict)
+    header = cells(section(text, "## Base Pre-Trained Model"))[0]
+    assert header == [
+        "Metrics",
+        "tiny (measured)",
+        "SmolLM2-135M",
+        "SmolLM2-360M",
+        "Qwen2.5-0.5B",
+        "SmolLM-360M",
+    ]
+
+
+@pytest.mark.parametrize("code", ["quantized", "subset", "variant"])
+def test_other_measurements_than_the_cards_get_no_verdict(tmp_path, code):
+    run = run_with(tmp_path, labels=("HellaSwag",), model=own(), notes=[(code, "why it is so")])
+    text = card.render_tables([run])
+    row = cells(section(text, "## tiny (measured): row by row"))[1]
+    assert row[6] == f"not comparable ({code})"
+    assert "why it is so" in section(text, "## Base")
+
+
+def test_smoke_is_never_beside_published_numbers(tmp_path):
+    smoke = run_with(
+        tmp_path, model=own(), data={"source": "smoke"}, notes=[("smoke", "built-in smoke items")], size=8
+    )
+    real = run_with(tmp_path, model=own(), name="real")
+    for fmt in card.FORMATS:
+        text = card.render_tables([smoke], fmt=fmt)
+        for published in ("54.5", "42.1", "SmolLM2-360M"):
+            assert published not in text
+    both = card.render_tables([smoke, real])
+    table = cells(section(both, "## Base Pre-Trained Model (smoke items, not the benchmarks)"))
+    assert table[0] == ["Metrics", "tiny (measured) [1]"]
+    assert "**" not in "".join(row[1] for row in table)
+    assert card.render_tables([smoke], columns=["tiny", "SmolLM2-135M"]).count("42.1") == 0
+
+
+def test_missing_and_unjudged_rows_say_why(tmp_path):
+    run = run_with(
+        tmp_path, suite="instruct", labels=("MT-Bench", "PIQA", "GSM8K (5-shot)"), missing=("PIQA",)
+    )
+    text = card.render_tables([run])
+    rows = {row[0]: row[1] for row in cells(section(text, "## Instruction Model"))}
+    assert rows["MT-Bench"] == "not judged [1]"
+    assert rows["PIQA"] == "missing [2]"
+    assert rows["HellaSwag"] == "–"
+    assert "[1] answers generated, not judged" in text
+    assert "[2] no data" in text
+    details = {row[0]: row[1:] for row in cells(section(text, "## tiny (measured): row by row"))}
+    assert details["PIQA"][1:] == ["–", "–"]
+
+
+def test_notes_of_every_row_stand_at_the_columns_head(tmp_path):
+    run = run_with(tmp_path, notes=[("quantized", "Q4_1 weights")], model={"quantization": "Q4_1"})
+    table = cells(section(card.render_tables([run]), "## Base"))
+    assert table[0][1] == "tiny Q4_1 (measured) [1]"
+    assert "[" not in table[1][1]
+
+
+def test_two_runs_of_one_model_are_told_apart(tmp_path):
+    runs = [run_with(tmp_path, model={"dtype": kind}) for kind in ("float32", "bfloat16")]
+    header = cells(section(card.render_tables(runs), "## Base"))[0]
+    assert header[1:3] == ["tiny float32 (measured)", "tiny bfloat16 (measured)"]
+
+
+def test_columns_choose_and_order(tmp_path):
+    run = run_with(tmp_path, name="SmolLM2-135M", model=own())
+    names = ["Qwen2.5-0.5B", "SmolLM2-135M", "SmolLM2-135M:published"]
+    header = cells(section(card.render_tables([run], names), "## Base"))[0]
+    assert header[1:] == ["Qwen2.5-0.5B", "SmolLM2-135M (measured)", "SmolLM2-135M"]
+    with pytest.raises(UserError, match="no column 'nobody'"):
+        card.render_tables([run], ["nobody"])
+    alone = cells(section(card.render_tables([run], ["SmolLM2-135M:measured"]), "## Base"))
+    assert [row[0] for row in alone[1:]] == ["HellaSwag", "ARC (Average)", "PIQA", "TriviaQA"]
+    assert "**" not in str(alone)
+
+
+def test_every_row_of_both_suites_can_be_shown(tmp_path):
+    runs = [
+        run_with(tmp_path, suite=suite, labels=[row.label for row in SUITES[suite].rows], size=12)
+        for suite in ("instruct", "base")
+    ]
+    text = card.render_tables(runs)
+    assert text.index("## Base") < text.index("## Instruction")
+    for suite in SUITES:
+        rows = cells(section(text, SUITE_TITLES[suite]))
+        assert [row[0] for row in rows] == [row[0] for row in EXPECTED[suite]]
+
+
+HOSTILE = "<script>alert(1)</script>|*x* [y](z) \n=cmd & {\\bad} $x_1% `c`"
+
+
+def test_hostile_names_stay_text(tmp_path):
+    run = run_with(tmp_path)
+    edit(run.folder, lambda record: record["model"].update(name=HOSTILE))
+    run = load_run(run.folder)
+    markdown = card.render_tables([run])
+    assert "<script" not in markdown
+    assert "](z)" not in markdown.replace("\\](z)", "")
+    width = {row.replace("\\|", "").count("|") for row in markdown.splitlines() if row.startswith("|")}
+    assert width == {6, 5}
+    page = card.render_tables([run], fmt="html")
+    assert "<script" not in page
+    seen: set[str] = set()
+    parser = html.parser.HTMLParser()
+    parser.handle_starttag = lambda tag, attrs: (seen.add(tag), seen.update(str(a) for a in attrs))
+    parser.feed(page)
+    assert seen == {"table", "caption", "thead", "tbody", "tr", "th", "td", "strong"}
+    latex = card.render_tables([run], fmt="latex")
+    assert r"\{\textbackslash{}bad\} \$x\_1\%" in latex
+    lines = list(csv.DictReader(io.StringIO(card.render_tables([run], fmt="csv"))))
+    assert lines[0]["column"].startswith("<script>")
+
+
+def test_csv_has_no_formulas(tmp_path):
+    run = run_with(tmp_path)
+    edit(run.folder, lambda record: record["model"].update(name="=1+1"))
+    lines = list(csv.DictReader(io.StringIO(card.render_tables([load_run(run.folder)], fmt="csv"))))
+    assert lines[0]["column"] == "'=1+1 (measured)"
+
+
+def test_json_and_csv_hold_the_same_numbers(tmp_path):
+    run = run_with(tmp_path, model=own())
+    data = json.loads(card.render_tables([run], fmt="json"))
+    lines = list(csv.DictReader(io.StringIO(card.render_tables([run], fmt="csv"))))
+    entries = [entry for part in data for entry in part["cells"]]
+    assert len(lines) == len(entries)
+    for line, entry in zip(lines, entries, strict=True):
+        assert line["row"] == entry["row"]
+        assert (float(line["value"]) if line["value"] else None) == entry["value"]
+    measured = next(entry for entry in entries if entry["kind"] == "measured")
+    assert measured["value"] == run.row("HellaSwag").value
+    assert measured["low"] < measured["value"] < measured["high"]
+
+
+def arguments(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    card.add_arguments(parser)
+    return parser.parse_args(list(words))
+
+
+def test_the_command_prints_or_writes(tmp_path, capsys):
+    folder = build(tmp_path / "r", Made())
+    assert card.main(arguments(str(folder))) == 0
+    printed = capsys.readouterr().out
+    assert "tiny (measured)" in printed
+    target = tmp_path / "out.md"
+    assert card.main(arguments(str(folder), "--output", str(target))) == 0
+    assert target.read_text() == printed
+    with pytest.raises(UserError, match="cannot write"):
+        card.main(arguments(str(folder), "--output", str(tmp_path / "no" / "out.md")))
+
+
+def test_reports_do_not_import_heavy_packages():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, reports.card, reports.results, pyarrow.parquet\n"
+        "heavy = {'torch', 'lighteval', 'transformers', 'pandas', 'scipy', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
