@@ -1,10 +1,7 @@
 """The store of finished requests: what was computed once is never computed again, and never mistaken.
 
-One SQLite file. A record's key is the meaning of its request (see request_key), its value the result, and a
-digest over both travels with it: what does not match its digest counts as missing and is computed again.
-
-WAL with synchronous=FULL: with NORMAL, SQLite syncs only at checkpoints, so that a power cut could take many
-minutes of small records. Records are written once a second in one transaction, so one sync a second suffices.
+One SQLite file. A record's key is the meaning of its request (see request_key), its value the result, and a digest
+over both travels with it: what does not match its digest counts as missing and is computed again.
 """
 
 from __future__ import annotations
@@ -14,17 +11,17 @@ import sqlite3
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+from evals import database
 from evals.errors import UserError
-from evals.files import FileLock, cannot_write
-from evals.records import FORMAT, GENERATION, SCORE, checksum, decode, encode, sound
+from evals.files import FileLock
+from evals.records import GENERATION, SCORE, checksum, decode, encode, sound
 from evals.records import request_key as request_key
 from evals.records import request_keys as request_keys
 from evals.requests import Result
@@ -32,17 +29,9 @@ from evals.requests import Result
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-FLUSH_SECONDS = 1.0
-BUSY_SECONDS = 60.0
+FLUSH_SECONDS = 0.05, 1.0  # between two writes: at least, at most
+REST = 20  # … and this many times what the last write took: a slow disk gets fewer and larger ones
 REPAIR_SECONDS = 10.0
-LOOKUP_KEYS = 500  # in one SELECT; SQLite's oldest limit on parameters is 999
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_TOOBIG)
-_ERRORS = (sqlite3.Error, UnicodeDecodeError)  # the latter for messages that quote a damaged file
-_COLUMNS = "key BLOB NOT NULL PRIMARY KEY, value BLOB NOT NULL, digest BLOB NOT NULL"
-
-
-class _UnsoundFile(sqlite3.DatabaseError):
-    """SQLite's own check found the file's structure damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,26 +45,29 @@ class StoreInfo:
 
 
 class Store:
-    """Finished requests on disk. One writer thread a process; any number of processes (SQLite's locks).
+    """Finished requests on disk; any number of processes may share it (SQLite's locks), each with one user thread.
 
     Every public method raises UserError, and nothing else, for what disk, folder or a damaged file can cause;
-    records stored before stay. A damaged file is repaired: readable records are kept, the file is moved
-    aside, and one line says so.
+    records stored before stay. A damaged file is repaired: readable records are kept, the file is moved aside,
+    and one line says so.
     """
 
     def __init__(self, path: Path, on_note: Callable[[str], None]) -> None:
         """Use Store.open."""
         self.path = path
         self._note = on_note
-        self._guard = threading.RLock()
+        # Two locks, the database's taken first: put() never waits for the disk.
+        self._database = threading.RLock()
+        self._buffer = threading.RLock()
         self._pending: dict[bytes, bytes] = {}
-        self._timer: threading.Timer | None = None
-        self._failure: UserError | None = None
-        self._damaged_told = False
+        self._failure: Exception | None = None
+        self._writer: threading.Thread | None = None
+        self._wake, self._stop = threading.Event(), threading.Event()
         self._connection: sqlite3.Connection | None = None
+        self._inode = 0
+        self._damaged_told = False
         # Shared by all who use the file; who repairs it needs it alone.
         self._lock = FileLock(path.with_name(f"{path.name}.lock"))
-        self._inode = 0
 
     @classmethod
     def open(cls, path: Path | str, on_note: Callable[[str], None] = log.warning) -> Store:
@@ -90,43 +82,53 @@ class Store:
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Result]:
         """The results that are stored, by key; what is missing or damaged is left out."""
-        with self._guard:
+        with self._database:
             self._raise_failure()
-            rows = self._sql(lambda connection: _lookup(connection, list(dict.fromkeys(keys))))
+            distinct = list(dict.fromkeys(keys))
+            records = self._sql(lambda connection: database.lookup(connection, distinct))
             found: dict[bytes, Result] = {}
-            for key, value, digest in rows:
+            for key, value, digest in records:
                 with suppress(ValueError, struct.error):
                     if sound(key, value, digest):
                         found[key] = decode(value)
-            damaged = len(rows) - len(found)
-            wanted = self._pending.keys() & set(keys) if self._pending else ()
-            found |= {key: decode(self._pending[key]) for key in wanted}
-            if damaged and not self._damaged_told:
+            if len(found) < len(records) and not self._damaged_told:
                 self._damaged_told = True
+                damaged = len(records) - len(found)
                 self._note(
-                    f"cache '{self.path}': {damaged} damaged records do not count and are computed again"
+                    f"cache '{self.path}': {damaged} damaged records do not count, they are computed again"
                 )
+            with self._buffer:
+                if self._pending:
+                    found |= {key: decode(self._pending[key]) for key in distinct if key in self._pending}
             return found
 
     def put(self, pairs: Iterable[tuple[bytes, Result]]) -> None:
-        """Store results; on disk within FLUSH_SECONDS and at close. Replaces what the key had."""
-        with self._guard:
+        """Store results; on disk within FLUSH_SECONDS and at close. Replaces what a key had."""
+        records = {key: encode(result) for key, result in pairs}
+        with self._buffer:
+            if self._stop.is_set():
+                raise ValueError("the store is closed")
+            self._pending |= records  # before a failure is told: close() tries once more to write all
             self._raise_failure()
-            self._pending.update((key, encode(result)) for key, result in pairs)
-            if self._pending and self._timer is None:
-                self._timer = threading.Timer(FLUSH_SECONDS, self._flush_in_background)
-                self._timer.daemon = True
-                self._timer.start()
+            if self._pending and not self._wake.is_set():
+                self._wake.set()
+                if self._writer is None:
+                    self._writer = threading.Thread(target=self._write_in_background, daemon=True)
+                    self._writer.start()
 
     def flush(self) -> None:
         """Bring all to the disk now."""
-        with self._guard:
+        with self._database:
             self._failure = None  # tried again here
             self._write()
 
     def close(self) -> None:
         """Flush and close; closing twice is fine."""
-        with self._guard:
+        self._stop.set()
+        self._wake.set()
+        if self._writer is not None:
+            self._writer.join()
+        with self._database:
             if self._connection is None:
                 return
             try:
@@ -137,7 +139,7 @@ class Store:
 
     def info(self) -> StoreInfo:
         """What the store holds now."""
-        with self._guard:
+        with self._database:
             self.flush()
             query = "SELECT substr(value, 1, 1), count(*) FROM records GROUP BY 1"
             counts = dict(self._sql(lambda connection: connection.execute(query).fetchall()))
@@ -148,8 +150,9 @@ class Store:
 
     def clear(self) -> int:
         """Forget every record, and the damaged files set aside; returns how many records there were."""
-        with self._guard:
-            self._pending.clear()
+        with self._database:
+            with self._buffer:
+                self._pending = {}
             removed = self._sql(lambda connection: connection.execute("DELETE FROM records").rowcount)
             with suppress(sqlite3.OperationalError):  # another process reads: the file shrinks another time
                 self._open_connection().execute("VACUUM")
@@ -172,29 +175,36 @@ class Store:
     # Writing
 
     def _write(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if not self._pending:
+        """Write what is pending; if that fails, it stays pending."""
+        with self._buffer:
+            pending = dict(self._pending)
+        if not pending:
             return
-        rows = [(key, value, checksum(key, value)) for key, value in self._pending.items()]
+        records = [(key, value, checksum(key, value)) for key, value in pending.items()]
         try:
-            self._sql(lambda connection: _insert(connection, rows))
+            self._sql(lambda connection: database.insert(connection, records))
         except UserError as error:
-            raise UserError(f"{error} (the last {len(rows)} finished requests are not stored)") from error
-        self._pending.clear()
+            raise UserError(f"{error} (the last {len(records)} finished requests are not stored)") from error
+        with self._buffer:  # what came meanwhile waits for the next write
+            self._pending = {
+                key: value for key, value in self._pending.items() if pending.get(key) is not value
+            }
 
-    def _flush_in_background(self) -> None:
-        with self._guard:
-            if self._connection is None:
-                return
+    def _write_in_background(self) -> None:
+        least, most = FLUSH_SECONDS
+        rest = least
+        while self._wake.wait() and not self._stop.wait(rest):
+            self._wake.clear()
+            start = time.monotonic()
             try:
-                self._write()
-            except UserError as error:
-                self._failure = error  # told to the next caller: a thread has nobody to tell
+                with self._database:
+                    self._write()
+            except Exception as error:  # told to the next caller: a thread has nobody to tell
+                self._failure = error
+            rest = min(most, max(least, REST * (time.monotonic() - start)))
 
     def _raise_failure(self) -> None:
-        """Hand over what went wrong in the background, once: the next flush tries again."""
+        """Hand over what went wrong in the background, once: the next write tries again."""
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
@@ -217,15 +227,15 @@ class Store:
             self._connect()
         try:
             return action(self._open_connection())
-        except _ERRORS as error:
-            if not _means_damage(error):
-                raise self._told(error) from error
+        except database.ERRORS as error:
+            if not database.means_damage(error):
+                raise database.told(self.path, error) from error
             self._disconnect()
             self._connect(damage=error)
         try:
             return action(self._open_connection())
-        except _ERRORS as error:
-            raise self._told(error) from error
+        except database.ERRORS as error:
+            raise database.told(self.path, error) from error
 
     def _connect(self, damage: Exception | None = None) -> None:
         """Open the file, sound; damage is repaired as soon as nobody else uses the file."""
@@ -235,14 +245,14 @@ class Store:
             if alone or self._lock.take(exclusive=False):
                 try:
                     if damage is not None and alone:
-                        self._repair()
+                        self._note(database.repair(self.path))
                     self._connection = self._open_file(check=alone or damage is not None)
                     while not self._lock.take(exclusive=False):  # for an instant others may get between
                         time.sleep(0.01)
                     return
-                except _ERRORS as error:
-                    if not _means_damage(error) or (damage is not None and alone):
-                        raise self._told(error) from error
+                except database.ERRORS as error:
+                    if not database.means_damage(error) or (damage is not None and alone):
+                        raise database.told(self.path, error) from error
                     damage = error
                     if alone:
                         continue
@@ -254,41 +264,12 @@ class Store:
     def _open_file(self, *, check: bool) -> sqlite3.Connection:
         left_over = self.path.with_name(f"{self.path.name}-wal")
         unclean = check and left_over.exists() and left_over.stat().st_size > 0
-        try:
-            connection = _open_sqlite(self.path, check=check)
-        except UserError as error:
-            raise UserError(f"cache '{self.path}': {error}") from error
+        connection = database.connect(self.path, check=check)
         self._inode = self.path.stat().st_ino
         if unclean:
-            (kept,) = connection.execute("SELECT count(*) FROM records").fetchone()
+            kept = database.count(connection)
             self._note(f"the last run ended without closing its cache: {kept} finished requests are kept")
         return connection
-
-    def _repair(self) -> None:
-        """Copy what is readable into a new file, move the damaged one aside. Needs the lock alone."""
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
-        aside = self.path.with_name(f"{self.path.name}.damaged-{stamp}")
-        fresh = self.path.with_name(f"{self.path.name}.repaired")
-        try:
-            _remove(fresh)
-            connection = _open_sqlite(fresh, check=False)
-            try:
-                _insert(connection, _readable(self.path))
-                (kept,) = connection.execute("SELECT count(*) FROM records").fetchone()
-            finally:
-                connection.close()
-            # Its WAL goes first: one that stayed would be played into the new file.
-            for suffix in ("-wal", "-shm", ""):
-                part = self.path.with_name(self.path.name + suffix)
-                if part.exists():
-                    part.rename(aside.with_name(aside.name + suffix))
-            fresh.rename(self.path)
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
-        self._note(
-            f"cache '{self.path}' was damaged: {kept} finished requests are kept, others are computed again; "
-            f"the damaged file is now '{aside.name}'"
-        )
 
     def _is_in_place(self) -> bool:
         try:
@@ -298,107 +279,6 @@ class Store:
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         if connection is not None:
             with suppress(sqlite3.Error):  # the last checkpoint may lack space: the next opener does it
                 connection.close()
-
-    def _told(self, error: Exception) -> UserError:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        advice = {
-            sqlite3.SQLITE_FULL: "no space left: free some and run the same command again",
-            sqlite3.SQLITE_READONLY: "it cannot be written: choose another --output-dir",
-            sqlite3.SQLITE_CANTOPEN: "it cannot be opened: check the folder or choose another --output-dir",
-            sqlite3.SQLITE_BUSY: "another process held it for a minute: try again when that is done",
-        }.get(code, f"{error}: check the disk, or remove the file with 'run_evals.py cache clear'")
-        return UserError(f"cache '{self.path}': {advice}")
-
-
-def _means_damage(error: Exception) -> bool:
-    """Whether the file's content is to blame, rather than disk, rights or another process."""
-    if isinstance(error, _UnsoundFile | UnicodeDecodeError):
-        return True
-    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DAMAGED
-
-
-def _open_sqlite(path: Path, *, check: bool) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-    try:
-        connection.text_factory = bytes  # a damaged record may hold text that is none
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA cell_size_check=ON")
-        connection.execute("PRAGMA trusted_schema=OFF")
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version not in (0, FORMAT):
-            raise UserError(
-                f"its format {version} is not {FORMAT}: another version of this program wrote it; remove it"
-            )
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute(f"CREATE TABLE IF NOT EXISTS records ({_COLUMNS})")
-        if version == 0:
-            connection.execute(f"PRAGMA user_version={FORMAT}")
-        connection.execute("COMMIT")
-        if check:
-            (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
-            if verdict != b"ok":
-                raise _UnsoundFile(verdict.decode(errors="replace"))
-        return connection
-    except BaseException:
-        connection.close()
-        raise
-
-
-def _insert(connection: sqlite3.Connection, rows: Iterable[tuple[bytes, bytes, bytes]]) -> None:
-    """All rows in one transaction, or none."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        connection.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", rows)
-        connection.execute("COMMIT")
-    except BaseException:
-        with suppress(sqlite3.Error):  # SQLite rolls back by itself when the disk is full
-            connection.execute("ROLLBACK")
-        raise
-
-
-def _lookup(connection: sqlite3.Connection, keys: Sequence[bytes]) -> list[tuple[bytes, bytes, bytes]]:
-    rows: list[tuple[bytes, bytes, bytes]] = []
-    for start in range(0, len(keys), LOOKUP_KEYS):
-        some = keys[start : start + LOOKUP_KEYS]
-        marks = ",".join("?" * len(some))
-        rows += connection.execute(f"SELECT key, value, digest FROM records WHERE key IN ({marks})", some)
-    return rows
-
-
-def _readable(path: Path) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """The sound records of a damaged file, in the order written; jumps over what cannot be read."""
-    try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
-    except _ERRORS:
-        return
-    connection.text_factory = bytes
-    query = "SELECT rowid, key, value, digest FROM records NOT INDEXED WHERE rowid >= ? ORDER BY rowid"
-    start, jump = 0, 1
-    try:
-        while jump < 2**20:
-            try:
-                for rowid, key, value, digest in connection.execute(query, (start,)):
-                    if rowid < start:
-                        break  # pages out of order: go on behind, so that this ends
-                    start, jump = rowid + 1, 1
-                    if sound(key, value, digest):
-                        yield key, value, digest
-                else:
-                    return
-            except _ERRORS:
-                pass
-            start, jump = start + jump, jump * 2
-    finally:
-        connection.close()
-
-
-def _remove(path: Path) -> None:
-    for suffix in ("", "-wal", "-shm", "-journal"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
