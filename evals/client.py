@@ -79,7 +79,9 @@ def is_loopback(host: str) -> bool:
     return False
 
 
-def check_url(url: str, option: str = "--base-url", offline: bool = False) -> str:
+def check_url(
+    url: str, option: str = "--base-url", offline: bool = False, key_option: str = "--api-key-env"
+) -> str:
     """The base address without a trailing slash; UserError if it cannot be one, or holds credentials."""
     try:
         parts = urlsplit(url)
@@ -93,7 +95,7 @@ def check_url(url: str, option: str = "--base-url", offline: bool = False) -> st
         # a key on the command line is in the shell's history and in every server's log
         raise UserError(
             f"the address given to {option} ({shown}) carries more than host and path: "
-            "give a key through an environment variable (--api-key-env), not in the address"
+            f"give a key through an environment variable ({key_option}), not in the address"
         )
     if offline and not is_loopback(host):
         raise UserError(
@@ -102,12 +104,12 @@ def check_url(url: str, option: str = "--base-url", offline: bool = False) -> st
     return shown.rstrip("/")
 
 
-def read_key(name: str | None) -> str | None:
+def read_key(name: str | None, option: str = "--api-key-env") -> str | None:
     """The key in the environment variable; None (no key is sent) if the default variable is not set."""
     key = os.environ.get(name or DEFAULT_KEY_ENV, "").strip()
     if not key:
         if name is not None:
-            raise UserError(f"no key in the environment variable {name} (--api-key-env): export it first")
+            raise UserError(f"no key in the environment variable {name} ({option}): export it first")
         return None
     if not key.isascii() or not key.isprintable() or " " in key:
         # told here: the HTTP library's own complaint would print the header
@@ -129,12 +131,13 @@ class Client:
         attempts: int = 6,
         offline: bool = False,
         option: str = "--base-url",
+        key_option: str = "--api-key-env",
     ) -> None:
         self.model = model
-        self.base_url = check_url(base_url, option, offline)
+        self.base_url = check_url(base_url, option, offline, key_option)
         self.parallel = parallel
         self.attempts = attempts
-        self._key = read_key(key_env)
+        self._key = read_key(key_env, key_option)
         self._key_env = key_env or DEFAULT_KEY_ENV
         self._limit_field = "max_tokens"
         self._quiet_until = 0.0
