@@ -8,12 +8,10 @@ outside itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from evals.errors import UserError
 from reports import statistics
@@ -249,11 +247,11 @@ def _row(run: Run, row: Mapping[str, Any]) -> RowResult:
     return RowResult(row["label"], value, stderr, n, row["metric"], tasks, notes)
 
 
-def aligned(first: Run, second: Run, task: str) -> tuple[list[int], list[int], int]:
-    """Positions in each run's columns of the docs that both have with the same prompt, and how many prompts
-    differ.
+def aligned(first: Run, second: Run, task: str, any_prompt: bool = False) -> tuple[list[int], list[int], int]:
+    """Positions in each run's columns of the docs that both have with the same prompt, and how many prompts differ.
 
-    Prompts are the same when one's hash begins with the other's (baselines keep the first digits).
+    Prompts are the same when one's hash begins with the other's (baselines keep the first digits). `any_prompt` pairs
+    docs by their number alone.
     """
     theirs = {doc: k for k, doc in enumerate(second.columns(task)["doc_id"])}
     hashes = first.columns(task)["prompt_hash"], second.columns(task)["prompt_hash"]
@@ -262,20 +260,31 @@ def aligned(first: Run, second: Run, task: str) -> tuple[list[int], list[int], i
         match = theirs.get(doc)
         if match is None:
             continue
-        pair = sorted((hashes[0][position], hashes[1][match]), key=len)
-        if pair[1].startswith(pair[0]) and pair[0]:
+        short, long = sorted((hashes[0][position], hashes[1][match]), key=len)
+        same = bool(short) and long.startswith(short)
+        differ += not same
+        if same or any_prompt:
             mine.append(position)
             other.append(match)
-        else:
-            differ += 1
     return mine, other, differ
 
 
-def paired_scores(first: Run, second: Run, row: RowResult) -> Iterator[tuple[Array, Array]]:
-    """For each task of a row: both runs' scores of the docs they share, in the same order."""
-    for task in row.tasks:
-        mine, other, _ = aligned(first, second, task)
-        yield (
-            first.scores(task, row.metric)[np.array(mine, dtype=int)],
-            second.scores(task, row.metric)[np.array(other, dtype=int)],
-        )
+def paired_scores(
+    first: Run, second: Run, metric: str, task: str, any_prompt: bool = False
+) -> tuple[Array, Array] | None:
+    """Both runs' scores of a task's docs that they share, in the same order; None when one has no such score."""
+    if task not in first.tasks or task not in second.tasks:
+        return None
+    mine, other, _ = aligned(first, second, task, any_prompt)
+    if not mine:
+        return None
+    # a ratio is linearised about the value on the shared docs, so the docs are picked first
+    scores = [
+        statistics.doc_scores(_picked(run.columns(task), positions)).get(metric)
+        for run, positions in ((first, mine), (second, other))
+    ]
+    return None if scores[0] is None or scores[1] is None else (scores[0], scores[1])
+
+
+def _picked(columns: Mapping[str, list[Any]], positions: Sequence[int]) -> dict[str, list[Any]]:
+    return {name: [values[k] for k in positions] for name, values in columns.items()}

@@ -68,8 +68,8 @@ def markdown(table: Table) -> str:
         for row in grid
     ]
     lines.insert(1, f"|{'|'.join(rule)}|")
-    notes = [f"[{number}] {markdown_text(text)}" for number, text in enumerate(table.notes, 1)]
-    blocks = [f"## {markdown_text(table.title)}", "\n".join(lines)] + ["\\\n".join(notes)] * bool(notes)
+    notes = [f"- [{number}] {markdown_text(text)}" for number, text in enumerate(table.notes, 1)]
+    blocks = [f"## {markdown_text(table.title)}", "\n".join(lines)] + ["\n".join(notes)] * bool(notes)
     return "\n\n".join(blocks) + "\n"
 
 

@@ -194,8 +194,11 @@ def test_docs_of_two_runs_are_matched_by_number_and_prompt(tmp_path):
     mine, other, differ = aligned(first, limited, "piqa")
     assert (mine, other, differ) == (list(range(50)), list(range(50)), 0)
     assert aligned(first, asked_otherwise, "piqa") == ([], [], 120)
-    pairs = list(paired_scores(first, limited, first.row("ARC (Average)")))
-    assert [len(a) for a, _ in pairs] == [len(b) for _, b in pairs] == [50, 50]
+    assert [len(scores) for scores in paired_scores(first, limited, "acc", "arc_easy")] == [50, 50]
+    assert paired_scores(first, asked_otherwise, "acc", "piqa") is None
+    assert paired_scores(first, limited, "f1", "piqa") is None
+    both = paired_scores(first, asked_otherwise, "acc", "piqa", any_prompt=True)
+    assert (both[0] == both[1]).all()
 
 
 def test_json_of_a_run_is_kept_as_written(folder):

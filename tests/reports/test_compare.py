@@ -1,0 +1,171 @@
+"""compare: paired differences on the same docs, what sets the runs apart, and the docs that changed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+from made_runs import Made, build, edit
+from test_published import cells
+
+from evals.errors import UserError
+from reports import compare, flips
+from reports.comparability import mismatches
+from reports.results import load_run
+
+
+def run_with(tmp_path, **options):
+    return load_run(build(tmp_path / str(len(list(tmp_path.iterdir()))), Made(**options)))
+
+
+def flipped(scores: list[int], worse: int, better: int) -> list[int]:
+    """The scores with so many ones turned to zero and zeros turned to one."""
+    changed = np.array(scores)
+    changed[np.flatnonzero(np.array(scores) == 1)[:worse]] = 0
+    changed[np.flatnonzero(np.array(scores) == 0)[:better]] = 1
+    return changed.tolist()
+
+
+BASE = ([1] * 45 + [0] * 55) * 10
+
+
+def rows_of(first, second, title="## Rows"):
+    text = compare.as_markdown(first, second)
+    return {row[0]: row[1:] for row in cells(text.split(title, 1)[1].split("\n## ", 1)[0])[1:]}
+
+
+def test_a_run_is_the_same_as_itself(tmp_path):
+    run = run_with(tmp_path)
+    assert {row[-1] for row in rows_of(run, run).values()} == {"same on every doc"}
+    assert mismatches(run, run) == []
+
+
+@pytest.mark.parametrize(
+    "worse, better, verdict",
+    [
+        (100, 20, "B is worse"),
+        (20, 100, "B is better"),
+        (3, 2, "equivalent (within ±1)"),
+        (30, 25, "cannot tell (a difference of 2.1 would show)"),
+    ],
+)
+def test_verdicts(tmp_path, worse, better, verdict):
+    first = run_with(tmp_path, labels=("HellaSwag",), scores={"hellaswag": BASE})
+    second = run_with(tmp_path, labels=("HellaSwag",), scores={"hellaswag": flipped(BASE, worse, better)})
+    row = rows_of(first, second)["HellaSwag"]
+    assert row[-1] == verdict
+    assert row[:2] == ["45.0", f"{45 + (better - worse) / 10:.1f}"]
+    assert row[4] == f"{worse + better} of 1000"
+
+
+def test_averaged_rows_and_their_tasks(tmp_path):
+    scores = {"arc_easy": BASE[:200], "arc_challenge": BASE[:100]}
+    first = run_with(tmp_path, labels=("ARC (Average)",), scores=scores)
+    changed = {**scores, "arc_challenge": flipped(scores["arc_challenge"], 30, 0)}
+    second = run_with(tmp_path, labels=("ARC (Average)",), scores=changed)
+    row = rows_of(first, second)["ARC (Average)"]
+    assert row[2] == "−15.00"
+    assert row[-1] == "B is worse"
+    tasks = rows_of(first, second, "## Tasks")
+    assert tasks["arc_easy"][-1] == "same on every doc"
+    assert tasks["arc_challenge"][2] == "−30.00"
+    data = json.loads(compare.as_json(first, second))
+    assert data["rows"][0]["difference"]["test"] == "paired bootstrap"
+    assert data["tasks"][1]["difference"]["test"] == "exact McNemar"
+
+
+def test_a_limited_run_is_compared_on_the_shared_docs(tmp_path):
+    whole = run_with(tmp_path, suite="instruct", labels=("IFEval (Average prompt/inst)", "PIQA"))
+    part = run_with(tmp_path, suite="instruct", labels=("IFEval (Average prompt/inst)", "PIQA"), limit=40)
+    assert [one.code for one in mismatches(whole, part)] == ["limit"]
+    row = rows_of(whole, part)["IFEval (Average prompt/inst)"]
+    assert row[4].endswith("of 40")
+    assert row[1] == f"{part.row('IFEval (Average prompt/inst)').value:.1f}"
+
+
+def test_rows_that_only_one_run_has(tmp_path):
+    first = run_with(tmp_path, labels=("HellaSwag", "PIQA"))
+    second = run_with(tmp_path, labels=("HellaSwag", "PIQA"), missing=("PIQA",))
+    assert rows_of(first, second)["PIQA"][-1] == "B has no piqa"
+    assert rows_of(second, first)["PIQA"][-1] == "A has no piqa"
+
+
+DIFFERENT = {
+    "data": {"data": {"source": "smoke"}},
+    "prompts": {"prompts": "other"},
+    "limit": {"limit": 40},
+    "variant": {"variant": ("gsm8k-1280",)},
+    "chat": {"model": {"chat": True}},
+    "dtype": {"model": {"dtype": "bfloat16"}},
+    "quantization": {"model": {"quantization": "Q4_1"}},
+}
+
+
+@pytest.mark.parametrize("code", DIFFERENT)
+def test_what_sets_runs_apart_is_named(tmp_path, code):
+    first, second = run_with(tmp_path), run_with(tmp_path, **DIFFERENT[code])
+    assert [one.code for one in mismatches(first, second)] == [code]
+    assert "not the same measurement" in compare.as_markdown(first, second)
+
+
+def test_other_files_are_other_data(tmp_path):
+    first, second = run_with(tmp_path), run_with(tmp_path)
+    edit(second.folder, lambda r: r["data"]["tasks"]["piqa"].update(sha256={"p": "00"}))
+    found = mismatches(first, load_run(second.folder))
+    assert [(one.code, one.text) for one in found] == [("data", "other data in piqa")]
+
+
+def test_circumstances_are_named_but_not_held_against_a_run(tmp_path):
+    first, second = run_with(tmp_path), run_with(tmp_path)
+    edit(second.folder, lambda r: r["provenance"].update(device="cuda", versions={"torch": "2"}))
+    second = load_run(second.folder)
+    assert [one.code for one in mismatches(first, second)] == ["device", "versions"]
+    assert "not the same measurement" not in compare.as_markdown(first, second)
+
+
+def test_other_suites_are_refused(tmp_path):
+    first = run_with(tmp_path, labels=("PIQA",))
+    second = run_with(tmp_path, labels=("PIQA",), suite="instruct")
+    with pytest.raises(UserError, match="one suite"):
+        compare.as_markdown(first, second)
+
+
+def test_flips_show_both_answers_and_worse_docs_first(tmp_path):
+    first = run_with(
+        tmp_path, labels=("PIQA", "TriviaQA"), scores={"piqa": [1, 0, 1], "trivia_qa": [1, 1, 0]}
+    )
+    second = run_with(
+        tmp_path, labels=("PIQA", "TriviaQA"), scores={"piqa": [1, 1, 0], "trivia_qa": [1, 1, 1]}
+    )
+    found = flips.find_flips(first, second, 5)
+    assert [(f.task, f.doc_id, f.first_score, f.second_score) for f in found] == [
+        ("piqa", 14, 1, 0),
+        ("piqa", 7, 0, 1),
+        ("trivia_qa", 14, 0, 1),
+    ]
+    assert len(flips.find_flips(first, second, 1)) == 2
+    text = compare.as_markdown(first, second, flips=1)
+    assert "Prompt 14 of piqa" in text
+    assert ">  left  (-1.000 nats)" in text
+    assert json.loads(compare.as_json(first, second, 1))["flips"][0]["gold"] == " left"
+    assert "None." in compare.as_markdown(first, first, flips=3)
+
+
+def test_texts_cannot_leave_their_fence():
+    block = flips.fenced("```\n# not a heading\n\x1b[31m" + "x" * 9000)
+    assert block.startswith("````text\n")
+    assert block.endswith("\n````")
+    assert "\x1b" not in block
+    assert "characters" in block
+
+
+def test_the_command(tmp_path, capsys):
+    parser = argparse.ArgumentParser()
+    compare.add_arguments(parser)
+    first, second = build(tmp_path / "a", Made()), build(tmp_path / "b", Made(seed=1))
+    assert compare.main(parser.parse_args([str(first), str(second), "--format", "json"])) == 0
+    assert json.loads(capsys.readouterr().out)["suite"] == "base"
+    with pytest.raises(UserError, match="zero or more"):
+        compare.main(parser.parse_args([str(first), str(second), "--show-flips", "-1"]))
