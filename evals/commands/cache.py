@@ -1,0 +1,68 @@
+"""Shows what the store of finished requests holds, or clears it.
+
+Every run keeps each finished request in `<output-dir>/.cache`, and computes only what is not there yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from evals.errors import EXIT_OK, UserError
+
+STORE = Path(".cache", "requests.sqlite")  # in the output folder
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to do, and with which folder's store."""
+    parser.add_argument("action", choices=("info", "clear"), help="show what is stored, or remove all of it")
+    parser.add_argument("--output-dir", default="results", metavar="DIR", help="default: results")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Prints what the store holds or what was removed; a store that does not exist is empty."""
+    output = Path(args.output_dir).expanduser()
+    if not output.is_dir():
+        raise UserError(f"--output-dir '{args.output_dir}' is not a folder")
+    path = output / STORE
+    if not path.exists() and not list(path.parent.glob(f"{path.name}.damaged-*")):
+        print(f"nothing is stored in '{args.output_dir}'")
+    elif args.action == "info":
+        _show(path)
+    else:
+        print(f"removed {_clear(path)} from '{args.output_dir}'")
+    return EXIT_OK
+
+
+def _show(path: Path) -> None:
+    from evals.store import Store
+
+    with Store.open(path, on_note=print) as store:
+        info = store.info()
+    kinds = ", ".join(f"{number:,} {kind}s" for kind, number in info.kinds.items())
+    print(f"{path}: {info.records:,} finished requests ({kinds}), {info.size / 1e6:.1f} MB")
+    aside = sorted(path.parent.glob(f"{path.name}.damaged-*"))
+    if aside:
+        size = sum(file.stat().st_size for file in aside)
+        print(f"{len(aside)} damaged files set aside, {size / 1e6:.1f} MB ('cache clear' removes them)")
+
+
+def _clear(path: Path) -> str:
+    """Removes the files, sound or not; where a run has them open, only what is in them."""
+    from evals.files import FileLock, cannot_write
+    from evals.store import Store
+
+    lock = FileLock(path.with_name(f"{path.name}.lock"))
+    try:
+        if not lock.take(exclusive=True):
+            with Store.open(path, on_note=print) as store:
+                return f"{store.clear():,} finished requests"
+        files = [file for file in path.parent.glob(f"{path.name}*") if file != lock.path]
+        size = sum(file.stat().st_size for file in files)
+        for file in files:
+            file.unlink(missing_ok=True)
+        return f"{size / 1e6:.1f} MB of finished requests"
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        lock.close()
