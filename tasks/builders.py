@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from lighteval.metrics.utils.metric_utils import Metric
@@ -19,8 +19,7 @@ PromptFunction = Callable[[dict[str, Any], str], Doc]
 class CardTask(LightevalTaskConfig):
     """A benchmark as the card ran it; a plain ``LightevalTaskConfig`` to lighteval.
 
-    ``files`` names, per split, the path of a parquet copy inside ``hf_repo`` at ``hf_revision``; without it
-    the data source finds the files of ``hf_subset`` itself. A revision of None: the recipe pins none.
+    ``hf_revision`` is the recipe's commit, also where that commit is a loading script; None: it pins none.
     """
 
     docs: int = 0  # rows of the evaluation split, officially
@@ -28,7 +27,6 @@ class CardTask(LightevalTaskConfig):
     columns: tuple[str, ...] = ()  # columns that the prompt function reads, in every split used
     method: SamplingMethod = SamplingMethod.LOGPROBS  # what is asked of the model
     folder: str = ""  # where a folder of data keeps this task; the task's name unless told
-    files: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,7 +45,8 @@ class CardTask(LightevalTaskConfig):
 
     def stem(self, split: str) -> str:
         """Where a folder of data keeps ``split``, without the ending: ``piqa/validation``, ``bbh/snarks``."""
-        return f"{self.folder}/{self.hf_subset if self.folder == 'bbh' else split}"
+        shares_folder = self.folder != self.name  # with the other subsets, each in a file of its own
+        return f"{self.folder}/{self.hf_subset if shares_folder else split}"
 
 
 def likelihood_task(
@@ -60,7 +59,6 @@ def likelihood_task(
     split: str,
     docs: int,
     columns: tuple[str, ...],
-    files: dict[str, str] | None = None,
 ) -> CardTask:
     """A zero-shot choice between given continuations, scored by their log-likelihood."""
     return CardTask(
@@ -74,7 +72,6 @@ def likelihood_task(
         metrics=[ACC, ACC_NORM_NOSPACE],
         docs=docs,
         columns=columns,
-        files=files or {},
     )
 
 
@@ -95,7 +92,6 @@ def generative_task(
     shot_split: str | None = None,
     shot_docs: int = 0,
     folder: str = "",
-    files: dict[str, str] | None = None,
 ) -> CardTask:
     """A text to write, of at most ``budget`` tokens (None: to the window's end), scored by ``metrics``."""
     splits = [split] if shot_split in (None, split) else [split, str(shot_split)]
@@ -118,5 +114,4 @@ def generative_task(
         columns=columns,
         method=SamplingMethod.GENERATIVE,
         folder=folder,
-        files=files or {},
     )

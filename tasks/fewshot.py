@@ -35,7 +35,10 @@ def evaluation_docs(
     rng = random.Random(SHUFFLE_SEED)
     order = list(range(len(docs)))
     rng.shuffle(order)
-    shots = _shots(task, docs, shot_rows, rng)
+    if task.few_shots_split == task.split:
+        shots = _fixed_shots(task, rows, [str(doc.get_golds()[0]) for doc in docs])
+    else:
+        shots = _drawn_shots(task, shot_rows, rng)
     chosen = order[:limit]
     for i in chosen:
         docs[i].fewshot_samples = shots(i)
@@ -81,26 +84,27 @@ def fixed_set(targets: Sequence[str], size: int) -> list[int]:
     return picked
 
 
-def _shots(
-    task: CardTask, docs: Sequence[Doc], shot_rows: Sequence[Row], rng: random.Random
-) -> Callable[[int], list[Doc]]:
-    """The function that draws one doc's shots; it must be asked doc after doc, in evaluation order."""
+def _fixed_shots(task: CardTask, rows: Sequence[Row], targets: Sequence[str]) -> Callable[[int], list[Doc]]:
+    """The shots of a doc, by row number, from one set for all; the set has one doc more than a doc needs,
+    so that each of its own members still gets its number of shots without itself.
+    """
     n = task.num_fewshots
-    if n == 0:
-        return lambda i: []
-    if task.few_shots_split == task.split:
-        # One doc more than needed, so that a doc of the set still gets its number of shots without itself.
-        pool = fixed_set([doc.choices[0] for doc in docs], n + 1)
-        return lambda i: [docs[j] for j in pool if j != i][:n]
-    if not shot_rows:
+    pool = {i: build_doc(task, rows[i], i) for i in fixed_set(targets, n + 1)}
+    return lambda number: [shot for i, shot in pool.items() if i != number][:n]
+
+
+def _drawn_shots(task: CardTask, rows: Sequence[Row], rng: random.Random) -> Callable[[int], list[Doc]]:
+    """The shots of a doc, drawn anew for each; it must be asked doc after doc, in evaluation order."""
+    n = task.num_fewshots
+    if n and not rows:
         raise ValueError(f"split '{task.few_shots_split}' is empty: the {n} shots are drawn from it")
     built: dict[int, Doc] = {}
 
-    def draw(i: int) -> list[Doc]:
-        picks = rng.sample(range(len(shot_rows)), min(n, len(shot_rows)))
-        for j in picks:
-            if j not in built:
-                built[j] = build_doc(task, shot_rows[j], j, task.few_shots_split)
-        return [built[j] for j in picks]
+    def draw(number: int) -> list[Doc]:
+        picks = rng.sample(range(len(rows)), min(n, len(rows)))
+        for i in picks:
+            if i not in built:
+                built[i] = build_doc(task, rows[i], i, task.few_shots_split)
+        return [built[i] for i in picks]
 
     return draw

@@ -8,6 +8,7 @@ import. Nothing is unpickled and no network is used.
 from __future__ import annotations
 
 import random
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,12 +24,14 @@ def build(instruction_id: str, kwargs: Mapping[str, Any], prompt: str) -> Any:
         raise ValueError(f"unknown instruction '{instruction_id}'")
     checker = registry[instruction_id](instruction_id)
     try:
+        for pattern in _patterns(kwargs):
+            re.compile(pattern)
         with _seeded():
             checker.build_description(**kwargs)
             arguments = checker.get_instruction_args()
             if arguments and "prompt" in arguments:
                 checker.build_description(prompt=prompt)
-    except (TypeError, ValueError, AttributeError, KeyError) as error:
+    except (re.error, TypeError, ValueError, AttributeError, KeyError) as error:
         raise ValueError(f"instruction '{instruction_id}' does not take {dict(kwargs)}: {error}") from None
     return checker
 
@@ -53,6 +56,12 @@ def variants(response: str) -> list[str]:
     lines = response.split("\n")
     cuts = [response, *("\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1]))]
     return cuts + [cut.replace("*", "") for cut in cuts]
+
+
+def _patterns(kwargs: Mapping[str, Any]) -> list[str]:
+    """The arguments that checkers use as regular expressions."""
+    single = [kwargs[name] for name in ("keyword", "section_spliter", "postscript_marker") if name in kwargs]
+    return [*single, *kwargs.get("keywords", ()), *kwargs.get("forbidden_words", ())]
 
 
 def _passes(checker: Any, response: str) -> bool:

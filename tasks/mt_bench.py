@@ -31,9 +31,8 @@ def prompt(row: dict[str, Any], task_name: str) -> Doc:
     if category not in TEMPERATURES:
         raise ValueError(f"'category' is '{category}', not one of: {', '.join(sorted(TEMPERATURES))}")
     turns = texts(row, "turns", at_least=2)
-    reference = [] if field(row, "reference") is None else texts(row, "reference", at_least=0)
-    if len(turns) != 2 or len(reference) not in (0, 2):
-        raise ValueError(f"{len(turns)} turns and {len(reference)} references: two and two, or two and none")
+    if len(turns) != 2:
+        raise ValueError(f"'turns' holds {len(turns)} of 2 turns")
     question = integer(row, "question_id")
     return Doc(
         task_name=task_name,
@@ -45,7 +44,7 @@ def prompt(row: dict[str, Any], task_name: str) -> Doc:
             "question_id": question,
             "turn": 1,
             "turns": turns,
-            "reference": reference,
+            "reference": _references(row),
             "temperature": TEMPERATURES[category],
             "seed": _seed(question, 1),
         },
@@ -68,11 +67,19 @@ def follow_up(doc: Doc, answer: str) -> Doc:
         sampling_methods=doc.sampling_methods,
         specific={
             **doc.specific,
-            "conversation": True,
+            "conversation": True,  # what stands before is no example that may be dropped for room
             "turn": 2,
             "seed": _seed(doc.specific["question_id"], 2),
         },
     )
+
+
+def _references(row: dict[str, Any]) -> list[str]:
+    """Both turns' reference answers, "" for a turn that has none; nothing where neither turn has one."""
+    given = [] if field(row, "reference") is None else texts(row, "reference", at_least=0, blank=True)
+    if len(given) > 2:
+        raise ValueError(f"'reference' holds {len(given)} answers for 2 turns")
+    return [*given, "", ""][:2] if any(answer.strip() for answer in given) else []
 
 
 def _seed(question: int, turn: int) -> int:

@@ -38,15 +38,15 @@ def text(row: Mapping[str, Any], column: str, *, blank: bool = False) -> str:
     return str(value)
 
 
-def texts(row: Mapping[str, Any], column: str, *, at_least: int = 1) -> list[str]:
-    """The list of non-blank strings in ``column``; ValueError when it is shorter than ``at_least``."""
+def texts(row: Mapping[str, Any], column: str, *, at_least: int = 1, blank: bool = False) -> list[str]:
+    """The list of strings in ``column``; ValueError when too short or, unless allowed, one is blank."""
     values = field(row, column)
     if not isinstance(values, list | tuple):
         raise ValueError(f"'{column}' is not a list: {_short(values)}")
     if len(values) < at_least:
         raise ValueError(f"'{column}' holds {len(values)} of at least {at_least} values")
     for value in values:
-        if not is_text(value) or not value.strip():
+        if not is_text(value) or not (blank or value.strip()):
             raise ValueError(f"'{column}' holds {_short(value)} where text is needed")
     return list(values)
 
