@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from tasks.builders import CardTask
 
 SCHEMA_VERSION = 1
-KEPT_PER_WRITE = 64  # results handed to the store at once
 
 
 class Adapter(Protocol):
@@ -232,17 +231,12 @@ class Run:
         self._counts["computed"] += len(todo_keys)
         self._counts["cached"] += len(unique) - len(todo_keys)
         with self.progress.counting(label, len(unique), len(unique) - len(todo_keys)) as counter:
-            pending: list[tuple[bytes, Result]] = []
             for i, result in self.adapter.run([requests[first_of[key]] for key in todo_keys]):
                 key = todo_keys[i]
                 _check_finite(result, owners[first_of[key]])
                 known[key] = result
-                pending.append((key, result))
-                if len(pending) >= KEPT_PER_WRITE or isinstance(result, Generation):
-                    self.store.put(pending)
-                    pending = []
+                self.store.put([(key, result)])
                 counter.advance()
-            self.store.put(pending)
         return [known[key] for key in keys]
 
     @contextmanager
