@@ -1,0 +1,248 @@
+"""Which runs may be ranked against each other, and how they rank: the leaderboard before it is written anywhere.
+
+A *board* is a set of runs of one suite that were measured under the same conditions: the same docs with the same
+prompts in every task, the same limit, variant and kind of weights. Runs are ranked within a board only.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from evals.suites import SUITES
+from reports import statistics
+from reports.results import RowResult, Run
+from reports.statistics import Estimate
+
+ALPHA = 0.05
+JUDGED = "judge_score"
+"""Metric of rows rated 1 to 10: not in percent, so in no mean of rows."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a reader must know about a run: a few words, a sentence, and whether it makes the run a partial one."""
+
+    text: str
+    title: str
+    partial: bool = True
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run's row: `rank` within the board (None: not ranked); `leads`: none of the others is really better, and
+    some are really worse.
+    """
+
+    row: RowResult
+    rank: int | None
+    leads: bool
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run on a board. `mean`: plain mean over its rows in percent; `rank` None: nothing to compare it with."""
+
+    run: Run
+    rank: int | None
+    mean: Estimate | None
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Board:
+    """Comparable runs of one suite, best mean first. `apart`: tasks whose docs differ from the suite's first board."""
+
+    suite: str
+    labels: tuple[Label, ...]
+    rows: tuple[RowResult, ...]
+    entries: tuple[Entry, ...]
+    apart: tuple[str, ...] = ()
+
+    @property
+    def docs(self) -> int:
+        """Docs that every run of the board answered."""
+        return sum(row.n for row in self.rows if row.value is not None or _judged(row))
+
+    @property
+    def mean_rows(self) -> int:
+        """How many rows the mean is over."""
+        return sum(map(_in_mean, self.rows))
+
+
+def labels(run: Run) -> tuple[Label, ...]:
+    """What keeps a run from being the suite as the card measures it, in a fixed order."""
+    record, found = run.record, []
+    variants, kind = record["provenance"]["variant"], run.model["quantization"]
+    if run.smoke:
+        found.append(
+            Label("smoke items", "Built-in items, not the benchmarks: shows that a model runs, no more")
+        )
+    if any(_has(row, "limit") for row in run.rows):
+        limit = f"first {record['limit']:,} docs a task"
+        found.append(Label(limit, f"At most the {limit}, in the protocol's shuffled order"))
+    if kind is not None or any(_has(row, "quantized") for row in run.rows):
+        found.append(
+            Label(f"{kind or 'quantized'} weights", "The weights are not the published checkpoint's")
+        )
+    if variants:
+        found.append(Label("variant " + ", ".join(map(str, variants)), "Other budgets than the card's"))
+    if parts := [row.label for row in run.rows if _has(row, "subset")]:
+        found.append(
+            Label("subset: " + ", ".join(parts), "The docs of these rows are not the official row list")
+        )
+    whole = SUITES[run.suite].rows
+    if lack := [row.label for row in whole if not _measured(run.row(row.label))]:
+        text = (
+            f"{len(whole) - len(lack)} of {len(whole)} rows"
+            if len(lack) > 2
+            else "without " + ", ".join(lack)
+        )
+        found.append(Label(text, "Not measured: " + ", ".join(lack)))
+    return tuple(found)
+
+
+def latest(runs: Iterable[Run]) -> list[Run]:
+    """One run per model and suite: the fullest, and of equally full ones the latest.
+
+    A model is its name, its number type and its quantization: bfloat16 and float32 are two entries.
+    """
+    chosen: dict[tuple[str, ...], Run] = {}
+    for run in sorted(runs, key=_fullness):
+        model = run.model
+        chosen[run.name, run.suite, str(model["dtype"]), str(model["quantization"])] = run
+    return list(chosen.values())
+
+
+def build_boards(runs: Iterable[Run]) -> list[Board]:
+    """Boards of all suites: suites in the card's order, whole measurements first, then by size."""
+    groups: dict[tuple, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(conditions(run), []).append(run)
+    suites = list(SUITES)
+    boards = [rank(members) for members in groups.values()]
+    boards.sort(
+        key=lambda board: (suites.index(board.suite), len(board.labels), -board.docs, -len(board.entries))
+    )
+    return [_set_apart(board, boards) for board in boards]
+
+
+def conditions(run: Run) -> tuple:
+    """What two runs must have in common to be ranked against each other."""
+    provenance = run.record["provenance"]
+    return (
+        run.suite,
+        run.model["chat"],
+        run.model["quantization"],
+        run.smoke,
+        tuple(sorted(map(str, provenance["variant"]))),
+        tuple((row.label, row.metric, row.tasks, _counts(row)) for row in run.rows),
+        tuple((task, prompts_digest(run, task)) for task in sorted(run.tasks)),
+    )
+
+
+def prompts_digest(run: Run, task: str) -> str:
+    """A digest of the task's docs and prompts in their order."""
+    columns = run.columns(task)
+    pairs = zip(columns["doc_id"], columns["prompt_hash"], strict=True)
+    return hashlib.sha256("\n".join(f"{doc} {prompt}" for doc, prompt in pairs).encode()).hexdigest()
+
+
+def rank(runs: Sequence[Run]) -> Board:
+    """Ranks comparable runs by the plain mean of their rows in percent: 1 + how many are significantly better.
+
+    Differences are paired (same docs); their errors are those of the rows' paired differences, Holm over all pairs.
+    """
+
+    @functools.cache
+    def difference(i: int, j: int, position: int) -> statistics.Difference:
+        row = runs[i].rows[position]
+        # all runs of a board have the same docs in the same order
+        first, second = ([run.scores(task, row.metric) for task in row.tasks] for run in (runs[i], runs[j]))
+        return statistics.paired_difference(first, second, scale=statistics.row_scale(row.metric))
+
+    def row_p(position: int, i: int, j: int) -> float:
+        return difference(i, j, position).p
+
+    def mean_p(i: int, j: int) -> float:
+        parts = [difference(i, j, k) for k, row in enumerate(runs[i].rows) if _in_mean(row)]
+        mean = statistics.average([Estimate(part.value, part.stderr, part.n) for part in parts])
+        return statistics.independent_p(mean, Estimate(0.0, 0.0, 0))
+
+    means = [_mean(run) for run in runs]
+    known = [mean.value for mean in means if mean is not None]
+    ranks: Sequence[int | None] = [None] * len(runs)
+    if len(runs) > 1 and len(known) == len(runs):
+        ranks = statistics.ranks(known, mean_p, ALPHA)
+    columns = [
+        _cells([run.rows[k] for run in runs], functools.partial(row_p, k)) for k in range(len(runs[0].rows))
+    ]
+    entries = [Entry(*parts) for parts in zip(runs, ranks, means, zip(*columns, strict=True), strict=True)]
+    entries.sort(
+        key=lambda entry: (-(entry.mean.value if entry.mean else -1), entry.run.name, _finished(entry.run))
+    )
+    return Board(runs[0].suite, labels(runs[0]), runs[0].rows, tuple(entries))
+
+
+def _cells(rows: Sequence[RowResult], p_value: Callable[[int, int], float]) -> list[Cell]:
+    """One row of all runs, ranked where every run has a value and, if judged, the same judge."""
+    values = [row.value for row in rows if row.value is not None]
+    judges = {tuple(note.text for note in row.notes if note.code == "judge") for row in rows}
+    if len(rows) < 2 or len(values) < len(rows) or len(judges) > 1:
+        return [Cell(row, None, False) for row in rows]
+    ranks = statistics.ranks(values, p_value, ALPHA)
+    return [Cell(row, place, place == 1 < max(ranks)) for row, place in zip(rows, ranks, strict=True)]
+
+
+def _in_mean(row: RowResult) -> bool:
+    return row.value is not None and not _judged(row)
+
+
+def _mean(run: Run) -> Estimate | None:
+    known = [row.estimate for row in run.rows if row.estimate is not None and _in_mean(row)]
+    return statistics.average(known) if known else None
+
+
+def _set_apart(board: Board, boards: Sequence[Board]) -> Board:
+    """Names the tasks in which a board differs from the first of its suite with the same labels."""
+    first = next(other for other in boards if other.suite == board.suite and other.labels == board.labels)
+    if first is board:
+        return board
+    one, other = first.entries[0].run, board.entries[0].run
+    tasks = tuple(
+        task
+        for task in sorted({*one.tasks, *other.tasks})
+        if task not in one.tasks
+        or task not in other.tasks
+        or prompts_digest(one, task) != prompts_digest(other, task)
+    )
+    return Board(board.suite, board.labels, board.rows, board.entries, tasks)
+
+
+def _judged(row: RowResult) -> bool:
+    return row.metric == JUDGED
+
+
+def _counts(row: RowResult) -> bool:
+    """Whether a row takes part in the comparison; a judged row may wait for its judge."""
+    return row.value is not None or _judged(row)
+
+
+def _has(row: RowResult, code: str) -> bool:
+    return any(note.code == code for note in row.notes)
+
+
+def _measured(row: RowResult | None) -> bool:
+    return row is not None and (row.value is not None or _has(row, "not_judged"))
+
+
+def _finished(run: Run) -> str:
+    return str(run.record["provenance"].get("finished", ""))
+
+
+def _fullness(run: Run) -> tuple:
+    measured = [row for row in run.rows if _counts(row)]
+    variant = bool(run.record["provenance"]["variant"])
+    return (not run.smoke, not variant, len(measured), sum(row.n for row in measured), _finished(run))

@@ -1,0 +1,104 @@
+"""The first page: a sortable table per board."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from reports.boards import ALPHA, JUDGED, Board, Entry
+from reports.results import RowResult
+from reports.site import figures
+from reports.site.naming import SUITE_TITLES, Shown, count, notes_text
+
+MANY = 12  # tasks that are named one by one
+
+
+def index_page(boards: Sequence[Board], shown: Sequence[Shown], refused: Sequence[str]) -> dict[str, Any]:
+    """The first page: a sortable table per board."""
+    models = len({(item.run.name, item.run.suite) for item in shown})
+    summary = (
+        f"{count(len(shown), 'run')} of {count(models, 'model')}. Every value stands with its 95 % interval."
+    )
+    suites = [
+        {
+            "title": SUITE_TITLES.get(suite, suite),
+            "boards": [_board(board, shown) for board in boards if board.suite == suite],
+        }
+        for suite in dict.fromkeys(board.suite for board in boards)
+    ]
+    reading = list(READING)
+    if refused:
+        reading.append(
+            f"Left out, because they cannot be used: {count(len(refused), 'folder')} ({'; '.join(refused)})."
+        )
+    return {"here": "index", "summary": summary, "suites": suites, "reading": reading}
+
+
+READING = (
+    "Runs stand in one table only if they were asked the same docs with the same prompts, with the same kind of "
+    "weights and the same budgets. A label names what keeps a table from being the whole benchmark; numbers of "
+    "different tables are not measured alike.",
+    f"Rank: one more than the number of runs whose mean is significantly higher (paired by doc, two-sided, {ALPHA:g}, "
+    "Holm’s correction over all pairs of the table). Runs that cannot be told apart may share a rank.",
+    "Mean: the plain mean of the table’s rows in percent; ratings are not in it. Bold: not significantly below the "
+    "best of its row, while another run is.",
+    "± is half the width of the 95 % interval: Wilson’s for one task of right and wrong docs, else from the standard "
+    "error; it covers the choice of docs, not the choice of prompts or settings.",
+)
+
+
+def _board(board: Board, shown: Sequence[Shown]) -> dict[str, Any]:
+    means = [figure for entry in board.entries if (figure := figures.mean_figure(entry.mean))]
+    bounds = [bound for figure in means for bound in (figure.low, figure.high) if bound is not None]
+    scale = figures.axis(bounds, 4, 116) if bounds else None
+    return {
+        "title": board_title(board),
+        "labels": board.labels,
+        "caption": board_caption(board),
+        "mean_note": f"of {board.mean_rows} rows",
+        "columns": [_column(row) for row in board.rows],
+        "lines": [_board_line(entry, shown, scale) for entry in board.entries],
+    }
+
+
+def board_title(board: Board) -> str:
+    """A board's heading, beside which its labels stand."""
+    return "Partial measurements" if board.labels else "Whole suite"
+
+
+def board_caption(board: Board) -> str:
+    """What was measured, and what may be compared."""
+    runs = len(board.entries)
+    if runs > 1:
+        text = f"{runs:,} runs, all on the same {board.docs:,} docs."
+    else:
+        text = f"1 run, on {board.docs:,} docs. Not ranked: no other run was measured like it."
+    if board.labels:
+        text += " " + ". ".join(label.title for label in board.labels) + "."
+    if board.apart:
+        names = ", ".join(board.apart[:MANY]) + (" and more" if len(board.apart) > MANY else "")
+        text += f" Not asked the same as in the table above: {names}."
+    return text
+
+
+def _column(row: RowResult) -> dict[str, str]:
+    unit = "rated 1 to 10" if row.metric == JUDGED else "percent"
+    return {
+        "label": row.label,
+        "note": f"n {row.n:,}",
+        "title": f"{row.label}: {row.metric}, {unit}, {row.n:,} docs",
+    }
+
+
+def _board_line(entry: Entry, shown: Sequence[Shown], scale: figures.Axis | None) -> dict[str, Any]:
+    item = next(item for item in shown if item.run is entry.run)
+    mean = figures.mean_figure(entry.mean)
+    strip = None
+    if scale and mean and mean.value is not None and mean.low is not None and mean.high is not None:
+        strip = {"low": scale.x(mean.low), "high": scale.x(mean.high), "x": scale.x(mean.value)}
+    cells = [
+        {"figure": figures.row_figure(cell.row), "leads": cell.leads, "note": notes_text(cell.row)}
+        for cell in entry.cells
+    ]
+    line = {"rank": entry.rank, "name": item.name, "page": item.page, "under": item.under}
+    return line | {"mean": mean, "strip": strip, "cells": cells}

@@ -1,0 +1,136 @@
+"""Writes the site: pages from templates with escaping always on, static files, and samples as script files."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from evals.errors import UserError
+from evals.files import cannot_write, partial_folder, publish_folder
+from reports import statistics
+from reports.boards import Board
+from reports.results import Run
+from reports.site import samples
+from reports.site.board_page import index_page
+from reports.site.model_page import model_page
+from reports.site.naming import Shown, show, task_page
+from reports.site.samples import Answers
+from reports.site.scripts import write_script
+from reports.site.task_pages import main_metric, row_label, task_context, tasks_page
+
+HERE = Path(__file__).resolve().parent
+MARK = ".smol-evals-site"
+"""A file that says that a folder was made here, so that it may be replaced."""
+DOC_METRIC = {"ifeval": "prompt_level_strict_acc"}
+"""Metrics without a right or wrong a doc, and the one that stands in for them in the sample browser."""
+
+
+def write_site(folder: Path, boards: Sequence[Board], refused: Sequence[str], with_samples: bool) -> Path:
+    """Writes or replaces the site in ``folder``, whole or not at all. Raises UserError."""
+    if folder.exists() and not (folder / MARK).is_file():
+        raise UserError(f"'{folder}' was not made by 'leaderboard': choose another --output")
+    partial = partial_folder(folder)
+    try:
+        fill_site(partial, boards, refused, with_samples)
+        _swap(partial, folder)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def fill_site(folder: Path, boards: Sequence[Board], refused: Sequence[str], with_samples: bool) -> None:
+    """Writes all files of the site into an empty folder."""
+    shown = show([entry.run for board in boards for entry in board.entries])
+    shutil.copytree(HERE / "static", folder / "static")
+    (folder / MARK).touch()
+    for name, template, context in _pages(boards, shown, refused, with_samples):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        root = "../" * name.count("/")
+        text = _environment().get_template(template).render(root=root, has_samples=with_samples, **context)
+        path.write_text(text, encoding="utf-8")
+    if with_samples:
+        _write_samples(folder / "data", shown)
+
+
+def _swap(partial: Path, folder: Path) -> None:
+    """Puts the new folder where the old one was."""
+    old = partial_folder(folder)
+    try:
+        if folder.exists():
+            folder.rename(old / "old")
+        publish_folder(partial, folder)
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _pages(
+    boards: Sequence[Board], shown: Sequence[Shown], refused: Sequence[str], with_samples: bool
+) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """(path, template, context) of every page."""
+    found: list[tuple[str, str, Mapping[str, Any]]] = [
+        ("index.html", "index.html", index_page(boards, shown, refused)),
+        ("tasks/index.html", "tasks.html", tasks_page(shown)),
+    ]
+    found += [(item.page, "model.html", model_page(item, shown)) for item in shown]
+    for task in dict.fromkeys(task for item in shown for task in item.run.tasks):
+        found.append((task_page(task), "task.html", task_context(task, boards, shown)))
+    if with_samples:
+        found.append(("samples.html", "samples.html", {"here": "samples"}))
+    return found
+
+
+def _write_samples(folder: Path, shown: Sequence[Shown]) -> None:
+    """One task at a time, so that memory holds the samples of one task alone."""
+    sets = []
+    tasks = {(item.run.suite, task): row_label(item.run, task) for item in shown for task in item.run.tasks}
+    for (suite, task), row in tasks.items():
+        answers = [
+            _answers(number, item.run, task)
+            for number, item in enumerate(shown)
+            if item.run.suite == suite and task in item.run.tasks
+        ]
+        for group in samples.group_sets(answers):
+            first = shown[group.members[0].run].run
+            shots = (first.record["tasks"][task].get("settings") or {}).get("shots") or 0
+            sets.append(samples.write_set(folder, group, shots) | {"suite": suite, "row": row})
+    runs = [
+        {"key": item.key, "name": item.name, "suite": item.run.suite, "page": item.page} for item in shown
+    ]
+    write_script(folder, "index", {"runs": runs, "sets": sets})
+
+
+def _answers(number: int, run: Run, task: str) -> Answers:
+    columns = run.columns(task)
+    metric = main_metric(run, task) or ""
+    table = run.table(task)
+    if "judge_score" in columns and "judge_score" not in table.column_names:
+        import pyarrow
+
+        table = table.append_column("judge_score", pyarrow.array(columns["judge_score"]))
+    return Answers(number, task, table, doc_scores(columns, metric))
+
+
+def doc_scores(columns: Mapping[str, Any], metric: str) -> list[float | None]:
+    """A doc's own score by its task's metric, for filters: 0 or 1, or the mean rating of its turns."""
+    name = DOC_METRIC.get(metric, metric)
+    n = len(columns["doc_id"])
+    if name in statistics.PER_ITEM and name in columns:
+        return [sum(items) / len(items) if items else None for items in columns[name]]
+    return list(columns.get(name) or [None] * n)

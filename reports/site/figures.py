@@ -1,0 +1,163 @@
+"""Numbers and pictures ready for a page: a value never without its interval, an axis with round ticks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reports import statistics
+from reports.results import RowResult
+from reports.statistics import Estimate
+
+WIDTH, LEFT, RIGHT, LINE = 760, 230, 600, 30
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A value in the card's unit with its 95 % interval (None: unknown), and how often it was measured."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    decimals: int = 1
+
+    @property
+    def text(self) -> str:
+        """The value as printed, or a dash."""
+        return "–" if self.value is None else f"{self.value:.{self.decimals}f}"
+
+    @property
+    def half_text(self) -> str:
+        """Half the interval's width, as "±0.9"; "±?" where one doc tells no error."""
+        if self.low is None or self.high is None:
+            return "±?"
+        return f"±{(self.high - self.low) / 2:.{self.decimals}f}"
+
+    @property
+    def interval_text(self) -> str:
+        """The interval as "41.2 to 43.0", or nothing."""
+        if self.low is None or self.high is None:
+            return ""
+        return f"{self.low:.{self.decimals}f} to {self.high:.{self.decimals}f}"
+
+
+def row_figure(row: RowResult) -> Figure:
+    """A row of a card as a figure."""
+    low, high = row.interval or (None, None)
+    return Figure(row.value, low, high, row.n, decimals(row.metric))
+
+
+def mean_figure(mean: Estimate | None) -> Figure | None:
+    """A mean over rows as a figure."""
+    if mean is None:
+        return None
+    low, high = mean.interval() or (None, None)
+    return Figure(mean.value, low, high, mean.n)
+
+
+def task_figure(metric: str, columns: statistics.Columns) -> Figure | None:
+    """A metric of one task from its score columns; None where the task has no such score."""
+    measured = statistics.row_estimate(metric, {"": columns})
+    if measured is None:
+        return None
+    scale = statistics.row_scale(metric)
+    stderr = None if measured.stderr is None else measured.stderr * scale
+    estimate = Estimate(measured.value * scale, stderr, measured.n)
+    low, high = statistics.row_interval(metric, 1, estimate) or (None, None)
+    return Figure(estimate.value, low, high, estimate.n, decimals(metric))
+
+
+def decimals(metric: str) -> int:
+    """Digits after the point: percent to a tenth, ratings to a hundredth."""
+    return 1 if statistics.row_scale(metric) == 100 else 2
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A linear axis from `low` to `high` in the values' unit, drawn from x = `left` to `right`."""
+
+    low: float
+    high: float
+    step: float
+    left: float
+    right: float
+
+    def x(self, value: float) -> float:
+        """Where a value stands; what is outside stands at the edge."""
+        share = (value - self.low) / (self.high - self.low)
+        return round(self.left + min(max(share, 0.0), 1.0) * (self.right - self.left), 1)
+
+    def ticks(self) -> list[dict[str, object]]:
+        """Round values along the axis with their places."""
+        count = round((self.high - self.low) / self.step)
+        values = [self.low + k * self.step for k in range(count + 1)]
+        return [{"x": self.x(value), "text": f"{value:g}"} for value in values]
+
+
+def axis(values: Sequence[float], left: float = LEFT, right: float = RIGHT) -> Axis:
+    """An axis that holds all values, from a round number to a round number in four to eight steps."""
+    low, high = min(values), max(values)
+    width = max(high - low, 1e-9)
+    power = 10.0 ** math.floor(math.log10(width / 4)) if width > 1e-6 else 1.0
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if width / (power * factor) <= 7)
+    start, end = math.floor(low / step) * step, math.ceil(high / step) * step
+    return Axis(start, max(end, start + step), step, left, right)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a picture: a name, a figure, and a published number beside it (None: there is none)."""
+
+    label: str
+    figure: Figure
+    published: float | None = None
+
+
+def forest(lines: Sequence[Line], title: str, caption: str) -> dict[str, object] | None:
+    """Lines with intervals on one axis, as the template `forest` draws them; None where there is no value."""
+    lines = [line for line in lines if line.figure.value is not None]
+    if not lines:
+        return None
+    values = [
+        value
+        for line in lines
+        for value in (line.figure.value, line.figure.low, line.figure.high, line.published)
+        if value is not None
+    ]
+    scale = axis(values)
+    bottom = 12 + LINE * len(lines)
+    return {
+        "title": title,
+        "caption": caption,
+        "width": WIDTH,
+        "height": bottom + 26,
+        "left": LEFT,
+        "right": RIGHT,
+        "top": 6,
+        "bottom": bottom,
+        "ticks": scale.ticks(),
+        "lines": [_placed(line, scale, 8 + LINE * k + LINE / 2) for k, line in enumerate(lines)],
+    }
+
+
+def _placed(line: Line, scale: Axis, y: float) -> dict[str, object]:
+    figure = line.figure
+    known = figure.low is not None and figure.high is not None
+    assert figure.value is not None
+    words = (
+        f"{line.label}: {figure.text}, 95 % interval {figure.interval_text or 'unknown'}, n = {figure.n:,}"
+    )
+    if line.published is not None:
+        words += f", published {line.published:g}"
+    return {
+        "label": line.label if len(line.label) <= 30 else line.label[:29] + "…",
+        "title": words,
+        "text": f"{figure.text} {figure.half_text}",
+        "y": y,
+        "x": scale.x(figure.value),
+        "low": scale.x(figure.low) if known and figure.low is not None else None,
+        "high": scale.x(figure.high) if known and figure.high is not None else None,
+        "mark": None if line.published is None else scale.x(line.published),
+    }

@@ -1,0 +1,49 @@
+"""Data as script files, and names as file names: what makes hostile text harmless on its way to a page."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+# A page opened from file:// may load scripts but not fetch JSON, so data comes as calls of one function.
+CALL = "smol.put"
+_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "'": "\\u0027"}
+
+
+def script_json(value: Any) -> str:
+    """``value`` as JSON that may stand anywhere in a script: ASCII only, no ``<``, ``>``, ``&`` or ``'``.
+
+    ASCII keeps U+2028 and U+2029 out (line ends in older scripts) and makes the text independent of the page's
+    encoding; without ``<`` there can be no ``</script>`` and no ``<!--``. What is not a finite number becomes null.
+    """
+    text = json.dumps(_finite(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return re.sub("[<>&']", lambda match: _ESCAPES[match.group()], text)
+
+
+def write_script(folder: Path, key: str, value: Any) -> None:
+    """Writes ``folder/key.js``, which hands ``value`` to the page under ``key`` when it is loaded."""
+    path = folder / f"{key}.js"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{CALL}({script_json(key)},{script_json(value)});\n", encoding="ascii")
+
+
+def slug(name: str, *more: str) -> str:
+    """A file name for any text: its letters and digits, then eight hex digits over all that tells it from others."""
+    readable = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:48].strip("-")
+    whole = "\0".join((name, *more)).encode("utf-8", "surrogatepass")
+    digest = hashlib.sha256(whole).hexdigest()[:8]
+    return f"{readable}-{digest}" if readable else digest
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

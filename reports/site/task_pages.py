@@ -1,0 +1,123 @@
+"""The pages of tasks: who answered them how well, and on which data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from reports.boards import Board
+from reports.results import Run
+from reports.site import figures
+from reports.site.board_page import board_caption, board_title
+from reports.site.figures import Figure, Line
+from reports.site.naming import SUITE_TITLES, Shown
+from reports.site.scripts import slug
+
+OTHER_ROW = "Other"
+
+
+def main_metric(run: Run, task: str) -> str | None:
+    """The metric by which a row of the run uses the task, or the first that it has."""
+    for row in run.rows:
+        if task in row.tasks:
+            return row.metric
+    return next(iter(run.record["tasks"][task]["metrics"]), None)
+
+
+def main_figure(run: Run, task: str) -> Figure | None:
+    """A task's value by its row's metric."""
+    metric = main_metric(run, task)
+    return figures.task_figure(metric, run.columns(task)) if metric else None
+
+
+def row_label(run: Run, task: str) -> str:
+    """The label of the row that a task belongs to."""
+    return next((row.label for row in run.rows if task in row.tasks), OTHER_ROW)
+
+
+def tasks_page(shown: Sequence[Shown]) -> dict[str, Any]:
+    """All tasks by suite and row."""
+    suites = []
+    for suite in dict.fromkeys(item.run.suite for item in shown):
+        rows: dict[str, dict[str, int]] = {}
+        for run in (item.run for item in shown if item.run.suite == suite):
+            for task in run.tasks:
+                sizes = rows.setdefault(row_label(run, task), {})
+                sizes[task] = max(sizes.get(task, 0), run.record["tasks"][task]["n"])
+        listed = [
+            {
+                "label": label,
+                "tasks": [{"name": t, "n": n, "page": slug(t) + ".html"} for t, n in sizes.items()],
+            }
+            for label, sizes in rows.items()
+        ]
+        suites.append({"title": SUITE_TITLES.get(suite, suite), "rows": listed})
+    return {"here": "tasks", "suites": suites}
+
+
+def task_context(task: str, boards: Sequence[Board], shown: Sequence[Shown]) -> dict[str, Any]:
+    """One task: who answered it how well, board by board, and on which data."""
+    held = [board for board in boards if task in board.entries[0].run.tasks]
+    groups = [_task_group(task, board, shown) for board in held]
+    first = held[0].entries[0].run
+    settings = first.record["tasks"][task].get("settings") or {}
+    shots, budget = settings.get("shots"), settings.get("max_new_tokens")
+    words = ["No worked examples" if not shots else f"{shots} worked examples before each question"]
+    if budget:
+        words.append(f"at most {budget} new tokens")
+    stops = settings.get("stops") or []
+    summary = f"Part of {row_label(first, task)}. {', '.join(words)}."
+    if stops:
+        summary += " Stops at " + ", ".join(f"“{stop}”" for stop in stops) + "."
+    return {"here": "", "task": task, "summary": summary, "groups": groups, "facts": _data_facts(task, held)}
+
+
+def _task_group(task: str, board: Board, shown: Sequence[Shown]) -> dict[str, Any]:
+    items = [item for entry in board.entries for item in shown if item.run is entry.run]
+    metrics = list(dict.fromkeys(name for item in items for name in _metrics(item.run, task)))
+    lines = [
+        {
+            "name": item.name,
+            "under": item.under,
+            "page": item.page,
+            "key": item.key,
+            "n": item.run.record["tasks"][task]["n"],
+            "figures": [figures.task_figure(metric, item.run.columns(task)) for metric in metrics],
+        }
+        for item in items
+    ]
+    pictures = []
+    known = [Line(item.name, figure) for item in items if (figure := main_figure(item.run, task))]
+    caption = f"{main_metric(items[0].run, task)}; lines are 95 % intervals."
+    if picture := figures.forest(known, f"{task}: runs with 95 % intervals", caption):
+        pictures.append(picture)
+    title = f"{SUITE_TITLES.get(board.suite, board.suite)}: {board_title(board).lower()}"
+    group = {"title": title, "suite": board.suite, "labels": board.labels, "caption": board_caption(board)}
+    return group | {"pictures": pictures, "metrics": metrics, "lines": lines}
+
+
+def _metrics(run: Run, task: str) -> list[str]:
+    main = main_metric(run, task)
+    return ([main] if main else []) + [name for name in run.record["tasks"][task]["metrics"] if name != main]
+
+
+def _data_facts(task: str, boards: Sequence[Board]) -> list[dict[str, Any]]:
+    facts: dict[tuple[str, str], dict[str, Any]] = {}
+    for run in (entry.run for board in boards for entry in board.entries):
+        data = run.record["data"]["tasks"].get(task) or {}
+        pairs = [
+            ("Source", run.record["data"]["source"]),
+            ("Revision", data.get("revision")),
+            ("Note", data.get("note")),
+        ]
+        pairs += [("Rows in the split", data.get("rows")), ("Official rows", data.get("official_rows"))]
+        pairs += [(f"sha256 of {file}", digest) for file, digest in (data.get("sha256") or {}).items()]
+        for name, value in pairs:
+            if value not in (None, ""):
+                text = f"{value:,}" if isinstance(value, int) else str(value)
+                facts[name, text] = {
+                    "name": name,
+                    "value": text,
+                    "code": "sha256" in name or name == "Revision",
+                }
+    return list(facts.values())
