@@ -10,7 +10,7 @@ from reports.results import Run, aligned
 
 SETTINGS = ("data", "prompts", "docs", "limit", "variant", "chat", "dtype", "quantization")
 """Differences that make a comparison of numbers unfair; `--allow` of the gate names them."""
-CIRCUMSTANCES = ("engine", "device", "versions")
+CIRCUMSTANCES = ("template", "engine", "device", "versions")
 """Differences that should not change numbers, but are worth knowing."""
 
 
@@ -45,12 +45,14 @@ def mismatches(first: Run, second: Run) -> list[Mismatch]:
         "chat": [run.model["chat"] for run in (first, second)],
         "dtype": [run.model["dtype"] for run in (first, second)],
         "quantization": [run.model["quantization"] for run in (first, second)],
+        "template": [run.record["provenance"].get("chat_template_sha256") for run in (first, second)],
         "engine": [run.record["provenance"].get("engine") for run in (first, second)],
         "device": [run.record["provenance"].get("device") for run in (first, second)],
     }
     for code, (one, two) in sides.items():
         if one != two:
-            result[code] = f"{code} {_said(one)} against {_said(two)}"
+            name = "chat template" if code == "template" else code
+            result[code] = f"{name} {_said(one)} against {_said(two)}"
     if changed := _versions(first, second):
         result["versions"] = f"versions: {changed}"
     if "limit" in result and "docs" in result:
@@ -82,7 +84,7 @@ def _said(value: Any) -> str:
         return "on" if value else "off"
     if isinstance(value, list):
         return ", ".join(value) or "none"
-    return "none" if value is None else str(value)
+    return "none" if value is None else str(value)[:60]
 
 
 def _listed(names: list[str]) -> str:

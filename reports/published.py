@@ -19,7 +19,7 @@ SUITES = ("base", "instruct")
 class PublishedRow:
     """One row of a card. `unit` is "percent" or "score" (MT-Bench, 1 to 10); `cells` {model: printed text}.
 
-    `docs`: how many docs the number was measured on (IFEval: prompts; MT-Bench: turns).
+    `docs`: how many docs the number was measured on (IFEval: prompts; MT-Bench: questions).
     """
 
     label: str

@@ -192,6 +192,9 @@ def _check_task(run: Run, task: str) -> None:
     for name in ("inst_level_strict_acc", "inst_level_loose_acc"):
         if not all(isinstance(items, list) and set(items) <= {0, 1} for items in columns.get(name, ())):
             refuse(run.folder, f"{where}: column '{name}' needs lists of 0 and 1")
+    for ratings in columns.get("judge_score", ()):
+        if not isinstance(ratings, list) or not all(is_number(r) and 1 <= r <= 10 for r in ratings):
+            refuse(run.folder, f"{where}: column 'judge_score' needs lists of ratings from 1 to 10")
     _check_predictions(run, task)
     measured = statistics.summarize_task(columns) if ids else {}
     for name, metric in run.record["tasks"][task]["metrics"].items():

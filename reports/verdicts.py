@@ -53,8 +53,7 @@ def printed_number(run: Run, label: str, table: PublishedTable) -> str | None:
 def _hindrances(row: RowResult) -> list[str]:
     """Codes for which a row is another measurement than the card's; a limit alone only widens the error."""
     codes = [note.code for note in row.doubts if note.code != "limit"]
-    if any(note.code == "judge" for note in row.notes):
-        codes.append("judge")
+    codes += [note.code for note in row.notes if note.code == "other_judge"]
     return list(dict.fromkeys(codes))
 
 
@@ -84,7 +83,9 @@ def _verdict(run: Run, row: RowResult, table: PublishedTable, result: Reproducti
         return RowVerdict(None, None, None, "no published number")
     difference = row.value - float(printed)
     if result is None:
-        return RowVerdict(printed, difference, None, f"not comparable ({', '.join(_hindrances(row))})")
+        return RowVerdict(
+            printed, difference, None, f"not comparable ({', '.join(_hindrances(row)).replace('_', ' ')})"
+        )
     words = result.verdict
     if words == "reproduced":
         words += f" (within ±{result.margin:.2g})"
