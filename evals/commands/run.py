@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from evals.models import ModelSpec
 from evals.suites import SUITES, Suite
 
 if TYPE_CHECKING:
+    from evals.parallel import Team
     from evals.runner import Settings, Work
 
 
@@ -53,6 +55,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Runs every suite asked for; exit code 0, or 3 when some rows are missing."""
+    from evals import parallel
+
+    team = parallel.join()
+    if team is None:
+        return _run(args, None)
+    if team.rank:
+        from evals.adapters.team import assist
+
+        return assist(team, lambda: _models(args))
+    with team:
+        return _run(args, team)
+
+
+def _run(args: argparse.Namespace, team: Team | None) -> int:
     start = time.monotonic()
     specs, suites, settings = _choices(args)
     go_offline(args.offline or (settings.source.kind != "hub" and all(s.source != "hub" for s in specs)))
@@ -67,9 +83,17 @@ def main(args: argparse.Namespace) -> int:
             progress.note(f"left out: {reason}")
     code = EXIT_OK
     for spec in specs:
-        code = max(code, _measure(args, spec, works, settings, progress, time.monotonic() - start))
+        code = max(code, _measure(args, spec, works, settings, progress, time.monotonic() - start, team))
         start = time.monotonic()
     return code
+
+
+def _models(args: argparse.Namespace) -> Iterator[list[Any]]:
+    """Each model's adapters in turn, loaded when asked for: what a process that lends its model needs."""
+    specs, suites, settings = _choices(args)
+    go_offline(args.offline or (settings.source.kind != "hub" and all(s.source != "hub" for s in specs)))
+    for spec in specs:
+        yield _adapters(args, spec, [suite.chat for suite in suites])[0]
 
 
 def _choices(args: argparse.Namespace) -> tuple[list[ModelSpec], list[Suite], Settings]:
@@ -141,6 +165,7 @@ def _measure(
     settings: Settings,
     progress: Any,
     before: float,
+    team: Team | None = None,
 ) -> int:
     """One model through all suites: a run folder and a table each."""
     from evals.files import run_lock
@@ -149,7 +174,11 @@ def _measure(
 
     start = time.monotonic()
     progress.note(f"loading {spec.name} ({spec.label})")
-    adapters, described, spec = _adapters(args, spec, works)
+    adapters, described, spec = _adapters(args, spec, [work.suite.chat for work in works])
+    if team is not None:
+        from evals.adapters.team import lead
+
+        adapters = lead(team, adapters)
     phases = {"prepare": before, "load": time.monotonic() - start}
     cache = settings.output / ".cache"
     folders, missing = [], False
@@ -161,28 +190,33 @@ def _measure(
             store.flush()
             folders.append(publish(run, spec, described(adapter), phases))
             missing = missing or any(name not in run.columns for row in work.rows for name in row.tasks)
+    if team is not None:
+        team.next_model()
     _show(folders)
     return EXIT_ROWS_MISSING if missing else EXIT_OK
 
 
 def _adapters(
-    args: argparse.Namespace, spec: ModelSpec, works: list[Work]
+    args: argparse.Namespace, spec: ModelSpec, chats: list[bool]
 ) -> tuple[list[Any], Any, ModelSpec]:
-    """One adapter a suite on the same loaded weights; and what run.json says of model and machine."""
+    """One adapter for each of ``chats`` on the same loaded weights; and what run.json says of model and machine."""
     from dataclasses import replace
 
     import torch
 
+    from evals import parallel
     from evals.adapters import loading
     from evals.adapters.prefix import PrefixModel
     from evals.provenance import device_name, text_hash
 
-    device = loading.pick_device(args.device)
+    device = loading.pick_device(parallel.own_device(args.device))
+    if device.type == "cpu":
+        parallel.share_cores()
     path = loading.local_path(spec, args.offline)
     if spec.source == "hub":
         spec = replace(spec, revision=path.name)
     loaded = loading.load(path, device, loading.pick_dtype(args.dtype, device))
-    adapters = [PrefixModel(loaded, work.suite.chat, spec.name, args.engine) for work in works]
+    adapters = [PrefixModel(loaded, chat, spec.name, args.engine) for chat in chats]
 
     def described(adapter: PrefixModel) -> dict[str, Any]:
         template = loaded.tokenizer.chat_template if adapter.chat else None
@@ -195,7 +229,7 @@ def _adapters(
             },
             "machine": {
                 "chat_template_sha256": text_hash(template),
-                "device": device_name(device),
+                "device": parallel.every_device(device_name(device)),
                 "threads": torch.get_num_threads(),
                 "engine": args.engine,
             },

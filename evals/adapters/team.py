@@ -1,0 +1,176 @@
+"""One model on several processes: process 0 divides requests, the others compute their share and send results back.
+
+Whoever calls ``TeamModel.run`` sees an adapter like any other, only faster.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import queue
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from evals import shares
+from evals.errors import EXIT_OK, EXIT_USAGE, RowUnavailable, UserError
+from evals.messages import pack_requests, pack_results, unpack_requests, unpack_results
+from evals.parallel import DONE, END, FAILED, IDENTITY, NEXT_MODEL, RESULTS, WORK, Peer, Team
+from evals.requests import GenerateRequest, Request, Result, ScoreRequest
+
+if TYPE_CHECKING:
+    from lighteval.tasks.requests import Doc
+
+SEND_SECONDS = 0.5  # results are sent on at least this often
+_WORK = struct.Struct("<IB")  # job, adapter
+_JOB = struct.Struct(
+    "<I"
+)  # what is left of a job that process 0 gave up must not be taken for the next one's
+_jobs = itertools.count(1)
+
+
+class TeamModel:
+    """In process 0: an adapter (see evals/runner.py) whose work is done by all processes.
+
+    ``number`` tells the adapters of one model apart (plain and chat). A peer's results are believed only once it
+    has told the same identity (weights, dtype, device, engine) as this process has.
+    """
+
+    def __init__(self, team: Team, adapter: Any, number: int) -> None:
+        self.team, self.adapter, self.number = team, adapter, number
+        self.chat: bool = adapter.chat
+        self.identity: str = adapter.identity
+        self._job = 0
+
+    def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:
+        """One request a choice, for each doc."""
+        return list(self.adapter.score_requests(docs))
+
+    def generate_requests(self, docs: Sequence[Doc]) -> list[GenerateRequest]:
+        """One request a doc."""
+        return list(self.adapter.generate_requests(docs))
+
+    def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Result]]:
+        """Computes requests of one kind: (index, result), in any order, each index once.
+
+        Raises UserError when a process fails or ends; RowUnavailable when a process's back end raises it.
+        """
+        mine, *others = shares.divide(requests, self.team.size)
+        self._job = next(_jobs)
+        waiting: dict[Peer, list[int]] = {}
+        for peer, share in zip(self.team.peers, others, strict=True):
+            if share:
+                head = _WORK.pack(self._job, self.number)
+                peer.send(WORK, head + pack_requests([requests[i] for i in share]))
+                waiting[peer] = share
+        for i, result in self.adapter.run([requests[i] for i in mine]):
+            yield mine[i], result
+            yield from self._arrived(waiting, wait=False)
+        while waiting:
+            yield from self._arrived(waiting, wait=True)
+
+    def _arrived(self, waiting: dict[Peer, list[int]], wait: bool) -> Iterator[tuple[int, Result]]:
+        """Results that have come from others; with ``wait``, at least one message's."""
+        message = self.team.receive(None if wait else 0)
+        while message is not None:
+            peer, kind, content = message
+            if kind == RESULTS and _JOB.unpack_from(content)[0] == self._job:
+                share = waiting[peer]
+                yield from ((share[i], result) for i, result in unpack_results(content[_JOB.size :]))
+            elif kind == DONE and _JOB.unpack(content)[0] == self._job:
+                del waiting[peer]
+            elif kind == IDENTITY:
+                self._compare(peer, json.loads(content))
+            elif kind == FAILED:
+                error, reason = json.loads(content)
+                raise (RowUnavailable if error == "row" else UserError)(f"{peer.name}: {reason}")
+            message = self.team.receive(0)
+
+    def _compare(self, peer: Peer, identities: list[str]) -> None:
+        if self.identity not in identities:
+            raise UserError(
+                f"{peer.name} has another model, dtype or kind of device than process 0: results would be mixed "
+                f"({identities[0][:150]} against {self.identity[:150]})"
+            )
+
+
+def lead(team: Team, adapters: Sequence[Any]) -> list[TeamModel]:
+    """Process 0: its adapters (one a suite, of the same weights) with the whole team behind each."""
+    return [TeamModel(team, adapter, number) for number, adapter in enumerate(adapters)]
+
+
+def assist(team: Team, models: Callable[[], Iterable[Sequence[Any]]]) -> int:
+    """Process 1 and on, to its end: computes with each of ``models`` (its adapters) in turn; the exit code.
+
+    It prints nothing: what goes wrong here is said by process 0.
+    """
+    try:
+        for adapters in models():
+            if not _serve(team, adapters):
+                break
+        return EXIT_OK
+    except RowUnavailable as error:
+        team.fail("row", str(error))
+    except UserError as error:
+        team.fail("user", str(error))
+    except KeyboardInterrupt:
+        return EXIT_USAGE
+    except Exception as error:
+        first = (str(error).splitlines() or [""])[0]
+        team.fail("user", f"{type(error).__name__}: {first[:300]}")
+        raise
+    return EXIT_USAGE
+
+
+def _serve(team: Team, adapters: Sequence[Any]) -> bool:
+    """Computes what process 0 sends; False when the run is over, True when a model follows."""
+    leader = team.peers[0]
+    leader.send(IDENTITY, json.dumps([adapter.identity for adapter in adapters]).encode())
+    while True:
+        message = team.receive()
+        assert message is not None
+        _, kind, content = message
+        if kind in (NEXT_MODEL, END):
+            return kind == NEXT_MODEL
+        if kind == WORK:
+            job, number = _WORK.unpack_from(content)
+            with _Sender(leader, job) as sender:
+                for pair in adapters[number].run(unpack_requests(content[_WORK.size :])):
+                    sender.results.put(pair)
+            leader.send(DONE, _JOB.pack(job))
+
+
+class _Sender:
+    """Sends results on in the background, some together, so that computing never waits for the network."""
+
+    def __init__(self, leader: Peer, job: int) -> None:
+        self._job = job
+        self.results: queue.Queue[tuple[int, Result] | None] = queue.Queue()
+        self._leader = leader
+        self._thread = threading.Thread(target=self._send, daemon=True)
+
+    def __enter__(self) -> _Sender:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.results.put(None)
+        self._thread.join()
+
+    def _send(self) -> None:
+        ended = False
+        while not ended:
+            pairs, since = [], time.monotonic()
+            while not ended and (left := since + SEND_SECONDS - time.monotonic()) > 0:
+                try:
+                    pair = self.results.get(timeout=left)
+                except queue.Empty:
+                    break
+                if pair is None:
+                    ended = True
+                else:
+                    pairs.append(pair)
+            if pairs:
+                self._leader.send(RESULTS, _JOB.pack(self._job) + pack_results(pairs))
