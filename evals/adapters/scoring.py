@@ -1,0 +1,150 @@
+"""Scoring continuations: each distinct token through the model once (tree.py plans, forward.py computes)."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from evals.adapters.forward import KeyValues, TreeBatch, TreeForward, UnsupportedModel
+from evals.adapters.plain import PlainScorer
+from evals.adapters.tree import Block, Feed, batches, last_rows, plan
+from evals.requests import Score, ScoreRequest
+
+ENGINE_VERSION = "1"  # to be raised whenever results change: stored results of other versions are not used
+
+MAX_TRUNK = 2048  # tokens whose keys and values are kept during a run
+
+logger = logging.getLogger(__name__)
+
+
+class PrefixScorer:
+    """Scores requests as one tree: shared beginnings once, no padding, outputs only where they are scored.
+
+    ``max_tokens``: tokens in one forward pass; when memory runs out it is halved, for good. A model whose attention
+    cannot be shared is scored by the plain engine, with a warning.
+    """
+
+    def __init__(self, model: Any, max_tokens: int | None = None) -> None:
+        self.model = model
+        self.max_tokens = max_tokens or (2048 if model.device.type == "cpu" else 65536)
+        self._forward: TreeForward | None = None
+
+    def run(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Score]]:
+        """Yield (index, score) as batches finish, in any order, each index once."""
+        same: dict[ScoreRequest, list[int]] = {}
+        for index, request in enumerate(requests):
+            same.setdefault(request, []).append(index)
+        distinct = list(same)
+        for i, score in self._run(distinct):
+            yield from ((index, score) for index in same[distinct[i]])
+
+    def _run(self, requests: list[ScoreRequest]) -> Iterator[tuple[int, Score]]:
+        try:
+            self._forward = self._forward or TreeForward(self.model)
+        except UnsupportedModel as reason:
+            logger.warning("this model is scored one sequence at a time: %s", reason)
+            yield from PlainScorer(self.model).run(requests)
+            return
+        todo = list(range(len(requests)))
+        while todo:
+            finished: set[int] = set()
+            for done in self._attempt(self._forward, requests, todo):
+                finished.update(i for i, _ in done)
+                yield from done
+            todo = [i for i in todo if i not in finished]
+
+    @torch.inference_mode()
+    def _attempt(
+        self, forward: TreeForward, requests: list[ScoreRequest], todo: list[int]
+    ) -> Iterator[list[tuple[int, Score]]]:
+        """Plan and compute ``todo`` batch by batch; ends early, with a smaller budget, when memory runs out."""
+        feeds = [feed_of(requests[i]) for i in todo]
+        planned = plan(feeds, self.max_tokens, min(MAX_TRUNK, self.max_tokens))
+        trunk = self._or_smaller(
+            functools.partial(forward.trunk, planned.trunk), [planned.trunk], len(todo) > 1
+        )
+        if trunk is None:
+            return
+        pending: _Batch | None = None
+        for blocks in batches(planned.blocks, self.max_tokens):
+            batch = _Batch(blocks, [requests[i] for i in todo], todo)
+            several = len({feeds[i] for block in blocks for i, _ in block.paths}) > 1
+            started = self._or_smaller(functools.partial(batch.start, forward, trunk), blocks, several)
+            if pending is not None:
+                yield pending.finish()
+                pending = None
+            if started is None:
+                return
+            pending = batch
+        if pending is not None:
+            yield pending.finish()
+
+    def _or_smaller(self, compute: Callable[[], Any], blocks: Sequence[Block], divisible: bool) -> Any:
+        """What ``compute`` returns; None, and half the budget from now on, when memory runs out on several requests."""
+        try:
+            return compute()
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or not divisible or self.max_tokens == 1:
+                raise
+            tokens = min(self.max_tokens, sum(len(block.tokens) for block in blocks))
+            self.max_tokens = max(1, tokens // 2)
+            logger.warning("out of memory: going on with %d tokens in a batch", self.max_tokens)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return None
+
+
+class _Batch:
+    """Blocks on their way through the model: started without waiting for the device, finished when read."""
+
+    def __init__(
+        self, blocks: Sequence[Block], requests: Sequence[ScoreRequest], names: Sequence[int]
+    ) -> None:
+        self.blocks = blocks
+        self.names: list[int] = []
+        self.owners: list[int] = []
+        self.rows: list[int] = []
+        self.targets: list[int] = []
+        start = 0
+        for block in blocks:
+            for i, path in block.paths:
+                n = requests[i].n_continuation
+                self.owners.extend([len(self.names)] * n)
+                self.names.append(names[i])
+                self.rows.extend(start + row for row in last_rows(path, n))
+                self.targets.extend(requests[i].tokens[-n:])
+            start += len(block.tokens)
+
+    def start(self, forward: TreeForward, trunk: dict[int, KeyValues]) -> bool:
+        """Run the model."""
+        device = forward.model.device
+        hidden = forward.hidden(TreeBatch(self.blocks, trunk, device))
+        rows, targets, owners = (
+            torch.tensor(x, device=device) for x in (self.rows, self.targets, self.owners)
+        )
+        logprobs = forward.head.logprobs(hidden, rows, targets).double()
+        self.sums = torch.zeros(len(self.names), dtype=torch.float64, device=device).index_add_(
+            0, owners, logprobs
+        )
+        return True
+
+    def finish(self) -> list[tuple[int, Score]]:
+        """Each request's (index, score)."""
+        return [(name, Score(logprob)) for name, logprob in zip(self.names, self.sums.tolist(), strict=True)]
+
+
+def feed_of(request: ScoreRequest) -> Feed:
+    """What is fed for a request: all but its last token; outputs are asked for from the last context token on."""
+    return Feed(request.tokens[:-1], len(request.tokens) - 1 - request.n_continuation)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an allocator failed, on a GPU or on the CPU."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error)
+    return "DefaultCPUAllocator" in text or "allocate memory" in text or "out of memory" in text
