@@ -29,17 +29,23 @@ def write_outputs(result: GateResult, code: int, junit: Path | None, summary: Pa
         write(summary, text)
     if junit is not None:
         write(junit, junit_xml(result))
-    if step_summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-        try:
-            with Path(step_summary).open("a", encoding="utf-8") as file:
-                file.write(text + "\n")
-        except OSError as error:
-            raise UserError(
-                f"cannot write $GITHUB_STEP_SUMMARY ({step_summary}): {error.strerror}"
-            ) from error
+    _append_for_ci("GITHUB_STEP_SUMMARY", text + "\n")
+    _append_for_ci("GITHUB_OUTPUT", f"verdict={result.verdict}\n")
     if os.environ.get("GITHUB_ACTIONS") == "true":
         for line in workflow_commands(result):
             print(line)
+
+
+def _append_for_ci(variable: str, text: str) -> None:
+    """Appends to the file that GitHub Actions names in an environment variable, if it does."""
+    name = os.environ.get(variable)
+    if not name:
+        return
+    try:
+        with Path(name).open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise UserError(f"cannot write the file in ${variable} ('{name}'): {error.strerror}") from error
 
 
 def plain(result: GateResult, code: int) -> str:

@@ -22,7 +22,7 @@ BASE = ([1] * 45 + [0] * 55) * 10
 
 @pytest.fixture(autouse=True)
 def no_ci(monkeypatch, tmp_path):
-    for name in ("GITHUB_STEP_SUMMARY", "GITHUB_ACTIONS"):
+    for name in ("GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT", "GITHUB_ACTIONS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
 
@@ -297,12 +297,17 @@ def test_summary_has_the_verdict_first_and_details_folded(mixed):
 def test_on_github(mixed, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary"))
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
     (tmp_path / "summary").write_text("earlier step\n")
     gate_output.write_outputs(mixed, 1, None, None)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("::")]
     assert [line.split(" title=")[0] for line in lines] == ["::error"] * 3
     assert lines[0].startswith("::error title=REGRESSION%3A HellaSwag::dropped by 10.00")
     assert (tmp_path / "summary").read_text().startswith("earlier step\n# ❌")
+    assert (tmp_path / "output").read_text() == "verdict=REGRESSION\n"
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "no" / "output"))
+    with pytest.raises(UserError, match="GITHUB_OUTPUT"):
+        gate_output.write_outputs(mixed, 1, None, None)
 
 
 def test_annotations_escape_what_github_would_read():
