@@ -84,10 +84,7 @@ def run_steps(folder: Path, **inputs: str) -> tuple[int, dict[str, str], str]:
             continue
         output = folder / f"output-{number}"
         output.touch()
-        env = {
-            name: EXPRESSION.sub(lambda found: values[found[1]], text)
-            for name, text in step.get("env", {}).items()
-        }
+        env = {name: _filled(text, values) for name, text in step.get("env", {}).items()}
         done = _bash(step["run"], folder, env | {"GITHUB_OUTPUT": str(output)})
         printed += done.stdout + done.stderr
         outputs = dict(line.split("=", 1) for line in output.read_text().splitlines())
