@@ -1,0 +1,142 @@
+"""Results as a model card carries them: the hub's model-index, and the newer `.eval_results/` files.
+
+Formats: huggingface_hub's `EvalResult` (model-index) and `EvalResultEntry` (eval results). Rows that were measured on a
+part of the benchmark, or on the smoke items, are left out: a card must not carry them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evals.errors import UserError
+from reports.card import write
+from reports.results import RowResult, Run
+from reports.tables import one_line
+
+# task: (dataset on the hub, config, split); BBH's subsets are all configs of one dataset
+DATASETS = {
+    "hellaswag": ("Rowan/hellaswag", "default", "validation"),
+    "arc_easy": ("allenai/ai2_arc", "ARC-Easy", "test"),
+    "arc_challenge": ("allenai/ai2_arc", "ARC-Challenge", "test"),
+    "piqa": ("ybisk/piqa", "plain_text", "validation"),
+    "mmlu": ("cais/mmlu", "all", "test"),
+    "commonsense_qa": ("tau/commonsense_qa", "default", "validation"),
+    "trivia_qa": ("mandarjoshi/trivia_qa", "rc.nocontext", "validation"),
+    "winogrande": ("allenai/winogrande", "winogrande_xl", "validation"),
+    "openbook_qa": ("allenai/openbookqa", "main", "validation"),
+    "gsm8k": ("openai/gsm8k", "main", "test"),
+    "ifeval": ("google/IFEval", "default", "train"),
+}
+BBH = "lighteval/big_bench_hard"
+PARTIAL = ("limit", "smoke", "subset")
+
+
+def write_model_index(runs: Sequence[Run], path: Path) -> None:
+    """Writes the model-index to `path` and the eval results to `.eval_results/smol-evals.yaml` beside it."""
+    import yaml
+
+    chosen = [(run, row) for run in runs for row in run.rows if _publishable(row)]
+    names = {one_line(run.name) for run in runs}
+    if len(names) != 1:
+        raise UserError(
+            f"--model-index is for one model, these runs are of {', '.join(sorted(names)) or 'none'}"
+        )
+    if not chosen:
+        raise UserError("nothing for a model card: no row was measured on the whole of its benchmark")
+    index = {"model-index": model_index(names.pop(), chosen)}
+    entries = [_entry(run, row) for run, row in chosen]
+    folder = path.parent / ".eval_results"
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder '{folder}': {error.strerror}") from error
+    write(path, yaml.safe_dump(index, sort_keys=False, allow_unicode=True))
+    write(folder / "smol-evals.yaml", yaml.safe_dump(entries, sort_keys=False, allow_unicode=True))
+
+
+def model_index(name: str, rows: Sequence[tuple[Run, RowResult]]) -> list[dict[str, Any]]:
+    """The model-index of one model, as huggingface_hub builds it."""
+    from huggingface_hub.repocard_data import eval_results_to_model_index
+
+    return eval_results_to_model_index(name, [_eval_result(run, row) for run, row in rows])
+
+
+def _publishable(row: RowResult) -> bool:
+    return (
+        row.value is not None and _source(row) is not None and not any(n.code in PARTIAL for n in row.doubts)
+    )
+
+
+def _source(row: RowResult) -> tuple[str, str | None, str] | None:
+    """(dataset, config, split) of a row; no config when it averages over several; None when it is not on the hub."""
+    found = [(BBH, None, "train") if task.startswith("bbh_") else DATASETS.get(task) for task in row.tasks]
+    known = [one for one in found if one is not None]
+    if not known or len(known) < len(found):
+        return None
+    dataset, config, split = known[0]
+    return dataset, config if len(known) == 1 else None, split
+
+
+def _eval_result(run: Run, row: RowResult) -> Any:
+    from huggingface_hub import EvalResult
+
+    source = _source(row)
+    assert source is not None
+    return EvalResult(
+        task_type="text-generation",
+        task_name="Text Generation",
+        dataset_type=source[0],
+        dataset_name=row.label,
+        dataset_config=source[1],
+        dataset_split=source[2],
+        dataset_revision=_revision(run, row),
+        dataset_args={"num_few_shot": _shots(run, row)},
+        metric_type=row.metric,
+        metric_args={"chat_template": run.model["chat"]},
+        metric_name=_metric_name(row),
+        metric_value=_value(row),
+    )
+
+
+def _entry(run: Run, row: RowResult) -> dict[str, Any]:
+    """One entry of an eval results file; `task_id` is the dataset's config, "default" for an average of several."""
+    source = _source(row)
+    assert source is not None
+    dataset = {"id": source[0], "task_id": source[1] or "default"}
+    revision = _revision(run, row)
+    if revision is not None:
+        dataset["revision"] = revision
+    notes = [row.label, f"{_shots(run, row)}-shot", "chat template" if run.model["chat"] else "plain prompts"]
+    notes += [_metric_name(row), *(one_line(note.text) for note in row.notes)]
+    return {
+        "dataset": dataset,
+        "value": _value(row),
+        "date": str(run.record["provenance"].get("finished", ""))[:10],
+        "notes": "; ".join(notes),
+    }
+
+
+def _value(row: RowResult) -> float:
+    assert row.value is not None
+    return round(row.value, 2)
+
+
+def _metric_name(row: RowResult) -> str:
+    interval = row.interval
+    error = "" if interval is None else f", 95 % interval {interval[0]:.2f} to {interval[1]:.2f}"
+    return f"{row.metric} (n = {row.n}{error})"
+
+
+def _shots(run: Run, row: RowResult) -> int:
+    settings = run.record["tasks"][row.tasks[0]].get("settings")
+    shots = settings.get("shots") if isinstance(settings, dict) else None
+    return shots if isinstance(shots, int) else 0
+
+
+def _revision(run: Run, row: RowResult) -> str | None:
+    entries = [run.record["data"]["tasks"].get(task) for task in row.tasks]
+    revisions = {entry.get("revision") for entry in entries if isinstance(entry, dict)}
+    only = revisions.pop() if len(revisions) == 1 else None
+    return only if isinstance(only, str) else None

@@ -1,0 +1,84 @@
+"""The model card's metadata: huggingface_hub's own parsers read it, and partial rows stay out."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard, parse_eval_result_entries
+from made_runs import Made, build
+
+from evals.errors import UserError
+from evals.suites import SUITES
+from reports import card, model_index
+from reports.results import load_run
+
+
+def run_with(tmp_path, **options):
+    options = {
+        "labels": [row.label for row in SUITES[options.get("suite", "base")].rows],
+        "size": 20,
+        **options,
+    }
+    return load_run(build(tmp_path / str(len(list(tmp_path.iterdir()))), Made(**options)))
+
+
+def test_the_hub_reads_the_model_index(tmp_path):
+    runs = [run_with(tmp_path), run_with(tmp_path, suite="instruct")]
+    model_index.write_model_index(runs, tmp_path / "index.yaml")
+    parsed = ModelCard(f"---\n{(tmp_path / 'index.yaml').read_text()}---\n# tiny\n").data
+    assert parsed.model_name == "tiny"
+    found = {(r.dataset_name, r.metric_args["chat_template"]): r.metric_value for r in parsed.eval_results}
+    for run, chat in zip(runs, (False, True), strict=True):
+        for row in run.rows:
+            if row.label != "MT-Bench":
+                assert found[row.label, chat] == round(row.value, 2)
+    arc = next(r for r in parsed.eval_results if r.dataset_name == "ARC (Average)")
+    assert (arc.dataset_type, arc.dataset_config, arc.dataset_split) == ("allenai/ai2_arc", None, "test")
+    assert "95 % interval" in arc.metric_name
+
+
+def test_the_hub_reads_the_eval_results(tmp_path):
+    run = run_with(tmp_path, notes=[("quantized", "Q4_1 weights")])
+    model_index.write_model_index([run], tmp_path / "index.yaml")
+    data = yaml.safe_load((tmp_path / ".eval_results" / "smol-evals.yaml").read_text())
+    entries = parse_eval_result_entries(data)
+    assert [entry.value for entry in entries] == [round(row.value, 2) for row in run.rows]
+    first = entries[0]
+    assert (first.dataset_id, first.task_id, first.date) == ("Rowan/hellaswag", "default", "2026-03-04")
+    assert "Q4_1 weights" in first.notes
+
+
+@pytest.mark.parametrize("code", ["limit", "smoke", "subset"])
+def test_partial_rows_stay_out(tmp_path, code):
+    run = run_with(tmp_path, notes=[(code, "not all of it")])
+    with pytest.raises(UserError, match="no row was measured on the whole"):
+        model_index.write_model_index([run], tmp_path / "index.yaml")
+
+
+def test_one_model_at_a_time(tmp_path):
+    with pytest.raises(UserError, match="one model, these runs are of other, tiny"):
+        model_index.write_model_index(
+            [run_with(tmp_path), run_with(tmp_path, name="other")], tmp_path / "i.yaml"
+        )
+
+
+def test_the_command_writes_both(tmp_path, capsys):
+    parser = argparse.ArgumentParser()
+    card.add_arguments(parser)
+    folder = build(tmp_path / "r", Made())
+    assert card.main(parser.parse_args([str(folder), "--model-index", str(tmp_path / "index.yaml")])) == 0
+    assert (tmp_path / ".eval_results" / "smol-evals.yaml").is_file()
+    with pytest.raises(UserError, match="cannot"):
+        card.main(parser.parse_args([str(folder), "--model-index", str(tmp_path / "no" / "index.yaml")]))
+
+
+def test_the_datasets_are_those_that_the_tasks_read():
+    from tasks import TASKS_TABLE
+
+    for task in TASKS_TABLE:
+        if task.name.startswith("bbh_"):
+            assert (task.hf_repo, task.split) == (model_index.BBH, "train")
+        elif task.name != "mt_bench":
+            assert model_index.DATASETS[task.name] == (task.hf_repo, task.hf_subset, task.split)

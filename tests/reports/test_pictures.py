@@ -1,0 +1,57 @@
+"""The forest plot: both formats, the same file twice, hostile names as text."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import pytest
+from made_runs import Made, build
+
+from evals.errors import UserError
+from evals.suites import SUITES
+from reports.pictures import forest
+from reports.results import load_run
+
+
+@pytest.fixture
+def runs(tmp_path):
+    labels = [row.label for row in SUITES["instruct"].rows]
+    names = {"m0": "tiny", "m1": "<b>$x_1$ & co"}
+    options = {"suite": "instruct", "labels": labels, "size": 15}
+    made = [Made(name=folder, model={"name": name}, **options) for folder, name in names.items()]
+    return [load_run(build(tmp_path, one)) for one in made]
+
+
+def test_svg_is_text_and_the_same_twice(runs, tmp_path):
+    first, second = tmp_path / "a.svg", tmp_path / "b.svg"
+    forest(runs, first)
+    forest(runs, second)
+    assert first.read_bytes() == second.read_bytes()
+    texts = [
+        "".join(node.itertext()) for node in ElementTree.parse(first).iter() if node.tag.endswith("text")
+    ]
+    expected = {
+        "IFEval (Average prompt/inst)",
+        "tiny (measured)",
+        "<b>$x_1$ & co (measured)",
+        "SmolLM2-360M-Instruct",
+    }
+    assert expected <= set(texts)
+
+
+def test_png(runs, tmp_path):
+    forest(runs, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_smoke_stands_alone(tmp_path):
+    run = load_run(build(tmp_path, Made(data={"source": "smoke"})))
+    forest([run], tmp_path / "a.svg")
+    assert "SmolLM2-360M" not in (tmp_path / "a.svg").read_text()
+
+
+def test_bad_targets(runs, tmp_path):
+    with pytest.raises(UserError, match=r"\.svg or \.png"):
+        forest(runs, tmp_path / "a.pdf")
+    with pytest.raises(UserError, match="cannot write"):
+        forest(runs, tmp_path / "no" / "a.svg")
