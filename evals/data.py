@@ -156,7 +156,7 @@ def _read(name: str, path: Path, columns: tuple[str, ...]) -> list[Row]:
     """The rows of one parquet or JSON-lines file, with at least `columns`."""
     try:
         if path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+            rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
             present = set.intersection(*(set(row) for row in rows)) if rows else set(columns)
         else:
             import pyarrow.parquet as parquet
