@@ -19,7 +19,7 @@ from datetime import timedelta
 from multiprocessing.connection import Client, Connection, Listener
 from typing import Any
 
-from evals.errors import EXIT_USAGE, UserError
+from evals.errors import UserError
 
 MEETING_SECONDS = 300.0  # hosts may start some minutes apart
 ALIVE = (
@@ -34,13 +34,21 @@ GONE = b""  # in place of a message: the other process has ended
 HELLO, IDENTITY, WORK, RESULTS, DONE, FAILED, NEXT_MODEL, END = (bytes([c]) for c in b"HIWRDFNE")
 
 
+class LeaderGone(Exception):
+    """Process 0 has ended: it has said why, or cannot any more."""
+
+
 class Peer:
-    """The other end of a connection. ``send`` never waits for long: each end reads all the time."""
+    """The other end of a connection. ``send`` never waits for long: each end reads all the time.
+
+    ``over`` is set once the other process has ended, or said that the run has.
+    """
 
     def __init__(self, connection: Connection, name: str, inbox: queue.Queue[tuple[Peer, bytes]]) -> None:
         self.name = name
         self._connection, self._inbox = connection, inbox
         self._sending = threading.Lock()
+        self.over = threading.Event()
         _keep_alive(connection)
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -49,14 +57,14 @@ class Peer:
         with self._sending, contextlib.suppress(OSError):
             self._connection.send_bytes(kind + content)
 
-    def close(self) -> None:
-        """Ends the connection."""
-        self._connection.close()
-
     def _read(self) -> None:
         with contextlib.suppress(EOFError, OSError):
             while True:
-                self._inbox.put((self, self._connection.recv_bytes()))
+                message = self._connection.recv_bytes()
+                if message == END:
+                    self.over.set()
+                self._inbox.put((self, message))
+        self.over.set()
         self._inbox.put((self, GONE))
 
 
@@ -75,8 +83,7 @@ class Team:
     def receive(self, seconds: float | None = None) -> tuple[Peer, bytes, bytes] | None:
         """The next message as (from, kind, content); None when there is none within ``seconds``.
 
-        Raises UserError in process 0 when another process has ended; the others end without a word when
-        process 0 has: it has said why.
+        Raises UserError in process 0 when another process has ended, LeaderGone in the others when that has.
         """
         try:
             peer, message = self.inbox.get(timeout=seconds) if seconds != 0 else self.inbox.get_nowait()
@@ -84,7 +91,7 @@ class Team:
             return None
         if message == GONE:
             if self.rank:
-                raise SystemExit(EXIT_USAGE)
+                raise LeaderGone
             raise UserError(
                 f"{peer.name} ended before its work was done (killed, or out of memory?); what was finished is "
                 "kept: run the same command again, with any number of processes"
@@ -106,7 +113,7 @@ class Team:
     def fail(self, kind: str, reason: str) -> None:
         """Process 1 and on: has process 0 say ``reason``, and leaves it a moment to end first."""
         self.peers[0].send(FAILED, json.dumps([kind, reason]).encode())
-        with contextlib.suppress(SystemExit):
+        with contextlib.suppress(LeaderGone):
             deadline = time.monotonic() + 10
             while time.monotonic() < deadline:
                 self.receive(0.5)

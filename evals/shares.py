@@ -62,11 +62,12 @@ def _fed(requests: Sequence[Request], order: Sequence[int]) -> list[int]:
     """Tokens of each request in ``order`` that have to be fed and that the one before it does not share."""
     fed: list[int] = []
     before: tuple[int, ...] = ()
+    fed_before = 0
     for i in order:
         tokens = _tokens(requests[i])
         length = len(tokens) - isinstance(requests[i], ScoreRequest)  # the last one is scored, never fed
-        fed.append(length - min(length, _shared(before, tokens)))
-        before = tokens
+        fed.append(length - min(length, fed_before, _shared(before, tokens)))
+        before, fed_before = tokens, length
     return fed
 
 

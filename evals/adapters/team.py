@@ -11,13 +11,13 @@ import queue
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evals import shares
 from evals.errors import EXIT_OK, EXIT_USAGE, RowUnavailable, UserError
 from evals.messages import pack_requests, pack_results, unpack_requests, unpack_results
-from evals.parallel import DONE, END, FAILED, IDENTITY, NEXT_MODEL, RESULTS, WORK, Peer, Team
+from evals.parallel import DONE, END, FAILED, IDENTITY, NEXT_MODEL, RESULTS, WORK, LeaderGone, Peer, Team
 from evals.requests import GenerateRequest, Request, Result, ScoreRequest
 
 if TYPE_CHECKING:
@@ -52,11 +52,16 @@ class TeamModel:
         """One request a doc."""
         return list(self.adapter.generate_requests(docs))
 
-    def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Result]]:
-        """Computes requests of one kind: (index, result), in any order, each index once.
+    def run(self, requests: Sequence[Request], skip: Collection[int] = ()) -> Iterator[tuple[int, Result]]:
+        """Computes requests of one kind: (index, result), in any order, each index once, but not those in ``skip``.
 
         Raises UserError when a process fails or ends; RowUnavailable when a process's back end raises it.
         """
+        if skip:
+            todo = [i for i in range(len(requests)) if i not in skip]
+            for k, result in self.run([requests[i] for i in todo]):
+                yield todo[k], result
+            return
         mine, *others = shares.divide(requests, self.team.size)
         self._job = next(_jobs)
         waiting: dict[Peer, list[int]] = {}
@@ -115,8 +120,8 @@ def assist(team: Team, models: Callable[[], Iterable[Sequence[Any]]]) -> int:
         team.fail("row", str(error))
     except UserError as error:
         team.fail("user", str(error))
-    except KeyboardInterrupt:
-        return EXIT_USAGE
+    except (LeaderGone, KeyboardInterrupt):
+        pass
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]
         team.fail("user", f"{type(error).__name__}: {first[:300]}")
@@ -139,6 +144,8 @@ def _serve(team: Team, adapters: Sequence[Any]) -> bool:
             with _Sender(leader, job) as sender:
                 for pair in adapters[number].run(unpack_requests(content[_WORK.size :])):
                     sender.results.put(pair)
+                    if leader.over.is_set():
+                        return False
             leader.send(DONE, _JOB.pack(job))
 
 
