@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.nn.functional import linear, scaled_dot_product_attention
@@ -20,6 +20,27 @@ from evals.adapters.tree import Block, Feed, last_rows, plan
 
 ATTENTION = "smol_evals_tree"
 KeyValues = tuple[torch.Tensor, torch.Tensor]  # each [rows, kv heads, head size]
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionKind:
+    """How a layer attends: factor of the scores, sliding window (tokens), soft cap of the scores."""
+
+    scaling: float
+    window: int | None
+    softcap: float | None
+
+
+class PackedBatch(Protocol):
+    """Tokens of many sequences in one row, and how they attend."""
+
+    tokens: torch.Tensor  # [1, tokens]
+    positions: torch.Tensor  # [1, tokens]
+
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kind: AttentionKind
+    ) -> torch.Tensor:
+        """Attention of one layer: [tokens, heads, size] (k, v: kv heads) to [tokens, heads, size]."""
 
 
 class UnsupportedModel(Exception):
@@ -69,6 +90,30 @@ class TreeBatch:
         n_trunk = len(next(iter(trunk.values()))[0]) if trunk else 0
         self.groups = list(_groups(blocks, n_trunk, device))
 
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kind: AttentionKind
+    ) -> torch.Tensor:
+        """Each block attends to its stretch of the trunk and to itself."""
+        if self.keep:
+            self.kept[layer] = (k, v)
+        if layer in self.trunk:
+            k, v = (torch.cat([above, new]) for above, new in zip(self.trunk[layer], (k, v), strict=True))
+        out = q.new_empty(*q.shape[:2], v.shape[2])
+        for group in self.groups:
+            n_blocks, n_queries, n_keys = group.visible.shape
+            rows = slice(group.start, group.start + n_blocks * n_queries)
+            flat = group.key_rows.view(-1)
+            keys, values = (x.index_select(0, flat).view(n_blocks, n_keys, *x.shape[1:]) for x in (k, v))
+            attended = _attend(
+                q[rows].view(n_blocks, n_queries, *q.shape[1:]).transpose(1, 2),
+                keys.transpose(1, 2),
+                values.transpose(1, 2),
+                group.mask(kind.window, q.dtype),
+                kind,
+            )
+            out[rows] = attended.transpose(1, 2).reshape(-1, *out.shape[1:])
+        return out
+
 
 def _groups(blocks: Sequence[Block], n_trunk: int, device: torch.device) -> Iterator[Group]:
     """Runs of blocks of equal shape."""
@@ -103,14 +148,14 @@ def _groups(blocks: Sequence[Block], n_trunk: int, device: torch.device) -> Iter
         first = stop
 
 
-def _tree_attention(
+def _shared_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    tree: TreeBatch,
+    tree: PackedBatch,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -118,25 +163,9 @@ def _tree_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attention as transformers calls it: ``query`` [1, heads, tokens, size] to output [1, tokens, heads, size]."""
     _refuse_unknown(module, sliding_window, others)
-    layer: int = module.layer_idx  # type: ignore[assignment]
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    if tree.keep:
-        tree.kept[layer] = (k, v)
-    if layer in tree.trunk:
-        k, v = (torch.cat([kept, new]) for kept, new in zip(tree.trunk[layer], (k, v), strict=True))
-    out = q.new_empty(q.shape[0], q.shape[1], v.shape[2])
-    for group in tree.groups:
-        n_blocks, n_queries, n_keys = group.visible.shape
-        rows = slice(group.start, group.start + n_blocks * n_queries)
-        q_group = q[rows].view(n_blocks, n_queries, *q.shape[1:]).transpose(1, 2)
-        flat = group.key_rows.view(-1)
-        k_group, v_group = (
-            x.index_select(0, flat).view(n_blocks, n_keys, *x.shape[1:]).transpose(1, 2) for x in (k, v)
-        )
-        mask = group.mask(sliding_window, q.dtype)
-        attended = _attend(q_group, k_group, v_group, mask, scaling, softcap)
-        out[rows] = attended.transpose(1, 2).reshape(-1, *out.shape[1:])
-    return out[None], None
+    kind = AttentionKind(scaling or query.shape[-1] ** -0.5, sliding_window, softcap)
+    return tree.attend(module.layer_idx, q, k, v, kind)[None], None  # type: ignore[arg-type]
 
 
 def _attend(
@@ -144,16 +173,17 @@ def _attend(
     key: torch.Tensor,
     value: torch.Tensor,
     mask: torch.Tensor,
-    scaling: float | None,
-    softcap: float | None,
+    kind: AttentionKind,
 ) -> torch.Tensor:
     """Scaled dot-product attention over [blocks, heads, tokens, size], with grouped heads and an optional soft cap."""
-    if softcap is None:
-        return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=True)
+    if kind.softcap is None:
+        return scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, scale=kind.scaling, enable_gqa=True
+        )
     times = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(times, 1), value.repeat_interleave(times, 1)
-    scores = torch.matmul(query, key.transpose(2, 3)) * (scaling or query.shape[-1] ** -0.5)
-    scores = torch.tanh(scores / softcap) * softcap + mask
+    scores = torch.matmul(query, key.transpose(2, 3)) * kind.scaling
+    scores = torch.tanh(scores / kind.softcap) * kind.softcap + mask
     return torch.matmul(torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype), value)
 
 
@@ -173,7 +203,7 @@ def _refuse_unknown(module: torch.nn.Module, sliding_window: int | None, others:
         raise UnsupportedModel("its sliding window is not told to the attention function")
 
 
-ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _tree_attention)
+ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _shared_attention)
 
 
 class TreeForward:
@@ -195,7 +225,7 @@ class TreeForward:
         self.head = OutputHead(model, self.config)
         self._try_out()
 
-    def hidden(self, batch: TreeBatch) -> torch.Tensor:
+    def hidden(self, batch: PackedBatch) -> torch.Tensor:
         """The last layer's normalised output, [tokens, hidden size]."""
         with _attention(self.config):
             out = self.model.get_decoder()(
@@ -297,3 +327,11 @@ def _attention(config: Any) -> Iterator[None]:
         yield
     finally:
         config._attn_implementation = before
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an allocator failed, on a GPU or on the CPU."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error)
+    return "DefaultCPUAllocator" in text or "allocate memory" in text or "out of memory" in text

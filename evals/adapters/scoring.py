@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
 
-from evals.adapters.forward import KeyValues, TreeBatch, TreeForward, UnsupportedModel
+from evals.adapters.forward import KeyValues, TreeBatch, TreeForward, UnsupportedModel, out_of_memory
 from evals.adapters.plain import PlainScorer
 from evals.adapters.tree import Block, Feed, batches, last_rows, plan
 from evals.requests import Score, ScoreRequest
@@ -33,33 +33,43 @@ class PrefixScorer:
         self.max_tokens = max_tokens or (2048 if model.device.type == "cpu" else 65536)
         self._forward: TreeForward | None = None
 
-    def run(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Score]]:
-        """Yield (index, score) as batches finish, in any order, each index once."""
+    def run(
+        self, requests: Sequence[ScoreRequest], skip: Collection[int] = ()
+    ) -> Iterator[tuple[int, Score]]:
+        """Yield (index, score) as batches finish, in any order, each index once.
+
+        ``skip``: indices whose scores are known and not yielded. They are planned with the others, so that the
+        batches, and with them the scores to the last bit, are those of a run without ``skip``.
+        """
         same: dict[ScoreRequest, list[int]] = {}
         for index, request in enumerate(requests):
             same.setdefault(request, []).append(index)
         distinct = list(same)
-        for i, score in self._run(distinct):
-            yield from ((index, score) for index in same[distinct[i]])
+        known = {i for i, request in enumerate(distinct) if skip and all(k in skip for k in same[request])}
+        for i, score in self._run(distinct, known):
+            yield from ((index, score) for index in same[distinct[i]] if index not in skip)
 
-    def _run(self, requests: list[ScoreRequest]) -> Iterator[tuple[int, Score]]:
+    def _run(self, requests: list[ScoreRequest], known: set[int]) -> Iterator[tuple[int, Score]]:
         try:
             self._forward = self._forward or TreeForward(self.model)
         except UnsupportedModel as reason:
             logger.warning("this model is scored one sequence at a time: %s", reason)
-            yield from PlainScorer(self.model).run(requests)
+            todo = [i for i in range(len(requests)) if i not in known]
+            for k, score in PlainScorer(self.model).run([requests[i] for i in todo]):
+                yield todo[k], score
             return
         todo = list(range(len(requests)))
-        while todo:
+        while len(todo) > len(known):
             finished: set[int] = set()
-            for done in self._attempt(self._forward, requests, todo):
+            for done in self._attempt(self._forward, requests, todo, known):
+                done = [pair for pair in done if pair[0] not in known]
                 finished.update(i for i, _ in done)
                 yield from done
             todo = [i for i in todo if i not in finished]
 
     @torch.inference_mode()
     def _attempt(
-        self, forward: TreeForward, requests: list[ScoreRequest], todo: list[int]
+        self, forward: TreeForward, requests: list[ScoreRequest], todo: list[int], known: set[int]
     ) -> Iterator[list[tuple[int, Score]]]:
         """Plan and compute ``todo`` batch by batch; ends early, with a smaller budget, when memory runs out."""
         feeds = [feed_of(requests[i]) for i in todo]
@@ -71,6 +81,8 @@ class PrefixScorer:
             return
         pending: _Batch | None = None
         for blocks in batches(planned.blocks, self.max_tokens):
+            if known and all(todo[i] in known for block in blocks for i, _ in block.paths):
+                continue
             batch = _Batch(blocks, [requests[i] for i in todo], todo)
             several = len({feeds[i] for block in blocks for i, _ in block.paths}) > 1
             started = self._or_smaller(functools.partial(batch.start, forward, trunk), blocks, several)
@@ -140,11 +152,3 @@ class _Batch:
 def feed_of(request: ScoreRequest) -> Feed:
     """What is fed for a request: all but its last token; outputs are asked for from the last context token on."""
     return Feed(request.tokens[:-1], len(request.tokens) - 1 - request.n_continuation)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an allocator failed, on a GPU or on the CPU."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    text = str(error)
-    return "DefaultCPUAllocator" in text or "allocate memory" in text or "out of memory" in text

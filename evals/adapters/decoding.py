@@ -1,0 +1,389 @@
+"""Generation with a full batch: a finished sequence leaves, the next enters; shared beginnings are computed once.
+
+Prompts go through the model as one tree (tree.py, forward.py). What several sequences begin with is kept once and
+attended to by all of them in one product; each has a slot of its own for the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from evals.adapters.forward import (
+    AttentionKind,
+    KeyValues,
+    TreeBatch,
+    TreeForward,
+    UnsupportedModel,
+    out_of_memory,
+)
+from evals.adapters.plain import PlainDecoder, decode, pick
+from evals.adapters.stops import StopWatcher
+from evals.adapters.tree import Block, Feed, plan
+from evals.requests import GenerateRequest, Generation
+
+MAX_TRUNK = 8192  # tokens of shared beginnings kept for one plan
+PLANNED_TOGETHER = 1024  # requests planned at a time, in the order given
+
+logger = logging.getLogger(__name__)
+
+
+class BatchDecoder:
+    """Continues many prompts at a time; greedy output equals that of one at a time (exact ties aside).
+
+    ``max_sequences``: how many at a time; ``max_tokens``: prompt tokens in one forward pass. When memory runs out
+    both are halved, for good. A model whose attention cannot be shared is run by the plain engine, with a warning.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        eos_token_ids: Sequence[int],
+        max_sequences: int | None = None,
+        max_tokens: int | None = None,
+    ) -> None:
+        on_cpu = model.device.type == "cpu"
+        self.model = model
+        self.tokenizer = tokenizer
+        self.eos = frozenset(eos_token_ids)
+        self.max_sequences = max_sequences or (64 if on_cpu else 256)
+        self.max_tokens = max_tokens or (2048 if on_cpu else 32768)
+        self._forward: TreeForward | None = None
+
+    def run(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Generation]]:
+        """Yield (index, generation) as sequences finish, in any order, each index once."""
+        try:
+            self._forward = self._forward or TreeForward(self.model)
+        except UnsupportedModel as reason:
+            logger.warning("this model generates one sequence at a time: %s", reason)
+            yield from PlainDecoder(self.model, self.tokenizer, sorted(self.eos)).run(requests)
+            return
+        todo: dict[GenerateRequest, list[int]] = {}
+        for index, request in enumerate(requests):
+            if request.max_new_tokens > 0:
+                todo.setdefault(request, []).append(index)
+            else:
+                yield index, Generation("", (), "length")
+        while todo:
+            try:
+                for request, generation in _Decoding(self, self._forward, list(todo)).run():
+                    yield from ((index, generation) for index in todo.pop(request))
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or (self.max_sequences == 1 and self.max_tokens == 1):
+                    raise
+                self.max_sequences = max(1, self.max_sequences // 2)
+                self.max_tokens = max(1, self.max_tokens // 2)
+                logger.warning("out of memory: going on with %d sequences at a time", self.max_sequences)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
+@dataclass(slots=True, eq=False)
+class _Prefix:
+    """What several sequences begin with: by layer, keys and values [kv heads, tokens, size]."""
+
+    length: int
+    layers: dict[int, KeyValues]
+
+
+@dataclass(slots=True, eq=False)
+class _Sequence:
+    """One request in progress. ``length``: its own tokens in its slot, those of ``prefix`` not counted."""
+
+    request: GenerateRequest
+    prefix: _Prefix
+    watcher: StopWatcher
+    generator: torch.Generator | None
+    length: int
+    tokens: list[int] = field(default_factory=list)
+
+    @property
+    def position(self) -> int:
+        """Where the newest token stands, which is yet to be fed."""
+        return self.prefix.length + self.length
+
+
+class _Decoding:
+    """One pass over distinct requests."""
+
+    def __init__(self, settings: BatchDecoder, forward: TreeForward, requests: list[GenerateRequest]) -> None:
+        self.settings, self.forward, self.requests = settings, forward, requests
+        self.cache = _SlotCache()
+        self.active: list[_Sequence] = []  # active[slot]
+        self.prompts = _Prompts(forward, requests, settings.max_tokens)
+        self.watchers: dict[tuple[str, ...], StopWatcher] = {}
+
+    @torch.inference_mode()
+    def run(self) -> Iterator[tuple[GenerateRequest, Generation]]:
+        """Fill the slots, take a step, give out what is finished, and again."""
+        most = self.settings.max_sequences
+        while True:
+            free = most - len(self.active)
+            while self.prompts.waiting and free and (free * 8 >= most or not self.active):
+                yield from self._admit(free)
+                free = most - len(self.active)
+            if not self.active:
+                return
+            logits = self._step()
+            yield from self._accept(logits, list(range(len(self.active))))
+
+    def _admit(self, free: int) -> Iterator[tuple[GenerateRequest, Generation]]:
+        """Put the next prompts into free slots; their first tokens come from the prompts' last outputs."""
+        first = len(self.active)
+        outputs = []
+        for prompt in self.prompts.next(free):
+            request = prompt.request
+            if request.stops not in self.watchers:
+                self.watchers[request.stops] = StopWatcher(self.settings.tokenizer, request.stops)
+            sampled = request.temperature > 0
+            generator = torch.Generator().manual_seed(request.seed) if sampled else None
+            self.cache.fill(len(self.active), prompt.rows, prompt.kept)
+            self.active.append(
+                _Sequence(request, prompt.prefix, self.watchers[request.stops], generator, len(prompt.rows))
+            )
+            outputs.append(prompt.output)
+        logits = self.forward.head(torch.stack(outputs))
+        yield from self._accept(logits, list(range(first, len(self.active))))
+
+    def _step(self) -> torch.Tensor:
+        """Feed each sequence's newest token; the logits after it, [sequences, vocabulary]."""
+        step = _Step(self.active, self.cache, self.forward.model.device)
+        hidden = self.forward.hidden(step)
+        for sequence in self.active:
+            sequence.length += 1
+        return self.forward.head(hidden)
+
+    def _accept(self, logits: torch.Tensor, slots: list[int]) -> Iterator[tuple[GenerateRequest, Generation]]:
+        """Choose the next token of the sequences in ``slots``; hand out and remove those that end with it."""
+        greedy = logits.argmax(-1).tolist()
+        finished = []
+        for row, slot in enumerate(slots):
+            sequence = self.active[slot]
+            token = greedy[row]
+            if sequence.generator is not None:
+                token = pick(logits[row].float(), sequence.request.temperature, sequence.generator)
+            sequence.tokens.append(token)
+            generation = self._ended(sequence)
+            if generation is not None:
+                finished.append(slot)
+                yield sequence.request, generation
+        for slot in reversed(finished):
+            last = len(self.active) - 1
+            if slot != last:
+                self.active[slot] = self.active[last]
+                self.cache.move(last, slot, self.active[slot].length)
+            self.active.pop()
+
+    def _ended(self, sequence: _Sequence) -> Generation | None:
+        tokens, request = sequence.tokens, sequence.request
+        if tokens[-1] in self.settings.eos:
+            return Generation(decode(self.settings.tokenizer, tokens[:-1]), tuple(tokens), "eos")
+        text = sequence.watcher.find(tokens)
+        if text is not None:
+            return Generation(text, tuple(tokens), "stop")
+        if len(tokens) >= request.max_new_tokens:
+            return Generation(decode(self.settings.tokenizer, tokens), tuple(tokens), "length")
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """A prompt that has been fed: the rows of ``kept`` that are its own, and its last output [hidden size]."""
+
+    request: GenerateRequest
+    prefix: _Prefix
+    rows: list[int]
+    kept: dict[int, KeyValues]
+    output: torch.Tensor
+
+
+class _Prompts:
+    """The requests' prompts, planned as trees, fed when there is room."""
+
+    def __init__(self, forward: TreeForward, requests: Sequence[GenerateRequest], max_tokens: int) -> None:
+        self.forward, self.max_tokens = forward, max_tokens
+        self.unplanned = deque(requests)
+        self.planned: list[GenerateRequest] = []
+        self.blocks: deque[Block] = deque()
+        self.ready: deque[_Prompt] = deque()
+        self.trunk: dict[int, KeyValues] = {}
+        self.prefixes: dict[tuple[int, ...], _Prefix] = {}
+
+    @property
+    def waiting(self) -> bool:
+        """Whether prompts are left."""
+        return bool(self.ready or self.blocks or self.unplanned)
+
+    def next(self, most: int) -> list[_Prompt]:
+        """Up to ``most`` fed prompts, at least one."""
+        while len(self.ready) < most and (self.blocks or self.unplanned):
+            if not self.blocks:
+                self._plan()
+            self._feed(most - len(self.ready))
+        return [self.ready.popleft() for _ in range(min(most, len(self.ready)))]
+
+    def _plan(self) -> None:
+        """Plan the next requests. Blocks below the same stretch of trunk follow each other, longest first."""
+        self.planned = [self.unplanned.popleft() for _ in range(min(PLANNED_TOGETHER, len(self.unplanned)))]
+        feeds = [Feed(request.prompt, len(request.prompt) - 1) for request in self.planned]
+        planned = plan(feeds, self.max_tokens, MAX_TRUNK)
+        self.trunk = self.forward.trunk(planned.trunk)
+        self.prefixes = {}
+        self.blocks = deque(sorted(planned.blocks, key=lambda block: (block.trunk, -len(block.tokens))))
+
+    def _feed(self, wanted: int) -> None:
+        """One forward pass: blocks for ``wanted`` prompts, or as many as fit."""
+        fed: list[Block] = []
+        n_tokens = n_prompts = 0
+        while self.blocks and n_prompts < wanted:
+            n_tokens += len(self.blocks[0].tokens)
+            if fed and n_tokens > self.max_tokens:
+                break
+            fed.append(self.blocks.popleft())
+            n_prompts += len(fed[-1].paths)
+        batch = TreeBatch(fed, self.trunk, self.forward.model.device, keep=True)
+        hidden = self.forward.hidden(batch)
+        start = 0
+        for block in fed:
+            prefix = self._prefix(tuple(block.trunk))
+            for i, path in block.paths:
+                rows = [start + row for begin, end in path for row in range(begin, end)]
+                self.ready.append(_Prompt(self.planned[i], prefix, rows, batch.kept, hidden[rows[-1]]))
+            start += len(block.tokens)
+
+    def _prefix(self, rows: tuple[int, ...]) -> _Prefix:
+        """The stretch of trunk of these rows, copied together once."""
+        if rows not in self.prefixes:
+            layers = {
+                layer: (
+                    k[list(rows)].transpose(0, 1).contiguous(),
+                    v[list(rows)].transpose(0, 1).contiguous(),
+                )
+                for layer, (k, v) in (self.trunk.items() if rows else ())
+            }
+            self.prefixes[rows] = _Prefix(len(rows), layers)
+        return self.prefixes[rows]
+
+
+class _SlotCache:
+    """Keys and values of each slot's own tokens: by layer [slots, kv heads, tokens, size], grown as needed."""
+
+    def __init__(self) -> None:
+        self.layers: dict[int, KeyValues] = {}
+
+    def fill(self, slot: int, rows: Sequence[int], kept: dict[int, KeyValues]) -> None:
+        """Put a fed prompt into a slot."""
+        for layer, new in kept.items():
+            stored = self._reserve(layer, slot + 1, len(rows) + 1, new)
+            for store, x in zip(stored, new, strict=True):
+                store[slot, :, : len(rows)] = x[list(rows)].transpose(0, 1)
+
+    def append(self, layer: int, lengths: torch.Tensor, most: int, new: KeyValues) -> KeyValues:
+        """Add one token a slot behind ``lengths``; all slots' keys and values, ``most`` tokens of each."""
+        n = len(lengths)
+        stored = self._reserve(layer, n, most, new)
+        slots = torch.arange(n, device=lengths.device)
+        for store, x in zip(stored, new, strict=True):
+            store[slots, :, lengths] = x
+        return stored[0][:n, :, :most], stored[1][:n, :, :most]
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy a slot onto another."""
+        for stored in self.layers.values():
+            for store in stored:
+                store[target, :, :length] = store[source, :, :length]
+
+    def _reserve(self, layer: int, slots: int, tokens: int, like: KeyValues) -> KeyValues:
+        """Room for at least so much; zeros where nothing was written (attention multiplies them by zero)."""
+        stored = self.layers.get(layer)
+        have = stored[0].shape[0::2] if stored else (0, 0)
+        if stored is None or have[0] < slots or have[1] < tokens:
+            size = [have[0] if have[0] >= slots else max(slots, 2 * have[0])]
+            size.append(have[1] if have[1] >= tokens else max(tokens + 64, have[1] * 5 // 4))
+            grown = tuple(x.new_zeros(size[0], x.shape[1], size[1], x.shape[2]) for x in like)
+            for old, new in zip(stored or (), grown, strict=False):
+                new[: have[0], :, : have[1]] = old
+            self.layers[layer] = stored = (grown[0], grown[1])
+        return stored
+
+
+class _Step:
+    """The newest token of each active sequence, one row (see forward.PackedBatch)."""
+
+    def __init__(self, active: Sequence[_Sequence], cache: _SlotCache, device: torch.device) -> None:
+        self.cache = cache
+        self.tokens = torch.tensor([[sequence.tokens[-1] for sequence in active]], device=device)
+        self.positions = torch.tensor([[sequence.position for sequence in active]], device=device)
+        self.lengths = torch.tensor([sequence.length for sequence in active], device=device)
+        self.starts = torch.tensor([sequence.prefix.length for sequence in active], device=device)
+        self.most = max(sequence.length for sequence in active) + 1
+        groups: dict[_Prefix, list[int]] = {}
+        for slot, sequence in enumerate(active):
+            if sequence.prefix.length:
+                groups.setdefault(sequence.prefix, []).append(slot)
+        self.groups = [(prefix, torch.tensor(slots, device=device)) for prefix, slots in groups.items()]
+        self._biases: dict[tuple[int | None, int], torch.Tensor] = {}
+
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kind: AttentionKind
+    ) -> torch.Tensor:
+        """Each sequence attends to its prefix (together with the others that have it) and to its own tokens."""
+        keys, values = self.cache.append(layer, self.lengths, self.most, (k, v))
+        n, n_heads, size = q.shape
+        n_kv = k.shape[1]
+        grouped = q.view(n, n_kv, n_heads // n_kv, size)
+        own_bias = self._bias(kind.window, -1, q.dtype)
+        out, norm = _attend_partly(grouped, keys, values, own_bias[:, None, None], kind)
+        for i, (prefix, slots) in enumerate(self.groups):
+            bias = self._bias(kind.window, i, q.dtype)
+            queries = grouped[slots].transpose(0, 1).reshape(n_kv, -1, size)
+            bias = bias.repeat_interleave(n_heads // n_kv, 0)
+            part, part_norm = _attend_partly(queries, *prefix.layers[layer], bias, kind)
+            part, part_norm = (
+                x.view(n_kv, len(slots), -1, x.shape[-1]).transpose(0, 1) for x in (part, part_norm)
+            )
+            total = torch.logaddexp(norm[slots], part_norm)
+            out[slots] = out[slots] * torch.exp(norm[slots] - total) + part * torch.exp(part_norm - total)
+        return out.reshape(n, n_heads, -1).to(q.dtype)
+
+    def _bias(self, window: int | None, group: int, dtype: torch.dtype) -> torch.Tensor:
+        """What to add to scores, [sequences, keys]: own tokens (group -1), or those of a group's prefix."""
+        if (window, group) not in self._biases:
+            at = torch.arange(
+                self.most if group < 0 else self.groups[group][0].length, device=self.lengths.device
+            )
+            position = self.positions[0, :, None]
+            if group < 0:
+                at = at + self.starts[:, None]
+            else:
+                position = position[self.groups[group][1]]
+            visible = at <= position
+            if window is not None:
+                visible &= position - at < window
+            bias = torch.zeros(visible.shape, dtype=torch.float32, device=visible.device)
+            self._biases[window, group] = bias.masked_fill_(~visible, float("-inf"))
+        return self._biases[window, group]
+
+
+def _attend_partly(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, kind: AttentionKind
+) -> KeyValues:
+    """Attention over some of the keys: output [..., queries, size] and log of the softmax's sum [..., queries, 1].
+
+    Parts are joined by weighting each with its sum. float32 throughout; where no key is visible the sum is zero.
+    """
+    scores = torch.matmul(q, k.transpose(-1, -2)).float() * kind.scaling
+    if kind.softcap is not None:
+        scores = torch.tanh(scores / kind.softcap) * kind.softcap
+    scores = scores + bias
+    top = scores.amax(-1, keepdim=True).clamp_min(-1e30)
+    weights = torch.exp(scores - top)
+    total = weights.sum(-1, keepdim=True)
+    out = torch.matmul(weights.to(v.dtype), v).float() / total.clamp_min(1e-30)
+    return out, top + torch.log(total)

@@ -1,0 +1,148 @@
+"""The batched decoder against one sequence at a time, and against transformers' own generate."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import random
+
+import pytest
+import torch
+from tiny_models import CONFIGS, EOS, VOCABULARY, byte_tokenizer, readable, tiny_model
+
+from evals.adapters import forward
+from evals.adapters.decoding import BatchDecoder
+from evals.adapters.plain import PlainDecoder
+from evals.requests import GenerateRequest
+
+TOKENIZER = byte_tokenizer()
+model_of = functools.cache(tiny_model)
+
+
+def prompts(n: int, seed: int = 0) -> list[tuple[int, ...]]:
+    """Prompts of ragged lengths; two headers that several begin with, some prompts twice, one within another."""
+    rng = random.Random(seed)
+    headers = [tuple(rng.randrange(1, VOCABULARY) for _ in range(size)) for size in (0, 15, 40)]
+    found = [rng.choice(headers) + tuple(rng.randrange(1, VOCABULARY) for _ in range(rng.randrange(1, 25)))]
+    while len(found) < n:
+        own = tuple(rng.randrange(1, VOCABULARY) for _ in range(rng.randrange(1, 25)))
+        found.append(rng.choice([rng.choice(headers) + own, found[-1], found[-1] + own]))
+    return found
+
+
+def run(model, requests, **options):
+    pairs = list(BatchDecoder(model, TOKENIZER, [EOS], **options).run(requests))
+    assert sorted(i for i, _ in pairs) == list(range(len(requests)))
+    return dict(pairs)
+
+
+def plainly(model, requests):
+    return dict(PlainDecoder(model, TOKENIZER, [EOS]).run(requests))
+
+
+@pytest.mark.parametrize("max_sequences", [1, 3, 64])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_greedy_like_one_at_a_time(name, max_sequences):
+    rng = random.Random(max_sequences)
+    requests = [GenerateRequest(p, rng.choice([0, 1, 9, 20])) for p in prompts(14)]
+    assert run(model_of(name), requests, max_sequences=max_sequences) == plainly(model_of(name), requests)
+
+
+def test_greedy_is_generate():
+    model = model_of("llama")
+    results = run(model, [GenerateRequest(p, 30) for p in prompts(10, seed=1)], max_sequences=4)
+    for i, prompt in enumerate(prompts(10, seed=1)):
+        expected = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=30)[
+            0, len(prompt) :
+        ]
+        assert list(results[i].tokens) == expected.tolist()
+
+
+def test_stops_and_ends():
+    model = readable(tiny_model("llama-untied"), TOKENIZER)
+    whole = run(model, [GenerateRequest(p, 30) for p in prompts(6)])
+    requests = []
+    for i, prompt in enumerate(prompts(6)):
+        text = whole[i].text
+        requests += [
+            GenerateRequest(prompt, 30, stops) for stops in ((text[4:7],), (text[9:11], text[5:8]), ("~~~",))
+        ]
+    results = run(model, requests, max_sequences=5)
+    assert results == plainly(model, requests)
+    assert {result.finish for result in results.values()} >= {"stop", "length"}
+
+
+def test_an_end_token_ends():
+    model = model_of("llama")
+    first = run(model, [GenerateRequest((7, 8, 9), 12)])[0]
+    end = first.tokens[6]
+    [(_, result)] = BatchDecoder(model, TOKENIZER, [EOS, end]).run([GenerateRequest((7, 8, 9), 12)])
+    assert result.finish == "eos"
+    assert result.tokens == first.tokens[: first.tokens.index(end) + 1]
+    assert result.text == TOKENIZER.decode(result.tokens[:-1], skip_special_tokens=True)
+
+
+def test_samples_do_not_depend_on_the_batch():
+    model = model_of("llama")
+    requests = [
+        GenerateRequest(p, 15, temperature=t, seed=s)
+        for p in prompts(4)
+        for s in (1, 2)
+        for t in (0.0, 0.7, 1.5)
+    ]
+    together = run(model, requests)
+    assert together == run(model, requests, max_sequences=2) == plainly(model, requests)
+    shuffled = random.Random(0).sample(range(len(requests)), len(requests))
+    again = run(model, [requests[i] for i in shuffled], max_sequences=7)
+    assert all(again[place] == together[i] for place, i in enumerate(shuffled))
+    hot = [together[i].tokens for i, r in enumerate(requests) if r.temperature == 1.5]
+    assert len(set(hot)) > len(hot) // 2, "other seeds should give other answers"
+
+
+def test_to_the_window():
+    rng = random.Random(3)
+    long = tuple(rng.randrange(1, VOCABULARY) for _ in range(2000))
+    requests = [GenerateRequest(long, 48), GenerateRequest(long[:1990], 58), GenerateRequest(long[1000:], 5)]
+    for name in ("llama", "gemma3"):
+        assert run(model_of(name), requests) == plainly(model_of(name), requests)
+
+
+@pytest.mark.parametrize("largest", [100, 20, 1])
+def test_out_of_memory_halves_the_batch_and_changes_no_answer(monkeypatch, caplog, largest):
+    """Stands in for an allocator that can hold only `largest` sequences' step."""
+    original = forward.TreeForward.hidden
+
+    def hidden(self, batch):
+        if not isinstance(batch, forward.TreeBatch) and batch.tokens.shape[1] > largest:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+        return original(self, batch)
+
+    model = model_of("llama")
+    requests = [GenerateRequest(p, 6) for p in prompts(60, seed=4)]
+    expected = plainly(model, requests)
+    monkeypatch.setattr(forward.TreeForward, "hidden", hidden)
+    assert run(model, requests) == expected
+    assert ("out of memory" in caplog.text) == (largest < 40)
+
+
+def test_no_memory_for_a_single_sequence_is_an_error(monkeypatch):
+    decoder = BatchDecoder(model_of("llama"), TOKENIZER, [EOS])
+    assert list(decoder.run([])) == []
+
+    def hidden(self, batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(forward.TreeForward, "hidden", hidden)
+    with pytest.raises(torch.OutOfMemoryError):
+        list(decoder.run([GenerateRequest(p, 6) for p in prompts(3)]))
+
+
+def test_a_model_that_cannot_share_is_run_plainly_and_says_so(caplog):
+    from transformers import BloomConfig, BloomForCausalLM
+
+    torch.manual_seed(0)
+    model = BloomForCausalLM(BloomConfig(vocab_size=VOCABULARY, hidden_size=16, n_layer=2, n_head=2)).eval()
+    requests = [GenerateRequest(p, 6) for p in prompts(3)]
+    with caplog.at_level(logging.WARNING):
+        assert run(model, requests) == plainly(model, requests)
+    assert "one sequence at a time" in caplog.text
