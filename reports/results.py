@@ -138,9 +138,14 @@ def load_run(folder: Path) -> Run:
         raise UserError(f"no run folder '{folder}': give a folder that holds run.json")
     record = read_record(folder)
     run = Run(folder, record, ())
-    for task in run.tasks:
-        _check_task(run, task)
-    return Run(folder, record, tuple(_row(run, row) for row in record["rows"]), run._cache)
+    try:
+        for task in run.tasks:
+            _check_task(run, task)
+        rows = tuple(_row(run, row) for row in record["rows"])
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        # a column of a type that no score has: everything foreseen was refused with its own words
+        refuse(folder, f"its samples cannot be scored ({type(error).__name__}: {str(error)[:120]})")
+    return Run(folder, record, rows, run._cache)
 
 
 # --- samples --------------------------------------------------------------------------------------

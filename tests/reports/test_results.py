@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import shutil
 
 import pytest
@@ -203,3 +204,45 @@ def test_docs_of_two_runs_are_matched_by_number_and_prompt(tmp_path):
 
 def test_json_of_a_run_is_kept_as_written(folder):
     assert load_run(folder).record == json.loads((folder / "run.json").read_text())
+
+
+def test_columns_of_other_types(folder):
+    edit_samples(folder, "arc_easy", lambda c: c.update(group=[["a"]] * 200))
+    edit_samples(folder, "piqa", lambda c: c.update(gold=["first"] * 120, acc=[None] * 120))
+    assert "piqa" in one_line(folder) or "scored" in one_line(folder)
+
+
+def test_a_row_of_an_empty_task(folder):
+    edit_samples(folder, "piqa", lambda c: [values.clear() for values in c.values()])
+    edit(folder, lambda r: r["tasks"]["piqa"].update(n=0, metrics={}))
+    one_line(folder)
+
+
+def test_damaged_bytes_never_change_a_value(folder):
+    """Seeded damage anywhere in any file: either one line of refusal, or the very same values."""
+    good = [(row.label, row.value, row.stderr, row.n) for row in load_run(folder).rows]
+    generator = random.Random(5)
+    refused = 0
+    for path in [
+        folder / "run.json",
+        folder / "samples" / "piqa.parquet",
+        folder / "samples" / "trivia_qa.parquet",
+    ]:
+        content = path.read_bytes()
+        for _ in range(80):
+            damaged = bytearray(content)
+            for _ in range(generator.choice([1, 1, 1, 20])):
+                damaged[generator.randrange(len(damaged))] = generator.randrange(256)
+            path.write_bytes(
+                bytes(damaged[: generator.choice([len(damaged), generator.randrange(len(damaged))])])
+            )
+            try:
+                run = load_run(folder)
+            except UserError as error:
+                refused += 1
+                assert "\n" not in str(error)
+                continue
+            found = [(row.label, row.value, row.stderr, row.n) for row in run.rows]
+            assert [entry[1:] for entry in found] == [entry[1:] for entry in good]
+        path.write_bytes(content)
+    assert refused > 100
