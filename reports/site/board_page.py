@@ -50,14 +50,15 @@ READING = (
 def _board(board: Board, shown: Sequence[Shown]) -> dict[str, Any]:
     means = [figure for entry in board.entries if (figure := figures.mean_figure(entry.mean))]
     bounds = [bound for figure in means for bound in (figure.low, figure.high) if bound is not None]
-    scale = figures.axis(bounds, 4, 116) if bounds else None
+    scale = figures.axis(bounds) if bounds and len(means) > 1 else None
+    kept = [k for k, row in enumerate(board.rows) if row.n or row.value is not None]
     return {
         "title": board_title(board),
         "labels": board.labels,
         "caption": board_caption(board),
         "mean_note": f"of {board.mean_rows} rows",
-        "columns": [_column(row) for row in board.rows],
-        "lines": [_board_line(entry, shown, scale) for entry in board.entries],
+        "columns": [_column(board.rows[k]) for k in kept],
+        "lines": [_board_line(entry, shown, scale, kept) for entry in board.entries],
     }
 
 
@@ -90,15 +91,15 @@ def _column(row: RowResult) -> dict[str, str]:
     }
 
 
-def _board_line(entry: Entry, shown: Sequence[Shown], scale: figures.Axis | None) -> dict[str, Any]:
+def _board_line(
+    entry: Entry, shown: Sequence[Shown], scale: figures.Axis | None, kept: Sequence[int]
+) -> dict[str, Any]:
     item = next(item for item in shown if item.run is entry.run)
     mean = figures.mean_figure(entry.mean)
-    strip = None
-    if scale and mean and mean.value is not None and mean.low is not None and mean.high is not None:
-        strip = {"low": scale.x(mean.low), "high": scale.x(mean.high), "x": scale.x(mean.value)}
+    strip = scale.interval(mean) if scale and mean else None
     cells = [
         {"figure": figures.row_figure(cell.row), "leads": cell.leads, "note": notes_text(cell.row)}
-        for cell in entry.cells
+        for cell in (entry.cells[k] for k in kept)
     ]
-    line = {"rank": entry.rank, "name": item.name, "page": item.page, "under": item.under}
+    line = {"rank": entry.rank, "name": item.run.name, "page": item.page, "under": item.under}
     return line | {"mean": mean, "strip": strip, "cells": cells}

@@ -17,7 +17,7 @@ from reports.results import Run
 from reports.site import samples
 from reports.site.board_page import index_page
 from reports.site.model_page import model_page
-from reports.site.naming import Shown, show, task_page
+from reports.site.naming import SUITE_TITLES, Shown, show, task_page
 from reports.site.samples import Answers
 from reports.site.scripts import write_script
 from reports.site.task_pages import main_metric, row_label, task_context, tasks_page
@@ -113,7 +113,10 @@ def _write_samples(folder: Path, shown: Sequence[Shown]) -> None:
     runs = [
         {"key": item.key, "name": item.name, "suite": item.run.suite, "page": item.page} for item in shown
     ]
-    write_script(folder, "index", {"runs": runs, "sets": sets})
+    titles = [
+        [suite, SUITE_TITLES.get(suite, suite)] for suite in dict.fromkeys(run["suite"] for run in runs)
+    ]
+    write_script(folder, "index", {"suites": titles, "runs": runs, "sets": sets})
 
 
 def _answers(number: int, run: Run, task: str) -> Answers:

@@ -10,8 +10,6 @@ from reports import statistics
 from reports.results import RowResult
 from reports.statistics import Estimate
 
-WIDTH, LEFT, RIGHT, LINE = 760, 230, 600, 30
-
 
 @dataclass(frozen=True)
 class Figure:
@@ -76,34 +74,38 @@ def decimals(metric: str) -> int:
 
 @dataclass(frozen=True)
 class Axis:
-    """A linear axis from `low` to `high` in the values' unit, drawn from x = `left` to `right`."""
+    """A linear axis from `low` to `high` in the values' unit."""
 
     low: float
     high: float
     step: float
-    left: float
-    right: float
 
-    def x(self, value: float) -> float:
-        """Where a value stands; what is outside stands at the edge."""
+    def place(self, value: float) -> float:
+        """Where a value stands along the axis, in percent; what is outside stands at the edge."""
         share = (value - self.low) / (self.high - self.low)
-        return round(self.left + min(max(share, 0.0), 1.0) * (self.right - self.left), 1)
+        return round(100 * min(max(share, 0.0), 1.0), 2)
 
     def ticks(self) -> list[dict[str, object]]:
         """Round values along the axis with their places."""
         count = round((self.high - self.low) / self.step)
         values = [self.low + k * self.step for k in range(count + 1)]
-        return [{"x": self.x(value), "text": f"{value:g}"} for value in values]
+        return [{"x": self.place(value), "text": f"{value:g}"} for value in values]
+
+    def interval(self, figure: Figure) -> dict[str, float] | None:
+        """Places of a figure's value and interval; None where it has none."""
+        if figure.value is None or figure.low is None or figure.high is None:
+            return None
+        return {"x": self.place(figure.value), "low": self.place(figure.low), "high": self.place(figure.high)}
 
 
-def axis(values: Sequence[float], left: float = LEFT, right: float = RIGHT) -> Axis:
-    """An axis that holds all values, from a round number to a round number in four to eight steps."""
+def axis(values: Sequence[float]) -> Axis:
+    """An axis that holds all values, from a round number to a round number in at most eight steps."""
     low, high = min(values), max(values)
-    width = max(high - low, 1e-9)
-    power = 10.0 ** math.floor(math.log10(width / 4)) if width > 1e-6 else 1.0
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if width / (power * factor) <= 7)
+    width = max(high - low, 1e-6)
+    power = 10.0 ** math.floor(math.log10(width / 4))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10, 20) if width / (power * factor) <= 6)
     start, end = math.floor(low / step) * step, math.ceil(high / step) * step
-    return Axis(start, max(end, start + step), step, left, right)
+    return Axis(start, max(end, start + step), step)
 
 
 @dataclass(frozen=True)
@@ -127,24 +129,16 @@ def forest(lines: Sequence[Line], title: str, caption: str) -> dict[str, object]
         if value is not None
     ]
     scale = axis(values)
-    bottom = 12 + LINE * len(lines)
     return {
         "title": title,
         "caption": caption,
-        "width": WIDTH,
-        "height": bottom + 26,
-        "left": LEFT,
-        "right": RIGHT,
-        "top": 6,
-        "bottom": bottom,
         "ticks": scale.ticks(),
-        "lines": [_placed(line, scale, 8 + LINE * k + LINE / 2) for k, line in enumerate(lines)],
+        "lines": [_placed(line, scale) for line in lines],
     }
 
 
-def _placed(line: Line, scale: Axis, y: float) -> dict[str, object]:
+def _placed(line: Line, scale: Axis) -> dict[str, object]:
     figure = line.figure
-    known = figure.low is not None and figure.high is not None
     assert figure.value is not None
     words = (
         f"{line.label}: {figure.text}, 95 % interval {figure.interval_text or 'unknown'}, n = {figure.n:,}"
@@ -152,12 +146,10 @@ def _placed(line: Line, scale: Axis, y: float) -> dict[str, object]:
     if line.published is not None:
         words += f", published {line.published:g}"
     return {
-        "label": line.label if len(line.label) <= 30 else line.label[:29] + "…",
+        "label": line.label,
         "title": words,
-        "text": f"{figure.text} {figure.half_text}",
-        "y": y,
-        "x": scale.x(figure.value),
-        "low": scale.x(figure.low) if known and figure.low is not None else None,
-        "high": scale.x(figure.high) if known and figure.high is not None else None,
-        "mark": None if line.published is None else scale.x(line.published),
+        "figure": figure,
+        "x": scale.place(figure.value),
+        "interval": scale.interval(figure),
+        "mark": None if line.published is None else scale.place(line.published),
     }

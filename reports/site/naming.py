@@ -14,11 +14,11 @@ SUITE_TITLES = {"base": "Base models", "instruct": "Instruct models"}
 
 @dataclass(frozen=True)
 class Shown:
-    """A run on the site: `key` names its page, `name` tells it from the other runs of its suite."""
+    """A run on the site: `key` names its page; `tells` are the words that tell it from the other runs of its model."""
 
     run: Run
     key: str
-    name: str
+    tells: tuple[str, ...]
 
     @property
     def page(self) -> str:
@@ -26,21 +26,23 @@ class Shown:
         return f"models/{self.key}.html"
 
     @property
+    def name(self) -> str:
+        """A name that no other run of the suite has."""
+        return " · ".join((self.run.name, *self.tells))
+
+    @property
     def under(self) -> str:
-        """What stands below the name: number type, size, when."""
+        """What stands below the model's name: what tells it apart, then number type, size, day."""
         model = self.run.model
         size = model.get("parameters")
-        parts = [
-            model["dtype"],
-            f"{_short(size)} parameters" if isinstance(size, int) else None,
-            when(self.run)[:10],
-        ]
-        return " · ".join(part for part in parts if part)
+        parts = [model["dtype"], short(size) if isinstance(size, int) else None, when(self.run)[:10]]
+        known = [part for part in parts if part and not any(tell.startswith(part) for tell in self.tells)]
+        return " · ".join((*self.tells, *known))
 
 
 def show(runs: Sequence[Run]) -> list[Shown]:
-    """Gives every run a key and a name that no other run of its suite has."""
-    return [Shown(run, _key(run), _distinct(run, runs)) for run in runs]
+    """Gives every run a key and what tells it from the other runs of its model and suite."""
+    return [Shown(run, _key(run), _tells(run, runs)) for run in runs]
 
 
 def task_page(task: str) -> str:
@@ -62,20 +64,19 @@ def _key(run: Run) -> str:
     return slug(run.name, run.suite, run.folder.name, str(run.model["fingerprint"]))
 
 
-def _distinct(run: Run, runs: Sequence[Run]) -> str:
-    """The model's name, and as much more as tells the run from the others of its suite."""
-    words = [run.name]
+def _tells(run: Run, runs: Sequence[Run]) -> tuple[str, ...]:
+    """As few words as tell the run from the others of its model and suite."""
+    words = []
     alike = [other for other in runs if other.suite == run.suite and other.name == run.name]
-    for tell in (
-        lambda one: one.model["quantization"] or one.model["dtype"],
-        _label_words,
-        when,
-        lambda one: one.folder.name,
-    ):
-        if len(alike) > 1 and len({str(tell(one)) for one in alike}) > 1:
-            words.append(str(tell(run)))
+    for tell in (_kind, _label_words, when, lambda one: one.folder.name):
+        if len({tell(one) for one in alike}) > 1:
+            words.append(tell(run))
             alike = [other for other in alike if tell(other) == tell(run)]
-    return " · ".join(word for word in words if word)
+    return tuple(word for word in words if word)
+
+
+def _kind(run: Run) -> str:
+    return str(run.model["quantization"] or run.model["dtype"])
 
 
 def _label_words(run: Run) -> str:
@@ -87,7 +88,8 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _short(number: int) -> str:
+def short(number: int) -> str:
+    """A count of parameters as people say it: 135M."""
     for size, letter in ((1_000_000_000, "B"), (1_000_000, "M")):
         if number >= size:
             return f"{number / size:.3g}{letter}"

@@ -8,9 +8,9 @@ from typing import Any
 from reports.boards import Board
 from reports.results import Run
 from reports.site import figures
-from reports.site.board_page import board_caption, board_title
+from reports.site.board_page import board_title
 from reports.site.figures import Figure, Line
-from reports.site.naming import SUITE_TITLES, Shown
+from reports.site.naming import SUITE_TITLES, Shown, count
 from reports.site.scripts import slug
 
 OTHER_ROW = "Other"
@@ -59,17 +59,14 @@ def task_context(task: str, boards: Sequence[Board], shown: Sequence[Shown]) -> 
     """One task: who answered it how well, board by board, and on which data."""
     held = [board for board in boards if task in board.entries[0].run.tasks]
     groups = [_task_group(task, board, shown) for board in held]
-    first = held[0].entries[0].run
-    settings = first.record["tasks"][task].get("settings") or {}
-    shots, budget = settings.get("shots"), settings.get("max_new_tokens")
-    words = ["No worked examples" if not shots else f"{shots} worked examples before each question"]
-    if budget:
-        words.append(f"at most {budget} new tokens")
-    stops = settings.get("stops") or []
-    summary = f"Part of {row_label(first, task)}. {', '.join(words)}."
-    if stops:
-        summary += " Stops at " + ", ".join(f"“{stop}”" for stop in stops) + "."
+    row = row_label(held[0].entries[0].run, task)
+    summary = f"The whole of {row}." if row_is_task(held[0], task) else f"A part of {row}."
     return {"here": "", "task": task, "summary": summary, "groups": groups, "facts": _data_facts(task, held)}
+
+
+def row_is_task(board: Board, task: str) -> bool:
+    """Whether the task's row is over this task alone."""
+    return any(row.tasks == (task,) for row in board.rows)
 
 
 def _task_group(task: str, board: Board, shown: Sequence[Shown]) -> dict[str, Any]:
@@ -77,7 +74,7 @@ def _task_group(task: str, board: Board, shown: Sequence[Shown]) -> dict[str, An
     metrics = list(dict.fromkeys(name for item in items for name in _metrics(item.run, task)))
     lines = [
         {
-            "name": item.name,
+            "name": item.run.name,
             "under": item.under,
             "page": item.page,
             "key": item.key,
@@ -92,8 +89,26 @@ def _task_group(task: str, board: Board, shown: Sequence[Shown]) -> dict[str, An
     if picture := figures.forest(known, f"{task}: runs with 95 % intervals", caption):
         pictures.append(picture)
     title = f"{SUITE_TITLES.get(board.suite, board.suite)}: {board_title(board).lower()}"
-    group = {"title": title, "suite": board.suite, "labels": board.labels, "caption": board_caption(board)}
+    group = {
+        "title": title,
+        "suite": board.suite,
+        "labels": board.labels,
+        "caption": _task_caption(items, task),
+    }
     return group | {"pictures": pictures, "metrics": metrics, "lines": lines}
+
+
+def _task_caption(items: Sequence[Shown], task: str) -> str:
+    entry = items[0].run.record["tasks"][task]
+    settings = entry.get("settings") or {}
+    shots, budget, stops = (settings.get(name) for name in ("shots", "max_new_tokens", "stops"))
+    words = [
+        f"{count(len(items), 'run')}, on {'the same ' if len(items) > 1 else ''}{count(entry['n'], 'doc')}"
+    ]
+    words.append(f"{shots} worked examples before each question" if shots else "no worked examples")
+    words += [f"at most {budget:,} new tokens"] if isinstance(budget, int) else []
+    words += ["stops at " + ", ".join(f"“{stop}”" for stop in stops)] if stops else []
+    return "; ".join(words) + "."
 
 
 def _metrics(run: Run, task: str) -> list[str]:

@@ -282,7 +282,7 @@ def test_scores_that_are_not_right_or_wrong_stay_numbers() -> None:
 
 def test_axes_hold_their_values_with_round_ticks() -> None:
     for values in ([38.8, 61.0], [0.0, 0.0], [99.2, 100.0], [3.41, 3.52], [1.0]):
-        scale = axis(values, 0, 100)
+        scale = axis(values)
         assert scale.low <= min(values) and scale.high >= max(values) and 1 <= len(scale.ticks()) <= 9
     assert forest([Line("none", Figure(None))], "", "") is None
 

@@ -90,6 +90,7 @@ smol.load("index").then((index) => {
     const next = await smol.View.open(index, chosenSets(), number(controls.a), b);
     if (mine !== turn) return;
     view = next;
+    page.classList.toggle("two", view.sections.some((section) => section.b !== null));
     fillFilters(wanted.show ?? controls.show.value);
     for (const [id, run] of [["link-a", controls.a], ["link-b", controls.b]]) {
       const link = by(id);
@@ -127,8 +128,7 @@ smol.load("index").then((index) => {
 
   // The question itself: what stands after the worked examples.
   function snippet(doc) {
-    const cut = doc.set.shots ? doc.prompt.lastIndexOf("\n\n") : -1;
-    return doc.prompt.slice(cut < 0 ? 0 : cut + 2).slice(0, 300).replace(/\s+/g, " ").trim();
+    return doc.prompt.slice(smol.detail.questionStart(doc.prompt, doc.set.shots)).slice(0, 300).replace(/\s+/g, " ").trim();
   }
 
   function mark(node, score, side) {
@@ -226,9 +226,8 @@ smol.load("index").then((index) => {
   function recall() {
     const state = new URLSearchParams(location.hash.slice(1));
     const get = (name) => state.get(name) ?? "";
-    const suites = [...new Set(index.runs.map((run) => run.suite))];
     const first = index.runs.find((run) => run.key === get("a"))?.suite ?? get("suite");
-    fill(controls.suite, suites.map((suite) => option(suite, suite)), first);
+    fill(controls.suite, index.suites.map(([suite, title]) => option(suite, title)), first);
     fillRuns(get("a"), get("b"));
     fillTasks(get("task"));
     controls.query.value = get("q");

@@ -44,15 +44,23 @@ smol.detail = (() => {
     if (score === null) return el("span", { class: "verdict none" }, "no score");
     if (score === 1) return el("span", { class: "verdict right" }, "✓ right");
     if (score === 0) return el("span", { class: "verdict wrong" }, "✗ wrong");
-    return el("span", { class: "verdict" }, `scored ${Number(score.toFixed(3))}`);
+    return el("span", { class: "verdict" }, `scored ${Number(minus(score.toFixed(3)))}`);
+  }
+
+  // Where the question begins after the worked examples: at the last user's turn, "Question:", or paragraph.
+  function questionStart(text, shots) {
+    if (!shots) return 0;
+    const cut = Math.max(text.lastIndexOf("\n\n[user]\n"), text.lastIndexOf("\n\nQuestion:"));
+    return (cut < 0 ? text.lastIndexOf("\n\n") : cut) + 2;
   }
 
   // A prompt with worked examples: the examples are folded, the question itself is open.
   function prompt(text, shots, words) {
-    const cut = shots ? text.lastIndexOf("\n\n") : -1;
-    if (cut < 0) return [heading("Prompt"), block(text, words)];
-    const folded = el("details", {}, el("summary", {}, `${shots} worked examples before it`), block(text.slice(0, cut), words));
-    return [heading("Prompt"), folded, block(text.slice(cut + 2), words)];
+    const start = questionStart(text, shots);
+    if (start < 2) return [heading("Prompt"), block(text, words)];
+    const summary = el("summary", {}, `${shots} worked examples before it`);
+    const folded = el("details", {}, summary, block(text.slice(0, start - 2), words));
+    return [heading("Prompt"), folded, block(text.slice(start), words)];
   }
 
   // The normalised score of a choice: log p over its characters, a leading space not counted.
@@ -78,14 +86,16 @@ smol.detail = (() => {
     return [heading("Choices"), el("div", { class: "wide" }, table)];
   }
 
+  const minus = (text) => text.replace("-", "\u2212");
+
   function scoreCell(choice, run, side, at) {
     const logprob = run.get("logprobs")[at];
     const score = perCharacter(choice, logprob);
     const cell = el("td", { class: "number" });
     if (run.get("prediction") === at) cell.append(el("span", { class: `tag pick-${NAMES[side].toLowerCase()}` }, `${NAMES[side]}’s pick`), " ");
-    cell.append(score === null ? "–" : score.toFixed(3));
+    cell.append(score === null ? "–" : minus(score.toFixed(3)));
     const tokens = run.get("n_tokens")[at];
-    const sum = logprob === null ? "–" : logprob.toFixed(2);
+    const sum = logprob === null ? "–" : minus(logprob.toFixed(2));
     cell.append(el("span", { class: "under" }, `${sum} nats, ${tokens} ${tokens === 1 ? "token" : "tokens"}`));
     return cell;
   }
@@ -131,5 +141,5 @@ smol.detail = (() => {
     return [states, ...asked, ...(doc.asked.has("choices") ? choices(doc, words) : written(doc, words)), ...metrics(doc)];
   }
 
-  return { nodes, el };
+  return { nodes, el, questionStart };
 })();
