@@ -50,10 +50,11 @@ def _append_for_ci(variable: str, text: str) -> None:
 
 def plain(result: GateResult, code: int) -> str:
     """One line a row, then the verdict."""
-    width = max(len(row.label) for row in result.rows)
+    labels = [one_line(row.label)[:60] for row in result.rows]
+    width = max(map(len, labels))
     lines = [
-        f"{row.verdict:<12} {row.label:<{width}}  {_change(row):<24} {row.rule.tier}: {row.reason}"
-        for row in result.rows
+        f"{row.verdict:<12} {label:<{width}}  {_change(row):<24} {row.rule.tier}: {one_line(row.reason)}"
+        for row, label in zip(result.rows, labels, strict=True)
     ]
     lines += [f"note: {one_line(one.text)}" for one in result.mismatches]
     return "\n".join([*lines, f"gate: {result.verdict} ({EXPLAINED[result.verdict]}), exit code {code}"])
@@ -173,8 +174,8 @@ def workflow_commands(result: GateResult) -> list[str]:
         if row.verdict != PASS:
             inconclusive = row.verdict == INCONCLUSIVE and row.rule.tier == "critical"
             kind = "error" if _fails(row) or inconclusive else "warning"
-            title = _property(f"{row.verdict}: {row.label}")
-            lines.append(f"::{kind} title={title}::{_data(f'{row.reason}; {_change(row)}')}")
+            title = _property(one_line(f"{row.verdict}: {row.label}"))
+            lines.append(f"::{kind} title={title}::{_data(one_line(f'{row.reason}; {_change(row)}'))}")
     return lines
 
 

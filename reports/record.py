@@ -49,13 +49,18 @@ def _constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not a finite number")
 
 
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _constant(text)
+
+
 def read_record(folder: Path) -> dict[str, Any]:
     """The content of a run folder's run.json, checked. Raises UserError, one line."""
     path = inside(folder, "run.json")
     if path.stat().st_size > MAX_JSON_BYTES:
         refuse(folder, f"run.json is larger than {MAX_JSON_BYTES >> 20} MB")
     try:
-        record = json.loads(path.read_bytes().decode("utf-8"), parse_constant=_constant)
+        record = json.loads(path.read_bytes().decode("utf-8"), parse_constant=_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         refuse(folder, f"run.json is not valid JSON ({str(error)[:120]})")
     if not isinstance(record, dict):

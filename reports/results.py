@@ -204,7 +204,7 @@ def _check_task(run: Run, task: str) -> None:
     measured = statistics.summarize_task(columns) if ids else {}
     for name, metric in run.record["tasks"][task]["metrics"].items():
         if name not in measured or not _same(measured[name]["value"], metric["value"]):
-            refuse(run.folder, f"{where} does not give run.json's {name} of {metric['value']}")
+            refuse(run.folder, f"{where} does not give run.json's {name!r:.60} of {metric['value']}")
 
 
 def _check_predictions(run: Run, task: str) -> None:

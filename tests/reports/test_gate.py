@@ -320,6 +320,12 @@ def test_hostile_names_in_all_outputs(tmp_path, monkeypatch, capsys):
     run = run_with(tmp_path)
     name = "x\n::error::fake\n<script>\x00|\ud800</failure>".encode("utf-8", "replace").decode()
     edit(run, lambda r: r["model"].update(name=name))
+    edit(run, lambda r: r["rows"][0].update(label=name))
+    empty = run_with(tmp_path, missing=("PIQA",))
+    edit(empty, lambda r: r["rows"][1].update(notes=[{"code": "missing", "text": name}]))
+    run_gate("--baseline", run, "--candidate", empty)
+    commands = [line for line in capsys.readouterr().out.splitlines() if line.startswith("::")]
+    assert [line[:27] for line in commands] == ["::error title=MISSING%3A x ", "::error title=MISSING%3A PI"]
     assert run_gate("--baseline", run, "--candidate", run, "--junit", "j.xml", "--summary", "s.md") == 0
     assert not [line for line in capsys.readouterr().out.splitlines() if line.startswith("::")]
     ElementTree.parse("j.xml")

@@ -71,6 +71,7 @@ BAD_JSON = {
     "no object": b"[]",
     "not utf-8": b"\xff\xfe{}",
     "not a number": b'{"schema_version": NaN}',
+    "too large for a float": b'{"schema_version": 1e400}',
     "deep": b"[" * 100_000,
     "huge integer": b'{"schema_version": ' + b"9" * 10_000 + b"}",
 }
