@@ -25,7 +25,7 @@ from evals.adapters.forward import (
 from evals.adapters.plain import PlainDecoder, decode, pick
 from evals.adapters.stops import StopWatcher
 from evals.adapters.tree import Block, Feed, plan
-from evals.requests import GenerateRequest, Generation
+from evals.requests import GenerateRequest, Generation, NotFinite
 
 MAX_TRUNK = 8192  # tokens of shared beginnings kept for one plan
 PLANNED_TOGETHER = 1024  # requests planned at a time, in the order given
@@ -57,7 +57,7 @@ class BatchDecoder:
         self._forward: TreeForward | None = None
 
     def run(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Generation]]:
-        """Yield (index, generation) as sequences finish, in any order, each index once."""
+        """Yield (index, generation) as sequences finish, in any order, each index once. Raises NotFinite."""
         try:
             self._forward = self._forward or TreeForward(self.model)
         except UnsupportedModel as reason:
@@ -74,6 +74,8 @@ class BatchDecoder:
             try:
                 for request, generation in _Decoding(self, self._forward, list(todo)).run():
                     yield from ((index, generation) for index in todo.pop(request))
+            except _NotFinite as error:
+                raise NotFinite(todo[error.request][0]) from error
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error) or (self.max_sequences == 1 and self.max_tokens == 1):
                     raise
@@ -82,6 +84,12 @@ class BatchDecoder:
                 logger.warning("out of memory: going on with %d sequences at a time", self.max_sequences)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+
+class _NotFinite(Exception):
+    def __init__(self, request: GenerateRequest) -> None:
+        super().__init__()
+        self.request = request
 
 
 @dataclass(slots=True, eq=False)
@@ -161,10 +169,16 @@ class _Decoding:
 
     def _accept(self, logits: torch.Tensor, slots: list[int]) -> Iterator[tuple[GenerateRequest, Generation]]:
         """Choose the next token of the sequences in ``slots``; hand out and remove those that end with it."""
-        greedy = logits.argmax(-1).tolist()
+        best = logits.argmax(-1)
+        finite = torch.isfinite(
+            logits.gather(1, best[:, None])[:, 0]
+        ).tolist()  # a NaN is taken for the largest
+        greedy = best.tolist()
         finished = []
         for row, slot in enumerate(slots):
             sequence = self.active[slot]
+            if not finite[row]:
+                raise _NotFinite(sequence.request)
             token = greedy[row]
             if sequence.generator is not None:
                 token = pick(logits[row].float(), sequence.request.temperature, sequence.generator)

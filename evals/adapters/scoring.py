@@ -72,7 +72,8 @@ class PrefixScorer:
         self, forward: TreeForward, requests: list[ScoreRequest], todo: list[int], known: set[int]
     ) -> Iterator[list[tuple[int, Score]]]:
         """Plan and compute ``todo`` batch by batch; ends early, with a smaller budget, when memory runs out."""
-        feeds = [feed_of(requests[i]) for i in todo]
+        asked = [requests[i] for i in todo]
+        feeds = [feed_of(request) for request in asked]
         planned = plan(feeds, self.max_tokens, min(MAX_TRUNK, self.max_tokens))
         trunk = self._or_smaller(
             functools.partial(forward.trunk, planned.trunk), [planned.trunk], len(todo) > 1
@@ -83,7 +84,7 @@ class PrefixScorer:
         for blocks in batches(planned.blocks, self.max_tokens):
             if known and all(todo[i] in known for block in blocks for i, _ in block.paths):
                 continue
-            batch = _Batch(blocks, [requests[i] for i in todo], todo)
+            batch = _Batch(blocks, asked, todo)
             several = len({feeds[i] for block in blocks for i, _ in block.paths}) > 1
             started = self._or_smaller(functools.partial(batch.start, forward, trunk), blocks, several)
             if pending is not None:

@@ -13,7 +13,7 @@ from tiny_models import CONFIGS, EOS, VOCABULARY, byte_tokenizer, readable, tiny
 from evals.adapters import forward
 from evals.adapters.decoding import BatchDecoder
 from evals.adapters.plain import PlainDecoder
-from evals.requests import GenerateRequest
+from evals.requests import GenerateRequest, NotFinite
 
 TOKENIZER = byte_tokenizer()
 model_of = functools.cache(tiny_model)
@@ -146,3 +146,14 @@ def test_a_model_that_cannot_share_is_run_plainly_and_says_so(caplog):
     with caplog.at_level(logging.WARNING):
         assert run(model, requests) == plainly(model, requests)
     assert "one sequence at a time" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [BatchDecoder, PlainDecoder])
+def test_logits_that_are_no_numbers_name_their_request(kind):
+    model = tiny_model("llama-untied")
+    with torch.no_grad():
+        model.model.embed_tokens.weight[77] = float("nan")
+    requests = [GenerateRequest(p, 3) for p in ((1, 2, 3), (4, 77, 5), (6, 7))]
+    with pytest.raises(NotFinite) as caught:
+        list(kind(model, TOKENIZER, [EOS]).run(requests))
+    assert caught.value.index == 1

@@ -164,3 +164,22 @@ def test_the_model_keeps_its_own_attention():
     before = model.config._attn_implementation
     list(PrefixScorer(model).run(some_requests(2)))
     assert model.config._attn_implementation == before == "eager"
+
+
+def test_what_is_skipped_is_planned_but_not_computed(monkeypatch):
+    model, requests = model_of("llama"), some_requests()
+    whole = dict(PrefixScorer(model, 100).run(requests))
+    batches, original = [], forward.TreeForward.hidden
+
+    def hidden(self, batch):
+        batches.append(batch.tokens.shape[1])
+        return original(self, batch)
+
+    monkeypatch.setattr(forward.TreeForward, "hidden", hidden)
+    list(PrefixScorer(model, 100).run(requests))
+    all_batches = len(batches)
+    batches.clear()
+    skip = {i for i, request in enumerate(requests) if i % 7 == 0 or len(request.tokens) > 40}
+    rest = dict(PrefixScorer(model, 100).run(requests, skip))
+    assert rest == {i: score for i, score in whole.items() if i not in skip}, "to the last bit"
+    assert len(batches) < all_batches
