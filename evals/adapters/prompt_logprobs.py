@@ -1,0 +1,166 @@
+"""Log-probabilities of a prompt's own tokens, from servers that echo them, and the proof that they are right.
+
+The OpenAI completions interface has `echo` with `logprobs`; servers differ in what they make of it. Some ignore
+it, some refuse it, some leave tokens out, and some (llama-cpp-python, for prompts that do not begin with the BOS
+token) give each token the log-probability of the wrong position. Nothing is believed before a probe: the server
+continues a prompt greedily and says how probable each of its own tokens was; asked for the same text with echo,
+it must say the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evals.client import Client, EndpointError, Reply, RequestRefused, reply_text
+from evals.errors import RowUnavailable
+
+PROBE_TOKENS = 8
+PROBE_LEAST = 3  # tokens of the probe's continuation that must agree
+PROBE_TOLERANCE = 0.1  # nats a token: servers batch differently, and some compute in 16 bits
+PROBE_ATTEMPTS = 2  # a refusal often comes as a status 500
+PROBES = ("Count from 1 to 9.", "Say: one, two, three, four, five.", "Name the days of the week.")
+PLAIN_PROBES = ("1, 2, 3, 4, 5, 6,", "a, b, c, d, e, f,", "Monday, Tuesday, Wednesday,")
+_NO_TEXT = "\ufffd"  # part of a character: servers show such tokens in ways of their own
+
+
+@dataclass(frozen=True)
+class Echo:
+    """One way to ask: the prompt as token ids, or as text that the server must encode to the same tokens."""
+
+    client: Client
+    tokenizer: Any
+    as_ids: bool
+
+    def body(self, tokens: Sequence[int]) -> Reply:
+        """The request. One token is generated besides, since to some servers 0 means no limit.
+
+        Raises ValueError for tokens that no text gives.
+        """
+        return self.client.completion(self._prompt(tokens), 1, echo=True, logprobs=1, temperature=0)
+
+    def continuation(self, tokens: Sequence[int], n: int) -> Reply:
+        """The request for n greedy tokens with their log-probabilities."""
+        return self.client.completion(self._prompt(tokens), n, logprobs=1, temperature=0)
+
+    def logprobs(self, tokens: Sequence[int], n: int, reply: Reply) -> list[float]:
+        """Log-probabilities of the last n of `tokens`, in nats. Raises ValueError, saying why, if they lack."""
+        told, values = _listed(reply)
+        usage = reply.get("usage")
+        count = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+        if isinstance(count, int) and count != len(tokens):
+            raise ValueError(f"it reads {count} tokens where --tokenizer gives {len(tokens)}")
+        end = self._end(tokens, told)
+        # the last n in the list are the last n asked for only if none of them was left out
+        chosen = values[end - n : end] if end >= n else []
+        if len(chosen) < n or self._matches(tokens[-n:], told[end - n : end]) is False:
+            raise ValueError("its list leaves out some of the tokens")
+        if not all(isinstance(value, int | float) and math.isfinite(value) for value in chosen):
+            raise ValueError("it gives no number for some tokens")
+        return [float(value) for value in chosen]
+
+    def _prompt(self, tokens: Sequence[int]) -> str | list[int]:
+        if self.as_ids:
+            return list(tokens)
+        text = decode(self.tokenizer, tokens)
+        if encode(self.tokenizer, text) != list(tokens):
+            raise ValueError("a prompt cut to the window is no text that encodes to its tokens")
+        return text
+
+    def _end(self, tokens: Sequence[int], told: Sequence[str]) -> int:
+        """Where the prompt's tokens end in the list: generated ones may follow, and BOS tokens may be left out."""
+        bos = self.tokenizer.bos_token_id
+        for left_out in (set(), {bos}):
+            kept = [token for token in tokens if token not in left_out]
+            for generated in (0, 1):
+                end = len(told) - generated
+                # a first token that nothing comes before may be missing too
+                if end in (len(kept), len(kept) - 1) and self._matches(
+                    kept[-end:] if end else [], told[:end]
+                ):
+                    return end
+        raise ValueError("the tokens that it lists are not those of the prompt")
+
+    def _matches(self, tokens: Sequence[int], told: Sequence[str]) -> bool:
+        special = set(self.tokenizer.all_special_ids)
+        for token, text in zip(tokens, told, strict=True):
+            mine = decode(self.tokenizer, [token])
+            # special tokens are listed as text by some servers, as nothing by others
+            if token not in special and _NO_TEXT not in mine and not _odd(text) and mine != text:
+                return False
+        return True
+
+
+def _odd(text: str) -> bool:
+    """Whether a listed token is part of a character, in one of the ways in which servers show that."""
+    return _NO_TEXT in text or text.startswith("bytes:") or text == ""
+
+
+def _listed(reply: Reply) -> tuple[list[str], list[Any]]:
+    """(tokens as text, log-probabilities) of a reply. Raises ValueError if there are none."""
+    listed = reply["choices"][0].get("logprobs")
+    if not isinstance(listed, dict):
+        raise ValueError("it gives no log-probabilities")
+    told, values = listed.get("tokens"), listed.get("token_logprobs")
+    if not isinstance(told, list) or not isinstance(values, list) or len(told) != len(values) or not told:
+        raise ValueError("its list of log-probabilities is not of the completions interface")
+    return [text if isinstance(text, str) else "" for text in told], values
+
+
+def decode(tokenizer: Any, tokens: Sequence[int]) -> str:
+    """The exact text of tokens, special ones too."""
+    text: str = tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return text
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """Token ids without a BOS."""
+    return list(tokenizer([text], add_special_tokens=False)["input_ids"][0])
+
+
+def find_way(client: Client, tokenizer: Any, render: Callable[[str], str], chat: bool) -> Echo:
+    """The way in which this server gives prompt log-probabilities, proven by the probe.
+
+    `render` makes a context of a query, plain or chat: alignment may depend on how prompts begin. Raises RowUnavailable
+    with the reason when there is none, EndpointError when the server cannot be used at all.
+    """
+    reasons = []
+    for as_ids in (True, False):
+        way = Echo(client, tokenizer, as_ids)
+        try:
+            _probe(way, render, PROBES if chat else PLAIN_PROBES)
+            return way
+        except RequestRefused as error:
+            reasons.append(str(error))
+        except EndpointError as error:
+            if error.status in (401, 402, 403) or error.status is None:
+                raise
+            reasons.append(f"it answers {error.status}")
+        except ValueError as error:
+            reasons.append(str(error))
+    raise RowUnavailable(
+        f"the server {client.base_url} gives no usable prompt log-probabilities "
+        f"(asked with token ids: {reasons[0]}; with text: {reasons[1]})"
+    )
+
+
+def _probe(way: Echo, render: Callable[[str], str], queries: Sequence[str]) -> None:
+    """Raises ValueError, saying why, unless echoed log-probabilities equal those of a greedy continuation."""
+    for query in queries:
+        prompt = encode(way.tokenizer, render(query))
+        reply = way.client.ask(way.continuation(prompt, PROBE_TOKENS), attempts=PROBE_ATTEMPTS)
+        _, expected = _listed(reply)
+        whole = encode(way.tokenizer, decode(way.tokenizer, prompt) + reply_text(reply))
+        n = len(whole) - len(prompt)
+        if whole[: len(prompt)] != prompt or n < PROBE_LEAST or n > len(expected):
+            continue  # the continuation does not encode to the tokens that were generated: another query
+        echoed = way.logprobs(whole, n, way.client.ask(way.body(whole), attempts=PROBE_ATTEMPTS))
+        worst = max(abs(a - b) for a, b in zip(echoed, expected, strict=False))
+        if worst > PROBE_TOLERANCE:
+            raise ValueError(
+                f"its echoed log-probabilities are not those of the tokens (off by {worst:.1f} nats in a probe)"
+            )
+        return
+    raise ValueError("no continuation of the probe's prompts could be checked")
