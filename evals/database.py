@@ -6,6 +6,7 @@ of small records. Records are written a few times a second in one transaction ea
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -20,6 +21,7 @@ Record = tuple[bytes, bytes, bytes]  # key, value, digest
 
 ERRORS = (sqlite3.Error, UnicodeDecodeError)  # the latter for messages that quote a damaged file
 BUSY_SECONDS = 60.0
+FULL_BYTES = 2**16  # SQLite's shared memory, the first thing it needs, takes 32 KB
 LOOKUP_KEYS = 500  # in one SELECT; SQLite's oldest limit on parameters is 999
 
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_TOOBIG)
@@ -46,8 +48,17 @@ def means_damage(error: Exception) -> bool:
 def told(path: Path, error: Exception) -> UserError:
     """The one line for an error of SQLite."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and _is_full(path):
+        code = sqlite3.SQLITE_FULL
     advice = _ADVICE.get(code, f"{error}: check the disk, or remove the file with 'run_evals.py cache clear'")
     return UserError(f"cache '{path}': {advice}")
+
+
+def _is_full(path: Path) -> bool:
+    try:
+        return shutil.disk_usage(path.parent).free < FULL_BYTES
+    except OSError:
+        return False
 
 
 def connect(path: Path, *, check: bool) -> sqlite3.Connection:
@@ -68,6 +79,7 @@ def connect(path: Path, *, check: bool) -> sqlite3.Connection:
             raise UserError(f"cache '{path}': {reason}; remove it, or choose another --output-dir")
         connection.execute("BEGIN IMMEDIATE")
         connection.execute(f"CREATE TABLE IF NOT EXISTS records ({_COLUMNS})")
+        connection.execute(f"CREATE TABLE IF NOT EXISTS plans ({_COLUMNS})")
         if version == 0:
             connection.execute(f"PRAGMA user_version={FORMAT}")
         connection.execute("COMMIT")
@@ -81,11 +93,11 @@ def connect(path: Path, *, check: bool) -> sqlite3.Connection:
         raise
 
 
-def insert(connection: sqlite3.Connection, records: Iterable[Record]) -> None:
+def insert(connection: sqlite3.Connection, records: Iterable[Record], table: str = "records") -> None:
     """All records in one transaction, or none; one replaces what its key had."""
     connection.execute("BEGIN IMMEDIATE")
     try:
-        connection.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", records)
+        connection.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)", records)
         connection.execute("COMMIT")
     except BaseException:
         with suppress(sqlite3.Error):  # SQLite rolls back by itself when the disk is full
@@ -93,13 +105,13 @@ def insert(connection: sqlite3.Connection, records: Iterable[Record]) -> None:
         raise
 
 
-def lookup(connection: sqlite3.Connection, keys: Sequence[bytes]) -> list[Record]:
+def lookup(connection: sqlite3.Connection, keys: Sequence[bytes], table: str = "records") -> list[Record]:
     """The records of distinct keys, unchecked, in any order."""
     records: list[Record] = []
     for start in range(0, len(keys), LOOKUP_KEYS):
         some = keys[start : start + LOOKUP_KEYS]
         marks = ",".join("?" * len(some))
-        records += connection.execute(f"SELECT key, value, digest FROM records WHERE key IN ({marks})", some)
+        records += connection.execute(f"SELECT key, value, digest FROM {table} WHERE key IN ({marks})", some)
     return records
 
 

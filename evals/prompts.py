@@ -11,6 +11,8 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from evals.errors import UserError
+
 if TYPE_CHECKING:
     from lighteval.tasks.requests import Doc
 
@@ -52,7 +54,17 @@ def render(doc: Doc, tokenizer: Tokenizer, chat: bool, n_shots: int | None = Non
     """The context as the model gets it. Chat: the template with the generation prompt added."""
     if not chat:
         return plain_text(doc, n_shots)
-    return tokenizer.apply_chat_template(messages(doc, n_shots), tokenize=False, add_generation_prompt=True)
+    return chat_text(tokenizer, messages(doc, n_shots), add_generation_prompt=True)
+
+
+def chat_text(tokenizer: Tokenizer, conversation: list[Message], **options: Any) -> str:
+    """The conversation in the model's chat template, run in transformers' sandbox. Raises UserError."""
+    try:
+        return tokenizer.apply_chat_template(conversation, tokenize=False, **options)
+    except Exception as error:  # a template is a program of the model's author: it can fail in any way
+        raise UserError(
+            f"the model's chat template fails: {type(error).__name__}: {str(error)[:200]}"
+        ) from error
 
 
 def fit_shots(doc: Doc, room: int, length: Callable[[int], int]) -> int:

@@ -71,5 +71,13 @@ class Generation:
     finish: str
 
 
+class NotFinite(ValueError):
+    """A model's scores were no numbers while it computed the request ``index`` of those it was given."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(f"the scores of request {index} are not finite")
+        self.index = index
+
+
 Request = ScoreRequest | GenerateRequest | TextRequest
 Result = Score | Generation

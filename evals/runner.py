@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from evals.errors import RowUnavailable, UserError
 from evals.files import partial_folder, publish_folder, write_atomic
 from evals.models import ModelSpec
 from evals.progress import Progress
-from evals.requests import GenerateRequest, Generation, Request, Result, Score, ScoreRequest
+from evals.requests import GenerateRequest, Generation, NotFinite, Request, Result, Score, ScoreRequest
 from evals.store import Store, request_key
 from evals.suites import Row, Suite, budgets, select_rows
 
@@ -47,8 +47,12 @@ class Adapter(Protocol):
     def generate_requests(self, docs: Sequence[Doc]) -> list[GenerateRequest]:
         """One request a doc."""
 
-    def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Result]]:
-        """Computes requests of one kind: (index, result), each index once."""
+    def run(self, requests: Sequence[Request], skip: Collection[int] = ()) -> Iterator[tuple[int, Result]]:
+        """Computes requests of one kind: (index, result), each index once, but not those in `skip`.
+
+        Those are known from an interrupted run: a back end whose batches decide the last bit plans with them.
+        Raises NotFinite.
+        """
 
 
 @dataclass(frozen=True)
@@ -222,22 +226,41 @@ class Run:
         Identical requests are computed once. Raises UserError that names the doc for a score that is not finite.
         """
         keys = [request_key(self.adapter.identity, request) for request in requests]
-        known = {} if self.settings.fresh else self.store.get(list(dict.fromkeys(keys)))
-        todo = [i for i, key in enumerate(dict.fromkeys(keys)) if key not in known]
         first_of = {key: i for i, key in reversed(list(enumerate(keys)))}
         unique = list(dict.fromkeys(keys))
-        todo_keys = [unique[i] for i in todo]
+        known = {} if self.settings.fresh else self.store.get(unique)
+        cached = len(known)
         self._counts["requests"] += len(unique)
-        self._counts["computed"] += len(todo_keys)
-        self._counts["cached"] += len(unique) - len(todo_keys)
-        with self.progress.counting(label, len(unique), len(unique) - len(todo_keys)) as counter:
-            for i, result in self.adapter.run([requests[first_of[key]] for key in todo_keys]):
-                key = todo_keys[i]
-                _check_finite(result, owners[first_of[key]])
-                known[key] = result
-                self.store.put([(key, result)])
-                counter.advance()
+        self._counts["computed"] += len(unique) - cached
+        self._counts["cached"] += cached
+        if cached < len(unique):
+            before = self.store.begin(unique, known, fresh=self.settings.fresh)
+            planned = [key for key in unique if key not in before or key not in known]
+            first = [first_of[key] for key in planned]
+            skip = {i for i, key in enumerate(planned) if key in known}
+            with self.progress.counting(label, len(unique), cached) as counter:
+                for i, result in self._run([requests[k] for k in first], skip, [owners[k] for k in first]):
+                    known[planned[i]] = result
+                    self.store.put([(planned[i], result)])
+                    counter.advance()
+            self.store.end(unique)
         return [known[key] for key in keys]
+
+    def _run(
+        self, requests: Sequence[Request], skip: set[int], owners: Sequence[tuple[str, str]]
+    ) -> Iterator[tuple[int, Result]]:
+        """The adapter's results, all finite."""
+        try:
+            for i, result in self.adapter.run(requests, skip) if skip else self.adapter.run(requests):
+                if isinstance(result, Score) and not math.isfinite(result.logprob):
+                    raise NotFinite(i)
+                yield i, result
+        except NotFinite as error:
+            task, doc = owners[error.index]
+            raise UserError(
+                f"task '{task}', doc {doc}: the model's log-probabilities are not finite: "
+                "its weights or the dtype are broken; nothing is scored with it"
+            ) from error
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -264,14 +287,6 @@ def _score(result: Result) -> Score:
 def _generation(result: Result) -> Generation:
     assert isinstance(result, Generation)
     return result
-
-
-def _check_finite(result: Result, owner: tuple[str, str]) -> None:
-    if isinstance(result, Score) and not math.isfinite(result.logprob):
-        raise UserError(
-            f"task '{owner[0]}', doc {owner[1]}: the model's log-probability is {result.logprob}: "
-            "its weights or the dtype are broken; nothing is scored with it"
-        )
 
 
 def publish(run: Run, spec: ModelSpec, described: dict[str, Any], finished_phases: dict[str, float]) -> Path:

@@ -6,6 +6,7 @@ over both travels with it: what does not match its digest counts as missing and 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import sqlite3
 import struct
@@ -32,6 +33,7 @@ T = TypeVar("T")
 FLUSH_SECONDS = 0.05, 1.0  # between two writes: at least, at most
 REST = 20  # … and this many times what the last write took: a slow disk gets fewer and larger ones
 REPAIR_SECONDS = 10.0
+PLAN_BYTES = 8  # of each key, kept with a plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,32 @@ class Store:
                     self._writer = threading.Thread(target=self._write_in_background, daemon=True)
                     self._writer.start()
 
+    def begin(self, keys: Sequence[bytes], known: Iterable[bytes], *, fresh: bool = False) -> set[bytes]:
+        """Note that work on ``keys`` begins, of which ``known`` are stored; those known when it really began.
+
+        They differ for work that was interrupted: who plans it as it was planned then gets the same batches, and
+        so the same results to the bit. ``fresh`` forgets an earlier beginning.
+        """
+        plan = hashlib.sha256(b"".join(keys)).digest()
+        with self._database:
+            if not fresh:
+                found = self._sql(lambda connection: database.lookup(connection, [plan], "plans"))
+                for key, value, digest in found:
+                    if sound(key, value, digest):
+                        return _among(keys, value)
+            known = set(known)
+            value = b"".join(key[:PLAN_BYTES] for key in keys if key in known)
+            record = (plan, value, checksum(plan, value))
+            self._sql(lambda connection: database.insert(connection, [record], "plans"))
+            return known
+
+    def end(self, keys: Sequence[bytes]) -> None:
+        """Note that the work that begin noted is done, and all its results are stored."""
+        plan = hashlib.sha256(b"".join(keys)).digest()
+        with self._database:
+            self.flush()
+            self._sql(lambda connection: connection.execute("DELETE FROM plans WHERE key = ?", (plan,)))
+
     def flush(self) -> None:
         """Bring all to the disk now."""
         with self._database:
@@ -153,6 +181,7 @@ class Store:
         with self._database:
             with self._buffer:
                 self._pending = {}
+            self._sql(lambda connection: connection.execute("DELETE FROM plans"))
             removed = self._sql(lambda connection: connection.execute("DELETE FROM records").rowcount)
             with suppress(sqlite3.OperationalError):  # another process reads: the file shrinks another time
                 self._open_connection().execute("VACUUM")
@@ -282,3 +311,9 @@ class Store:
         if connection is not None:
             with suppress(sqlite3.Error):  # the last checkpoint may lack space: the next opener does it
                 connection.close()
+
+
+def _among(keys: Sequence[bytes], value: bytes) -> set[bytes]:
+    """The keys whose beginnings a plan holds."""
+    beginnings = {value[at : at + PLAN_BYTES] for at in range(0, len(value), PLAN_BYTES)}
+    return {key for key in keys if key[:PLAN_BYTES] in beginnings}

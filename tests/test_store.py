@@ -366,6 +366,22 @@ def test_a_store_removed_while_open_is_begun_again(tmp_path: Path) -> None:
     assert len(notes) == 1
 
 
+def test_interrupted_work_is_planned_as_it_began(tmp_path: Path) -> None:
+    keys = list(pairs(20))
+    with Store.open(tmp_path / "s") as store:
+        store.put(pairs(5).items())
+        assert store.begin(keys, store.get(keys)) == set(keys[:5])
+        store.put(pairs(12).items())
+    with Store.open(tmp_path / "s") as store:
+        assert len(store.get(keys)) == 12
+        assert store.begin(keys, store.get(keys)) == set(keys[:5])
+        assert store.begin(keys[::-1], store.get(keys)) == set(keys[:12])  # other work
+        assert store.begin(keys, [], fresh=True) == set()
+        assert store.begin(keys, store.get(keys)) == set()
+        store.end(keys)
+        assert store.begin(keys, store.get(keys)) == set(keys[:12])
+
+
 def test_another_format_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "s") as connection:
         connection.execute("PRAGMA user_version=99")

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from evals.requests import GenerateRequest, Generation, Score, ScoreRequest
+from evals.requests import GenerateRequest, Generation, NotFinite, Score, ScoreRequest
 
 
 class PlainScorer:
@@ -50,11 +50,11 @@ class PlainDecoder:
 
     @torch.inference_mode()
     def run(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Generation]]:
-        """Yield (index, generation), in the order of ``requests``."""
+        """Yield (index, generation), in the order of ``requests``. Raises NotFinite."""
         for index, request in enumerate(requests):
-            yield index, self._generate(request)
+            yield index, self._generate(index, request)
 
-    def _generate(self, request: GenerateRequest) -> Generation:
+    def _generate(self, index: int, request: GenerateRequest) -> Generation:
         generator = torch.Generator().manual_seed(request.seed)
         fed = torch.tensor([request.prompt], device=self.model.device)
         cache = None
@@ -62,7 +62,10 @@ class PlainDecoder:
         while len(tokens) < request.max_new_tokens:
             out = self.model(input_ids=fed, past_key_values=cache, use_cache=True, logits_to_keep=1)
             cache = out.past_key_values
-            token = pick(out.logits[0, -1].float(), request.temperature, generator)
+            logits = out.logits[0, -1].float()
+            if not torch.isfinite(logits.max()):  # the maximum of what holds a NaN is one
+                raise NotFinite(index)
+            token = pick(logits, request.temperature, generator)
             tokens.append(token)
             if token in self.eos:
                 return Generation(decode(self.tokenizer, tokens[:-1]), tuple(tokens), "eos")

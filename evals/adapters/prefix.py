@@ -6,7 +6,7 @@ for comparison) compute them. `run` yields results as they are computed, so that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from lighteval.models.abstract_model import LightevalModel, ModelConfig
@@ -15,7 +15,7 @@ from lighteval.tasks.requests import Doc
 
 from evals import prompts
 from evals.adapters.loading import LoadedModel, require_template
-from evals.requests import GenerateRequest, Generation, Request, Result, Score, ScoreRequest
+from evals.requests import GenerateRequest, Generation, NotFinite, Request, Result, Score, ScoreRequest
 
 MAX_LENGTH = 2048  # the protocol's window, in tokens
 ENGINES = ("shared", "plain")
@@ -152,14 +152,20 @@ class PrefixModel(LightevalModel):
         """One request a doc: budget None means to the end of the window; stops count in plain mode only."""
         return self._texts.generate_requests(docs)
 
-    def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Result]]:
-        """Computes requests of one kind: (index, result), in any order, each index once."""
-        if not requests:
+    def run(self, requests: Sequence[Request], skip: Collection[int] = ()) -> Iterator[tuple[int, Result]]:
+        """Computes requests of one kind: (index, result), in any order, each index once, but not those in `skip`."""
+        todo = [i for i in range(len(requests)) if i not in skip]
+        if not todo:
             return
-        if isinstance(requests[0], ScoreRequest):
-            yield from self._engine_scorer().run(requests)
-        else:
-            yield from self._engine_decoder().run(requests)
+        if isinstance(requests[0], ScoreRequest) and self.engine == "shared":
+            yield from self._engine_scorer().run(requests, skip)
+            return
+        engine = self._engine_scorer() if isinstance(requests[0], ScoreRequest) else self._engine_decoder()
+        try:
+            for k, result in engine.run([requests[i] for i in todo]):
+                yield todo[k], result
+        except NotFinite as error:
+            raise NotFinite(todo[error.index]) from error
 
     def loglikelihood(self, docs: list[Doc]) -> list[ModelResponse]:
         """Log-likelihood of every choice of every doc (lighteval's interface)."""
@@ -205,8 +211,8 @@ def end_tokens(loaded: LoadedModel, chat: bool) -> tuple[int, ...]:
         found.add(tokenizer.eos_token_id)
     if chat:
         mark = "turn-ends-here"
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}], tokenize=False
+        text = prompts.chat_text(
+            tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}]
         )
         after = prompts.encode(tokenizer, [text.rsplit(mark, 1)[-1]])[0]
         if after and after[0] in tokenizer.all_special_ids:
