@@ -28,6 +28,12 @@ ALIVE = (
     (socket.TCP_KEEPCNT, 3),
 )  # a host that vanishes
 ADDRESS = "smol-evals/address"
+MPI_NAMES = (
+    ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK"),
+    ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"),
+    ("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    ("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+)
 GONE = b""  # in place of a message: the other process has ended
 
 # The first byte of a message says what it is.
@@ -110,9 +116,9 @@ class Team:
         for peer in self.peers:
             peer.send(NEXT_MODEL)
 
-    def fail(self, kind: str, reason: str) -> None:
+    def fail(self, reason: str) -> None:
         """Process 1 and on: has process 0 say ``reason``, and leaves it a moment to end first."""
-        self.peers[0].send(FAILED, json.dumps([kind, reason]).encode())
+        self.peers[0].send(FAILED, json.dumps(["user", reason, None]).encode())
         with contextlib.suppress(LeaderGone):
             deadline = time.monotonic() + 10
             while time.monotonic() < deadline:
@@ -153,6 +159,7 @@ class Team:
 
 def join() -> Team | None:
     """The team, once all its processes are there; None when this process is alone. Raises UserError."""
+    _adopt_mpi()
     size = _number("WORLD_SIZE", 1)
     if size < 2:
         return None
@@ -192,6 +199,14 @@ def every_device(name: str) -> str:
     """A device's name as results tell it: how many processes had one."""
     size = _number("WORLD_SIZE", 1)
     return name if size < 2 else f"{size} x {name}"
+
+
+def _adopt_mpi() -> None:
+    """Takes over what mpirun says (accelerate starts processes on CPUs with it), as torch's launchers say it."""
+    for name, *others in MPI_NAMES:
+        for other in others:
+            if name not in os.environ and other in os.environ:
+                os.environ[name] = os.environ[other]
 
 
 def _number(name: str, otherwise: int) -> int:

@@ -18,7 +18,7 @@ from evals import shares
 from evals.errors import EXIT_OK, EXIT_USAGE, RowUnavailable, UserError
 from evals.messages import pack_requests, pack_results, unpack_requests, unpack_results
 from evals.parallel import DONE, END, FAILED, IDENTITY, NEXT_MODEL, RESULTS, WORK, LeaderGone, Peer, Team
-from evals.requests import GenerateRequest, Request, Result, ScoreRequest
+from evals.requests import GenerateRequest, NotFinite, Request, Result, ScoreRequest
 
 if TYPE_CHECKING:
     from lighteval.tasks.requests import Doc
@@ -53,28 +53,38 @@ class TeamModel:
         return list(self.adapter.generate_requests(docs))
 
     def run(self, requests: Sequence[Request], skip: Collection[int] = ()) -> Iterator[tuple[int, Result]]:
-        """Computes requests of one kind: (index, result), in any order, each index once, but not those in ``skip``.
+        """Computes requests of one kind: (index, result), each index once, but not those in ``skip``.
 
-        Raises UserError when a process fails or ends; RowUnavailable when a process's back end raises it.
+        The same requests are divided alike whatever is skipped, so that work that goes on with as many processes
+        has the batches it began with. Raises UserError when a process fails or ends; RowUnavailable or NotFinite
+        when a process's back end does.
         """
-        if skip:
-            todo = [i for i in range(len(requests)) if i not in skip]
-            for k, result in self.run([requests[i] for i in todo]):
-                yield todo[k], result
-            return
         mine, *others = shares.divide(requests, self.team.size)
         self._job = next(_jobs)
         waiting: dict[Peer, list[int]] = {}
         for peer, share in zip(self.team.peers, others, strict=True):
-            if share:
-                head = _WORK.pack(self._job, self.number)
-                peer.send(WORK, head + pack_requests([requests[i] for i in share]))
+            skipped = [k for k, i in enumerate(share) if i in skip]
+            if len(skipped) < len(share):
+                head = json.dumps([self._job, self.number, skipped]).encode()
+                work = pack_requests([requests[i] for i in share])
+                peer.send(WORK, _JOB.pack(len(head)) + head + work)
                 waiting[peer] = share
-        for i, result in self.adapter.run([requests[i] for i in mine]):
-            yield mine[i], result
+        for pair in self._own(requests, mine, skip):
+            yield pair
             yield from self._arrived(waiting, wait=False)
         while waiting:
             yield from self._arrived(waiting, wait=True)
+
+    def _own(
+        self, requests: Sequence[Request], mine: Sequence[int], skip: Collection[int]
+    ) -> Iterator[tuple[int, Result]]:
+        """What this process computes itself."""
+        own_skip = {k for k, i in enumerate(mine) if i in skip}
+        try:
+            for k, result in _run(self.adapter, [requests[i] for i in mine], own_skip):
+                yield mine[k], result
+        except NotFinite as error:
+            raise NotFinite(mine[error.index]) from error
 
     def _arrived(self, waiting: dict[Peer, list[int]], wait: bool) -> Iterator[tuple[int, Result]]:
         """Results that have come from others; with ``wait``, at least one message's."""
@@ -89,8 +99,13 @@ class TeamModel:
             elif kind == IDENTITY:
                 self._compare(peer, json.loads(content))
             elif kind == FAILED:
-                error, reason = json.loads(content)
-                raise (RowUnavailable if error == "row" else UserError)(f"{peer.name}: {reason}")
+                error, reason, job = json.loads(content)
+                if error == "user":
+                    raise UserError(f"{peer.name}: {reason}")
+                if job == self._job:
+                    raise (
+                        NotFinite(waiting[peer][reason]) if error == "not finite" else RowUnavailable(reason)
+                    )
             message = self.team.receive(0)
 
     def _compare(self, peer: Peer, identities: list[str]) -> None:
@@ -116,15 +131,13 @@ def assist(team: Team, models: Callable[[], Iterable[Sequence[Any]]]) -> int:
             if not _serve(team, adapters):
                 break
         return EXIT_OK
-    except RowUnavailable as error:
-        team.fail("row", str(error))
     except UserError as error:
-        team.fail("user", str(error))
+        team.fail(str(error))
     except (LeaderGone, KeyboardInterrupt):
         pass
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]
-        team.fail("user", f"{type(error).__name__}: {first[:300]}")
+        team.fail(f"{type(error).__name__}: {first[:300]}")
         raise
     return EXIT_USAGE
 
@@ -140,13 +153,23 @@ def _serve(team: Team, adapters: Sequence[Any]) -> bool:
         if kind in (NEXT_MODEL, END):
             return kind == NEXT_MODEL
         if kind == WORK:
-            job, number = _WORK.unpack_from(content)
-            with _Sender(leader, job) as sender:
-                for pair in adapters[number].run(unpack_requests(content[_WORK.size :])):
-                    sender.results.put(pair)
-                    if leader.over.is_set():
-                        return False
-            leader.send(DONE, _JOB.pack(job))
+            start = _JOB.size + _JOB.unpack_from(content)[0]
+            job, number, skip = json.loads(content[_JOB.size : start])
+            try:
+                with _Sender(leader, job) as sender:
+                    for pair in _run(adapters[number], unpack_requests(content[start:]), set(skip)):
+                        sender.results.put(pair)
+                        if leader.over.is_set():
+                            return False
+                leader.send(DONE, _JOB.pack(job))
+            except RowUnavailable as error:
+                leader.send(FAILED, json.dumps(["row", str(error), job]).encode())
+            except NotFinite as error:
+                leader.send(FAILED, json.dumps(["not finite", error.index, job]).encode())
+
+
+def _run(adapter: Any, requests: Sequence[Request], skip: set[int]) -> Iterator[tuple[int, Result]]:
+    yield from adapter.run(requests, skip) if skip else adapter.run(requests)
 
 
 class _Sender:

@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -18,7 +18,8 @@ from evals.adapters.team import TeamModel, assist, lead
 from evals.errors import RowUnavailable, UserError
 from evals.messages import pack_requests, pack_results, unpack_requests, unpack_results
 from evals.parallel import Team
-from evals.requests import GenerateRequest, Generation, Request, Result, Score, ScoreRequest
+from evals.requests import GenerateRequest, Generation, NotFinite, Request, Result, Score, ScoreRequest
+from evals.shares import divide
 
 REQUESTS: list[Request] = [ScoreRequest((i % 7, i, i + 1), 1) for i in range(100)]
 
@@ -32,8 +33,10 @@ class Echo:
         self.identity, self.failure = identity, failure
         self.seen: list[Request] = []
 
-    def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Result]]:
+    def run(self, requests: Sequence[Request], skip: Collection[int] = ()) -> Iterator[tuple[int, Result]]:
         for i, request in enumerate(requests):
+            if i in skip:
+                continue
             if self.failure is not None and i == 3:
                 raise self.failure
             self.seen.append(request)
@@ -88,6 +91,38 @@ def test_all_processes_compute_and_nothing_is_lost(start: Start) -> None:
     assert codes == [0, 0]
 
 
+def test_what_is_known_is_skipped_and_divided_alike(start: Start) -> None:
+    helper, own = Echo(), Echo()
+    team, _, _ = start([helper])
+    with team:
+        model = TeamModel(team, own, 0)
+        list(model.run(REQUESTS))
+        shares = set(own.seen), set(helper.seen)
+        own.seen, helper.seen = [], []
+        skip = set(range(0, 100, 2))
+        left = {i: result for i, result in expected(REQUESTS).items() if i not in skip}
+        assert dict(model.run(REQUESTS, skip)) == left
+        assert set(own.seen) < shares[0] and set(helper.seen) < shares[1]
+        assert dict(model.run(REQUESTS, set(range(100)))) == {}
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_score_that_is_no_number_is_traced_to_its_request(start: Start, process: int) -> None:
+    class Broken(Echo):
+        def run(
+            self, requests: Sequence[Request], skip: Collection[int] = ()
+        ) -> Iterator[tuple[int, Result]]:
+            yield from list(super().run(requests))[:5]
+            raise NotFinite(5)
+
+    adapters = [Echo(), Echo()]
+    adapters[process] = Broken()
+    team, _, _ = start([adapters[1]])
+    with team, pytest.raises(NotFinite) as failure:
+        list(TeamModel(team, adapters[0], 0).run(REQUESTS))
+    assert failure.value.index == divide(REQUESTS, 2)[process][5]
+
+
 def test_a_second_model_follows(start: Start) -> None:
     first, second = Echo("one"), Echo("two")
     team, threads, codes = start([first, second])
@@ -136,7 +171,9 @@ def test_another_model_is_refused(start: Start) -> None:
 
 def test_an_assistant_that_ends_is_noticed(start: Start) -> None:
     class Vanishing(Echo):
-        def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Result]]:
+        def run(
+            self, requests: Sequence[Request], skip: Collection[int] = ()
+        ) -> Iterator[tuple[int, Result]]:
             wire = team.peers[0]._connection
             with socket.socket(fileno=os.dup(wire.fileno())) as end:
                 end.shutdown(socket.SHUT_RDWR)  # as the system does for a killed process
@@ -186,7 +223,9 @@ def test_requests_and_results_survive_the_journey() -> None:
 
 def test_an_assistant_stops_computing_when_the_run_is_over(start: Start) -> None:
     class Endless(Echo):
-        def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Result]]:
+        def run(
+            self, requests: Sequence[Request], skip: Collection[int] = ()
+        ) -> Iterator[tuple[int, Result]]:
             while True:
                 time.sleep(0.01)
                 yield 0, Score(0.0)
