@@ -347,6 +347,11 @@ def reply_text(reply: Reply) -> str:
     return text if isinstance(text, str) else ""
 
 
+def shown_model(model: str) -> str:
+    """A model's name as results show it: of a path (some servers name models so) the last part alone."""
+    return model.rstrip("/").rsplit("/", 1)[-1] if model.startswith(("/", "~")) else model
+
+
 def text_body(client: Client, request: TextRequest) -> Reply:
     """The body that asks for a text. Greedy requests name no seed: it decides nothing there."""
     settings: dict[str, Any] = {"temperature": request.temperature}

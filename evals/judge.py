@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from evals.client import Client, RequestRefused, ask_texts
+from evals.client import Client, RequestRefused, ask_texts, shown_model
 from evals.errors import UserError
 from evals.files import run_lock, write_atomic
 from evals.judge_prompts import NO_RATING, Ask, Item, PromptSet, ask, rating_of
 from evals.progress import Progress
-from evals.requests import GenerateRequest, Generation, TextRequest
+from evals.requests import GenerateRequest, Generation, NotFinite, TextRequest
 from evals.store import Store, request_key
 
 TASK = "mt_bench"
@@ -52,7 +52,7 @@ class EndpointJudge:
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        self.name = f"openai:{client.model}"
+        self.name = f"openai:{shown_model(client.model)}"
         self.identity = f"judge {client.base_url} {client.model}"
 
     def fits(self, system: str, user: str) -> bool:
@@ -92,8 +92,13 @@ class LocalJudge:
         return GenerateRequest(tokens, max(1, min(JUDGMENT_TOKENS, room)))
 
     def run(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Generation | RequestRefused]]:
-        """As the adapter computes them."""
-        yield from self.model.run(requests)
+        """As the adapter computes them. Raises UserError if its scores are no numbers."""
+        try:
+            yield from self.model.run(requests)
+        except NotFinite as error:
+            raise UserError(
+                f"the judge {self.name} is broken: {error}; check its weights and --dtype"
+            ) from error
 
     def _tokens(self, system: str, user: str) -> tuple[int, ...]:
         chat = [
@@ -163,16 +168,14 @@ def judge_run(
     requests = [judge.request(one.system, one.user) for one in asks]
     keys = [request_key(judge.identity, request) for request in requests]
     known: dict[bytes, Any] = store.get(keys)
-    todo = {key: i for i, key in enumerate(keys) if key not in known}
-    order = list(todo)
-    stored = len(set(keys)) - len(order)
-    with progress.counting(f"judge {judge.name}", len(set(keys)), stored) as counter:
-        for i, result in judge.run([requests[todo[key]] for key in order]):
-            if isinstance(result, RequestRefused):
-                known[order[i]] = result
-            else:
-                known[order[i]] = result
-                store.put([(order[i], result)])
+    stored = len(known)
+    unique = dict(zip(keys, requests, strict=True))
+    todo = [key for key in unique if key not in known]
+    with progress.counting(f"judge {judge.name}", len(unique), stored) as counter:
+        for i, result in judge.run([unique[key] for key in todo]):
+            known[todo[i]] = result
+            if isinstance(result, Generation):
+                store.put([(todo[i], result)])
             counter.advance()
     store.flush()
     lines = []
@@ -188,7 +191,7 @@ def judge_run(
     lock = store.path.with_name("judging.lock")
     with run_lock(lock, f"the judgments of '{folder.name}'", progress.note):
         everything = publish(folder, lines, len(refused), published)
-    return Outcome(everything, len(order), stored, refused)
+    return Outcome(everything, len(todo), stored, refused)
 
 
 def _prepare(

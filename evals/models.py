@@ -36,7 +36,7 @@ class ModelSpec:
     @property
     def label(self) -> str:
         """The source as results name it: never a machine's path."""
-        if self.source in ("hub", "endpoint"):
+        if self.source == "hub" or (self.source == "endpoint" and not self.location.startswith(("/", "~"))):
             return f"{self.source}:{self.location}"
         if self.source == "package":
             return f"package:{EMBEDDED_PACKAGE.replace('_', '-')}"
@@ -100,11 +100,11 @@ def resolve(name: str | None, model_path: str | None = None, revision: str | Non
             else replace(spec, revision=revision)
         )
     if model_path is not None:
-        return _on_disk(ModelSpec(_safe_name(name), "folder", model_path, None), model_path)
+        return _on_disk(ModelSpec(safe_name(name), "folder", model_path, None), model_path)
     path = Path(name)
     if path.is_dir() or (path.suffix == ".gguf" and path.is_file()):
         return _on_disk(
-            ModelSpec(_safe_name(path.resolve().name.removesuffix(".gguf")), "folder", name, None), name
+            ModelSpec(safe_name(path.resolve().name.removesuffix(".gguf")), "folder", name, None), name
         )
     if path.suffix == ".gguf" or name.startswith((".", "/", "~")):
         raise UserError(f"no such model folder or .gguf file: '{name}'")
@@ -127,6 +127,6 @@ def _on_disk(spec: ModelSpec, path: str) -> ModelSpec:
     raise UserError(f"no such model folder or .gguf file: '{path}'")
 
 
-def _safe_name(name: str) -> str:
+def safe_name(name: str) -> str:
     """A name that can be a folder: hostile characters become '-'."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"

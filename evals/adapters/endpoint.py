@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from lighteval.models.abstract_model import LightevalModel, ModelConfig
@@ -90,19 +90,18 @@ class EndpointModel(LightevalModel):
         counted = self._texts.generate_requests(docs) if self._texts is not None else [None] * len(docs)
         return [self._text_request(doc, tokens) for doc, tokens in zip(docs, counted, strict=True)]
 
-    def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Result]]:
-        """Asks for requests of one kind: (index, result) as they come, each index once.
+    def run(self, requests: Sequence[Request], skip: Collection[int] = ()) -> Iterator[tuple[int, Result]]:
+        """Asks for requests of one kind: (index, result) as they come, each index once, not those in `skip`.
 
         Raises RowUnavailable when the server refuses one of them, EndpointError when it gives nothing more.
         """
-        if requests and isinstance(requests[0], ScoreRequest):
-            yield from self._score([one for one in requests if isinstance(one, ScoreRequest)])
+        todo = [index for index in range(len(requests)) if index not in skip]
+        if todo and isinstance(requests[todo[0]], ScoreRequest):
+            results: Iterator[tuple[int, Result]] = self._score([requests[index] for index in todo])
         else:
-            texts = [one for one in requests if isinstance(one, TextRequest)]
-            for index, outcome in ask_texts(self.client, texts):
-                if isinstance(outcome, RequestRefused):
-                    raise RowUnavailable(str(outcome))
-                yield index, outcome
+            results = self._generate([requests[index] for index in todo])
+        for position, result in results:
+            yield todo[position], result
 
     def loglikelihood(self, docs: list[Doc]) -> list[ModelResponse]:
         """Log-likelihood of every choice of every doc (lighteval's interface)."""
@@ -141,30 +140,40 @@ class EndpointModel(LightevalModel):
         )
 
     def _messages(self, doc: Doc, counted: GenerateRequest | None) -> tuple[tuple[str, str], ...]:
-        if not self.chat:
-            text = prompts.plain_text(doc) if counted is None else decode(self._tokenizer, counted.prompt)
-            return (("", text),)
         n_shots = len(doc.fewshot_samples)
+        cut = False
         if counted is not None:
             # the default adapter drops shots that do not fit: find how many it kept
-            while n_shots and len(self._encoded(doc, n_shots)) > len(counted.prompt):
+            while (longer := self._length(doc, n_shots) > len(counted.prompt)) and n_shots:
                 n_shots -= 1
-        turns = prompts.messages(doc, n_shots)
-        return tuple((turn["role"], turn["content"]) for turn in turns)
+            cut = longer
+        if self.chat:
+            return tuple((turn["role"], turn["content"]) for turn in prompts.messages(doc, n_shots))
+        if counted is not None and cut:
+            return (("", decode(self._tokenizer, counted.prompt)),)
+        return (("", prompts.plain_text(doc, n_shots)),)
 
-    def _encoded(self, doc: Doc, n_shots: int) -> list[int]:
-        return encode(self._tokenizer, prompts.render(doc, self._tokenizer, True, n_shots))
+    def _length(self, doc: Doc, n_shots: int) -> int:
+        return len(encode(self._tokenizer, prompts.render(doc, self._tokenizer, self.chat, n_shots)))
 
-    def _score(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, Score]]:
+    def _generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Generation]]:
+        texts = [one for one in requests if isinstance(one, TextRequest)]
+        for index, outcome in ask_texts(self.client, texts):
+            if isinstance(outcome, RequestRefused):
+                raise RowUnavailable(str(outcome))
+            yield index, outcome
+
+    def _score(self, requests: Sequence[Request]) -> Iterator[tuple[int, Score]]:
+        scored = [one for one in requests if isinstance(one, ScoreRequest)]
         if self._way is None:
             self._way = find_way(self.client, self._tokenizer, self._render, self.chat)
         way = self._way
         try:
-            for index, reply in self.client.ask_all(way.body(request.tokens) for request in requests):
+            for index, reply in self.client.ask_all(way.body(one.tokens) for one in scored):
                 if isinstance(reply, RequestRefused):
                     raise RowUnavailable(str(reply))
-                request = requests[index]
-                yield index, Score(math.fsum(way.logprobs(request.tokens, request.n_continuation, reply)))
+                one = scored[index]
+                yield index, Score(math.fsum(way.logprobs(one.tokens, one.n_continuation, reply)))
         except ValueError as error:
             raise RowUnavailable(f"the server {self.client.base_url}: {error}") from error
 

@@ -57,9 +57,7 @@ class Echo:
         chosen = values[end - n : end] if end >= n else []
         if len(chosen) < n or self._matches(tokens[-n:], told[end - n : end]) is False:
             raise ValueError("its list leaves out some of the tokens")
-        if not all(isinstance(value, int | float) and math.isfinite(value) for value in chosen):
-            raise ValueError("it gives no number for some tokens")
-        return [float(value) for value in chosen]
+        return _numbers(chosen)
 
     def _prompt(self, tokens: Sequence[int]) -> str | list[int]:
         if self.as_ids:
@@ -107,6 +105,12 @@ def _listed(reply: Reply) -> tuple[list[str], list[Any]]:
     if not isinstance(told, list) or not isinstance(values, list) or len(told) != len(values) or not told:
         raise ValueError("its list of log-probabilities is not of the completions interface")
     return [text if isinstance(text, str) else "" for text in told], values
+
+
+def _numbers(values: Sequence[Any]) -> list[float]:
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+        raise ValueError("it gives no number for some tokens")
+    return [float(value) for value in values]
 
 
 def decode(tokenizer: Any, tokens: Sequence[int]) -> str:
@@ -157,7 +161,7 @@ def _probe(way: Echo, render: Callable[[str], str], queries: Sequence[str]) -> N
         if whole[: len(prompt)] != prompt or n < PROBE_LEAST or n > len(expected):
             continue  # the continuation does not encode to the tokens that were generated: another query
         echoed = way.logprobs(whole, n, way.client.ask(way.body(whole), attempts=PROBE_ATTEMPTS))
-        worst = max(abs(a - b) for a, b in zip(echoed, expected, strict=False))
+        worst = max(abs(a - b) for a, b in zip(echoed, _numbers(expected[:n]), strict=True))
         if worst > PROBE_TOLERANCE:
             raise ValueError(
                 f"its echoed log-probabilities are not those of the tokens (off by {worst:.1f} nats in a probe)"
