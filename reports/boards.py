@@ -20,6 +20,8 @@ ALPHA = 0.05
 JUDGED = "judge_score"
 """Metric of rows rated 1 to 10: not in percent, so in no mean of rows."""
 
+JUDGE = ("judge", "prompt_set", "prompt_set_sha256")
+
 
 @dataclass(frozen=True)
 class Label:
@@ -176,20 +178,30 @@ def rank(runs: Sequence[Run]) -> Board:
     ranks: Sequence[int | None] = [None] * len(runs)
     if len(runs) > 1 and len(known) == len(runs):
         ranks = statistics.ranks(known, mean_p, ALPHA)
-    columns = [
-        _cells([run.rows[k] for run in runs], functools.partial(row_p, k)) for k in range(len(runs[0].rows))
-    ]
-    entries = [Entry(*parts) for parts in zip(runs, ranks, means, zip(*columns, strict=True), strict=True)]
+    columns = [_cells(runs, k, functools.partial(row_p, k)) for k in range(len(runs[0].rows))]
+    cells = [tuple(column[k] for column in columns) for k in range(len(runs))]
+    entries = [Entry(*parts) for parts in zip(runs, ranks, means, cells, strict=True)]
     entries.sort(
         key=lambda entry: (-(entry.mean.value if entry.mean else -1), entry.run.name, _finished(entry.run))
     )
     return Board(runs[0].suite, labels(runs[0]), runs[0].rows, tuple(entries))
 
 
-def _cells(rows: Sequence[RowResult], p_value: Callable[[int, int], float]) -> list[Cell]:
+def judge(run: Run, row: RowResult) -> str:
+    """The judge behind a row's value and its prompts, in words; empty where there is none."""
+    for task in row.tasks if row.metric == JUDGED and row.value is not None else ():
+        judges = run.record["tasks"][task].get("judges")
+        if isinstance(judges, list) and judges and isinstance(judges[0], dict):
+            name, prompts, digest = (str(judges[0].get(key)) for key in JUDGE)
+            return f"{name}, prompts {prompts} ({digest[:8]})"
+    return "; ".join(note.text for note in row.notes if note.code == "judge")
+
+
+def _cells(runs: Sequence[Run], position: int, p_value: Callable[[int, int], float]) -> list[Cell]:
     """One row of all runs, ranked where every run has a value and, if judged, the same judge."""
+    rows = [run.rows[position] for run in runs]
     values = [row.value for row in rows if row.value is not None]
-    judges = {tuple(note.text for note in row.notes if note.code == "judge") for row in rows}
+    judges = {judge(run, row) for run, row in zip(runs, rows, strict=True)}
     if len(rows) < 2 or len(values) < len(rows) or len(judges) > 1:
         return [Cell(row, None, False) for row in rows]
     ranks = statistics.ranks(values, p_value, ALPHA)

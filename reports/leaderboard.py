@@ -12,13 +12,15 @@ import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from evals.errors import EXIT_OK, UserError
 
 if TYPE_CHECKING:
-    from reports.boards import Board
+    from reports.boards import Board, Entry
     from reports.results import Run
+    from reports.site.figures import Figure
+    from reports.tables import Cell, Footnotes
 
 FORMATS = ("md", "csv", "site")
 COLUMNS = (
@@ -129,7 +131,9 @@ def markdown(boards: Sequence[Board], refused: Sequence[str]) -> str:
     for board in boards:
         words = ", ".join(label.text for label in board.labels) or board_title(board).lower()
         title = f"{SUITE_TITLES.get(board.suite, board.suite)}: {words}"
-        table = tables.Table(title, _header(board), tuple(_line(entry, shown) for entry in board.entries))
+        notes = tables.Footnotes()
+        lines = tuple(_line(entry, shown, notes) for entry in board.entries)
+        table = tables.Table(title, _header(board), lines, tuple(notes.texts))
         blocks += [tables.markdown(table), tables.markdown_text(board_caption(board)) + "\n"]
     blocks += ["## How to read this\n", "\n\n".join(map(tables.markdown_text, READING)) + "\n"]
     if refused:
@@ -137,28 +141,29 @@ def markdown(boards: Sequence[Board], refused: Sequence[str]) -> str:
     return "\n".join(blocks)
 
 
-def _header(board: Board) -> tuple[Any, ...]:
+def _header(board: Board) -> tuple[Cell, ...]:
     from reports.tables import Cell
 
     rows = [Cell(f"{row.label} (n = {row.n:,})") for row in board.rows]
     return (Cell("Model"), Cell("Rank"), Cell(f"Mean of {board.mean_rows} rows"), *rows)
 
 
-def _line(entry: Any, shown: dict[int, str]) -> tuple[Any, ...]:
+def _line(entry: Entry, shown: dict[int, str], notes: Footnotes) -> tuple[Cell, ...]:
+    """A run's line; ratings carry their judge as a footnote."""
+    from reports.boards import judge
     from reports.site.figures import mean_figure, row_figure
     from reports.tables import Cell
 
     mean = mean_figure(entry.mean)
-    cells = [Cell(_value(row_figure(cell.row)), bold=cell.leads) for cell in entry.cells]
-    return (
-        Cell(shown[id(entry.run)]),
-        Cell(str(entry.rank or "–")),
-        Cell(_value(mean) if mean else "–"),
-        *cells,
-    )
+    cells = [Cell(shown[id(entry.run)]), Cell(str(entry.rank or "–")), Cell(_value(mean) if mean else "–")]
+    for cell in entry.cells:
+        words = judge(entry.run, cell.row)
+        marks = (notes.mark(f"Judge: {words}"),) if words else ()
+        cells.append(Cell(_value(row_figure(cell.row)), bold=cell.leads, marks=marks))
+    return tuple(cells)
 
 
-def _value(figure: Any) -> str:
+def _value(figure: Figure) -> str:
     return figure.text if figure.value is None else f"{figure.text} {figure.half_text}"
 
 
@@ -180,7 +185,7 @@ def csv_text(boards: Sequence[Board], folder: Path) -> str:
     return stream.getvalue()
 
 
-def _csv_lines(entry: Any) -> list[dict[str, object]]:
+def _csv_lines(entry: Entry) -> list[dict[str, object]]:
     from reports.boards import JUDGED
     from reports.site.figures import mean_figure, row_figure
     from reports.site.naming import notes_text
@@ -191,7 +196,7 @@ def _csv_lines(entry: Any) -> list[dict[str, object]]:
         "quantization": entry.run.model["quantization"],
     }
     lines: list[dict[str, object]] = []
-    if mean := mean_figure(entry.mean):
+    if entry.mean is not None and (mean := mean_figure(entry.mean)):
         numbers = {
             "value": mean.value,
             "low": mean.low,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from reports.boards import ALPHA, JUDGED, Board, Entry
-from reports.results import RowResult
+from reports.boards import ALPHA, JUDGED, Board, Entry, judge
 from reports.site import figures
 from reports.site.naming import SUITE_TITLES, Shown, count, notes_text
 
@@ -57,7 +56,7 @@ def _board(board: Board, shown: Sequence[Shown]) -> dict[str, Any]:
         "labels": board.labels,
         "caption": board_caption(board),
         "mean_note": f"of {board.mean_rows} rows",
-        "columns": [_column(board.rows[k]) for k in kept],
+        "columns": [_column(board, k) for k in kept],
         "lines": [_board_line(entry, shown, scale, kept) for entry in board.entries],
     }
 
@@ -82,11 +81,14 @@ def board_caption(board: Board) -> str:
     return text
 
 
-def _column(row: RowResult) -> dict[str, str]:
+def _column(board: Board, position: int) -> dict[str, str]:
+    row = board.rows[position]
+    judges = {judge(entry.run, entry.cells[position].row) for entry in board.entries} - {""}
     unit = "rated 1 to 10" if row.metric == JUDGED else "percent"
     return {
         "label": row.label,
         "note": f"n {row.n:,}",
+        "judge": judges.pop() if len(judges) == 1 else "several judges" if judges else "",
         "title": f"{row.label}: {row.metric}, {unit}, {row.n:,} docs",
     }
 

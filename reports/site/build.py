@@ -10,11 +10,11 @@ from typing import Any
 import jinja2
 
 from evals.errors import UserError
-from evals.files import cannot_write, partial_folder, publish_folder
+from evals.files import cannot_write, partial_folder
 from reports import statistics
 from reports.boards import Board
 from reports.results import Run
-from reports.site import samples
+from reports.site import fields, samples
 from reports.site.board_page import index_page
 from reports.site.model_page import model_page
 from reports.site.naming import SUITE_TITLES, Shown, show, task_page
@@ -60,14 +60,18 @@ def fill_site(folder: Path, boards: Sequence[Board], refused: Sequence[str], wit
 
 
 def _swap(partial: Path, folder: Path) -> None:
-    """Puts the new folder where the old one was."""
-    old = partial_folder(folder)
+    """Puts the new folder where the old one was; the old one stays when that fails."""
+    partial.chmod(folder.parent.stat().st_mode & 0o777)
+    old = partial.with_name(f"{partial.name}-old")
+    if folder.exists():
+        folder.rename(old)
     try:
-        if folder.exists():
-            folder.rename(old / "old")
-        publish_folder(partial, folder)
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+        partial.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _environment() -> jinja2.Environment:
@@ -108,7 +112,7 @@ def _write_samples(folder: Path, shown: Sequence[Shown]) -> None:
         ]
         for group in samples.group_sets(answers):
             first = shown[group.members[0].run].run
-            shots = (first.record["tasks"][task].get("settings") or {}).get("shots") or 0
+            shots = fields.count(fields.part(first.record, "tasks", task, "settings").get("shots")) or 0
             sets.append(samples.write_set(folder, group, shots) | {"suite": suite, "row": row})
     runs = [
         {"key": item.key, "name": item.name, "suite": item.run.suite, "page": item.page} for item in shown
@@ -120,14 +124,11 @@ def _write_samples(folder: Path, shown: Sequence[Shown]) -> None:
 
 
 def _answers(number: int, run: Run, task: str) -> Answers:
-    columns = run.columns(task)
-    metric = main_metric(run, task) or ""
-    table = run.table(task)
-    if "judge_score" in columns and "judge_score" not in table.column_names:
-        import pyarrow
-
-        table = table.append_column("judge_score", pyarrow.array(columns["judge_score"]))
-    return Answers(number, task, table, doc_scores(columns, metric))
+    table, columns = run.table(task), run.columns(task)
+    if "question_id" in table.column_names and (run.folder / samples.JUDGMENTS).is_file():
+        judged = samples.judgments(run.folder, table.column("question_id").to_pylist())
+        table = table.append_column("judgments", [judged])
+    return Answers(number, task, table, doc_scores(columns, main_metric(run, task) or ""))
 
 
 def doc_scores(columns: Mapping[str, Any], metric: str) -> list[float | None]:

@@ -8,7 +8,7 @@ from typing import Any
 from reports import published
 from reports.boards import JUDGED, labels
 from reports.results import RowResult, Run
-from reports.site import figures
+from reports.site import fields, figures
 from reports.site.figures import Line
 from reports.site.naming import SUITE_TITLES, Shown, count, notes_text, task_page, when
 from reports.site.task_pages import main_figure
@@ -23,6 +23,7 @@ def model_page(item: Shown, everyone: Sequence[Shown]) -> dict[str, Any]:
     verdicts = row_verdicts(run, published.load(run.suite))
     printed = {label: verdict.printed for label, verdict in verdicts.items()}
     others = [other for other in everyone if other.run.name == run.name and other is not item]
+    rows = [_model_row(run, row, verdicts) for row in run.rows]
     docs = sum(row.n for row in run.rows)
     return {
         "here": "",
@@ -33,9 +34,10 @@ def model_page(item: Shown, everyone: Sequence[Shown]) -> dict[str, Any]:
         "labels": labels(run),
         "summary": f"{docs:,} docs in {count(len(run.rows), 'row')}; measured {when(run) or 'at an unknown time'} UTC.",
         "pictures": _row_pictures(run, printed),
+        "has_seconds": any(item["seconds"] is not None for item in rows),
         "has_published": any(printed.values()),
-        "rows": [_model_row(run, row, verdicts) for row in run.rows],
-        "facts": [fact for fact in _facts(run) if fact["value"] not in (None, "")],
+        "rows": rows,
+        "facts": [fact for fact in _facts(run) if fact["value"]],
         "tasks": [_model_task(run, task) for task in run.tasks],
         "others": [
             {
@@ -70,7 +72,7 @@ def _row_pictures(run: Run, printed: Mapping[str, str | None]) -> list[dict[str,
 
 def _model_row(run: Run, row: RowResult, verdicts: Mapping[str, Any]) -> dict[str, Any]:
     verdict = verdicts[row.label]
-    seconds = run.record["timing"].get("rows", {}).get(row.label, {}).get("seconds")
+    seconds = fields.number(fields.part(run.record, "timing", "rows", row.label).get("seconds"))
     few = row.tasks if len(row.tasks) <= MANY else ()
     return {
         "label": row.label,
@@ -81,75 +83,74 @@ def _model_row(run: Run, row: RowResult, verdicts: Mapping[str, Any]) -> dict[st
         "verdict": verdict.verdict if verdict.printed else "",
         "seconds": seconds,
         "tasks": [{"name": task, "page": task_page(task)} for task in few if task in run.tasks],
-        "many": "" if few else f"{len(row.tasks)} tasks, below",
+        "many": "" if few else f"{len(row.tasks)} tasks",
         "note": notes_text(row),
     }
 
 
 def _model_task(run: Run, task: str) -> dict[str, Any]:
-    entry, data = run.record["tasks"][task], run.record["data"]["tasks"].get(task) or {}
-    settings = entry.get("settings") or {}
-    rows, official = data.get("rows"), data.get("official_rows")
-    parts = [f"{rows:,} of {official:,} rows" if isinstance(rows, int) and isinstance(official, int) else ""]
-    if data.get("revision"):
-        parts.append(f"revision {str(data['revision'])[:12]}")
-    parts += [str(data["note"])] if data.get("note") else []
+    data = fields.part(run.record, "data", "tasks", task)
+    settings = fields.part(run.record, "tasks", task, "settings")
+    rows, official = fields.thousands(data.get("rows")), fields.thousands(data.get("official_rows"))
+    revision, note = fields.text(data.get("revision")), fields.text(data.get("note"))
+    parts = (
+        f"{rows} of {official} rows" if rows and official else "",
+        f"revision {revision[:12]}" if revision else "",
+    )
     return {
         "name": task,
         "page": task_page(task),
-        "n": entry["n"],
-        "shots": settings.get("shots", ""),
-        "budget": settings.get("max_new_tokens"),
+        "n": run.record["tasks"][task]["n"],
+        "shots": fields.thousands(settings.get("shots")),
+        "budget": fields.count(settings.get("max_new_tokens")),
         "figure": main_figure(run, task),
-        "data": "; ".join(part for part in parts if part),
+        "data": "; ".join(one for one in (*parts, note) if one),
     }
 
 
 def _facts(run: Run) -> list[dict[str, Any]]:
     model, record = run.model, run.record
-    provenance, timing = record["provenance"], record["timing"]
-    git, seconds = provenance.get("git") or {}, timing.get("total_seconds")
-    versions = provenance.get("versions") or {}
-    parameters = model.get("parameters")
-    commit = git.get("commit")
+    provenance = record["provenance"]
+    git, seconds = fields.part(provenance, "git"), fields.number(record["timing"].get("total_seconds"))
+    commit = fields.text(git.get("commit"))
+    limit = fields.thousands(record["limit"])
     return [
         _fact("Weights from", model["source"], code=True),
         _fact("Revision", model["revision"], code=True),
         _fact("Fingerprint of the weights", model["fingerprint"], code=True),
-        _fact("Parameters", f"{parameters:,}" if isinstance(parameters, int) else None),
+        _fact("Parameters", fields.thousands(model.get("parameters"))),
         _fact("Number type", model["dtype"]),
         _fact("Quantization", model["quantization"]),
         _fact("Prompts", "in the model’s chat template" if model["chat"] else "plain text"),
         _fact("Hash of the chat template", provenance.get("chat_template_sha256"), code=True),
         _fact("Data from", record["data"]["source"]),
-        _fact("Limit", None if record["limit"] is None else f"{record['limit']:,} docs a task"),
-        _fact("Variant", ", ".join(map(str, provenance["variant"]))),
+        _fact("Limit", f"{limit} docs a task" if limit else ""),
+        _fact("Variant", ", ".join(fields.texts(provenance["variant"]))),
         _fact("Engine", provenance.get("engine")),
         _fact("Device", _device(provenance)),
-        _fact("Seeds", _pairs(provenance.get("seeds"))),
-        _fact("Versions", _pairs(versions)),
+        _fact("Seeds", _pairs(provenance, "seeds")),
+        _fact("Versions", _pairs(provenance, "versions")),
         _fact(
             "Project commit",
-            f"{commit}{' with local changes' if git.get('dirty') else ''}" if commit else None,
+            commit + (" with local changes" if commit and git.get("dirty") else ""),
             code=True,
         ),
         _fact("Started", provenance.get("started")),
         _fact("Finished", provenance.get("finished")),
-        _fact("Time taken", f"{seconds:,.0f} s" if isinstance(seconds, int | float) else None),
+        _fact("Time taken", "" if seconds is None else f"{seconds:,.0f} s"),
         _fact("Run folder", f"{run.folder.parent.name}/{run.folder.name}", code=True),
     ]
 
 
 def _fact(name: str, value: object, code: bool = False) -> dict[str, Any]:
-    return {"name": name, "value": None if value is None else str(value), "code": code}
-
-
-def _pairs(values: object) -> str:
-    if not isinstance(values, Mapping):
-        return ""
-    return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
+    return {"name": name, "value": fields.text(value), "code": code}
 
 
 def _device(provenance: Mapping[str, Any]) -> str:
-    threads = provenance.get("threads")
-    return f"{provenance.get('device') or 'unknown'}{f', {threads} threads' if threads else ''}"
+    threads = fields.text(provenance.get("threads"))
+    return fields.text(provenance.get("device")) + (f", {threads} threads" if threads else "")
+
+
+def _pairs(provenance: Mapping[str, Any], key: str) -> str:
+    pairs = fields.part(provenance, key).items()
+    return ", ".join(f"{name} {words}" for name, value in pairs if (words := fields.text(value)))

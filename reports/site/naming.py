@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from reports.boards import labels
 from reports.results import RowResult, Run
+from reports.site import fields
 from reports.site.scripts import slug
 
 SUITE_TITLES = {"base": "Base models", "instruct": "Instruct models"}
@@ -34,8 +35,8 @@ class Shown:
     def under(self) -> str:
         """What stands below the model's name: what tells it apart, then number type, size, day."""
         model = self.run.model
-        size = model.get("parameters")
-        parts = [model["dtype"], short(size) if isinstance(size, int) else None, when(self.run)[:10]]
+        size = fields.count(model.get("parameters"))
+        parts = [model["dtype"], short(size) if size else None, when(self.run)[:10]]
         known = [part for part in parts if part and not any(tell.startswith(part) for tell in self.tells)]
         return " · ".join((*self.tells, *known))
 
@@ -52,7 +53,7 @@ def task_page(task: str) -> str:
 
 def when(run: Run) -> str:
     """When a run ended, as "2026-01-02 03:04"."""
-    return str(run.record["provenance"].get("finished") or "").replace("T", " ")[:16]
+    return fields.text(run.record["provenance"].get("finished")).replace("T", " ")[:16]
 
 
 def notes_text(row: RowResult) -> str:

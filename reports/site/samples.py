@@ -7,17 +7,23 @@ browser filters by the scores alone, and loads chunk K only when a doc of it is 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from pyarrow import parquet
 
+from reports.record import inside, refuse
 from reports.site.scripts import slug, write_script
 
 CHUNK_CHARS = 250_000  # a script of this size is parsed within one frame
 CHUNK_DOCS = 2_000
+JUDGMENTS = "judgments.parquet"
+JUDGED = ("question_id", "turn", "judge", "prompt_set", "score", "judgment")
+NO_RATING = -1.0
 # What a run was asked; all other columns are what it answered.
 ASKED = ("doc_id", "question_id", "group", "prompt", "turns", "choices", "gold", "reference")
 
@@ -88,10 +94,26 @@ def write_set(folder: Path, samples: SampleSet, shots: int) -> dict[str, Any]:
     }
 
 
+def judgments(folder: Path, questions: Sequence[int]) -> list[str]:
+    """What judges wrote about each question's answers: a JSON list of [turn, judge, prompts, rating, text]."""
+    try:
+        table = parquet.read_table(inside(folder, JUDGMENTS), columns=list(JUDGED))
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        refuse(folder, f"{JUDGMENTS} cannot be read ({' '.join(str(error).split())[:120]})")
+    found: dict[int, list[list[Any]]] = {}
+    for line in table.to_pylist():
+        rating = line["score"] if line["score"] != NO_RATING else None
+        texts = [line[name] for name in ("judge", "prompt_set", "judgment")]
+        found.setdefault(line["question_id"], []).append([line["turn"], *texts[:2], rating, texts[2]])
+    return [json.dumps(sorted(found.get(question, []), key=lambda one: one[0])) for question in questions]
+
+
 def _answered(answers: Answers) -> dict[str, list[Any]]:
     table = answers.table
     names = [name for name in table.column_names if name not in ASKED and name != "prompt_hash"]
     columns = {name: table.column(name).to_pylist() for name in names}
+    if "judgments" in columns:
+        columns["judgments"] = [json.loads(text) for text in columns["judgments"]]
     if "logprobs" in columns:  # a tenth of a millinat is finer than any page shows
         columns["logprobs"] = [[round(value, 4) for value in values] for values in columns["logprobs"]]
     return columns

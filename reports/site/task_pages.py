@@ -7,13 +7,19 @@ from typing import Any
 
 from reports.boards import Board
 from reports.results import Run
-from reports.site import figures
+from reports.site import fields, figures
 from reports.site.board_page import board_title
 from reports.site.figures import Figure, Line
 from reports.site.naming import SUITE_TITLES, Shown, count
 from reports.site.scripts import slug
 
 OTHER_ROW = "Other"
+DATA = (
+    ("Revision", "revision"),
+    ("Rows in the split", "rows"),
+    ("Official rows", "official_rows"),
+    ("Note", "note"),
+)
 
 
 def main_metric(run: Run, task: str) -> str | None:
@@ -100,13 +106,14 @@ def _task_group(task: str, board: Board, shown: Sequence[Shown]) -> dict[str, An
 
 def _task_caption(items: Sequence[Shown], task: str) -> str:
     entry = items[0].run.record["tasks"][task]
-    settings = entry.get("settings") or {}
-    shots, budget, stops = (settings.get(name) for name in ("shots", "max_new_tokens", "stops"))
+    settings = fields.part(entry, "settings")
+    shots, budget = fields.count(settings.get("shots")), fields.thousands(settings.get("max_new_tokens"))
+    stops = fields.texts(settings.get("stops"))
     words = [
         f"{count(len(items), 'run')}, on {'the same ' if len(items) > 1 else ''}{count(entry['n'], 'doc')}"
     ]
     words.append(f"{shots} worked examples before each question" if shots else "no worked examples")
-    words += [f"at most {budget:,} new tokens"] if isinstance(budget, int) else []
+    words += [f"at most {budget} new tokens"] if budget else []
     words += ["stops at " + ", ".join(f"“{stop}”" for stop in stops)] if stops else []
     return "; ".join(words) + "."
 
@@ -119,20 +126,11 @@ def _metrics(run: Run, task: str) -> list[str]:
 def _data_facts(task: str, boards: Sequence[Board]) -> list[dict[str, Any]]:
     facts: dict[tuple[str, str], dict[str, Any]] = {}
     for run in (entry.run for board in boards for entry in board.entries):
-        data = run.record["data"]["tasks"].get(task) or {}
-        pairs = [
-            ("Source", run.record["data"]["source"]),
-            ("Revision", data.get("revision")),
-            ("Note", data.get("note")),
-        ]
-        pairs += [("Rows in the split", data.get("rows")), ("Official rows", data.get("official_rows"))]
-        pairs += [(f"sha256 of {file}", digest) for file, digest in (data.get("sha256") or {}).items()]
+        data = fields.part(run.record, "data", "tasks", task)
+        pairs = [("Source", run.record["data"]["source"]), *((name, data.get(key)) for name, key in DATA)]
+        pairs += [(f"sha256 of {file}", digest) for file, digest in fields.part(data, "sha256").items()]
         for name, value in pairs:
-            if value not in (None, ""):
-                text = f"{value:,}" if isinstance(value, int) else str(value)
-                facts[name, text] = {
-                    "name": name,
-                    "value": text,
-                    "code": "sha256" in name or name == "Revision",
-                }
+            if words := fields.thousands(value) or fields.text(value):
+                code = name == "Revision" or name.startswith("sha256")
+                facts[name, words] = {"name": name, "value": words, "code": code}
     return list(facts.values())

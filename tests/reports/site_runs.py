@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import made_runs
+import pyarrow
 from made_runs import GENERATED, digest, edit
 from pyarrow import parquet
 
 from evals import samples
 from evals.suites import SUITES
+from reports import statistics
 
 WORDS = (
     "small",
@@ -93,6 +95,28 @@ def make_run(results: Path, made: MadeRun) -> Path:
 
 def edit_run(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
     """Lets `change` alter the parsed run.json in place."""
+    return edit(folder, change)
+
+
+def judge(folder: Path, name: str, rating: float) -> Path:
+    """Has the run's MT-Bench answers rated by a made-up judge: all alike, but for the first one's second turn."""
+    columns = read_samples(folder, "mt_bench")
+    columns["judge_score"] = [[rating, 9.0 if k == 0 else rating] for k in range(len(columns["doc_id"]))]
+    (folder / "samples" / "mt_bench.parquet").write_bytes(samples.to_parquet(columns))
+    series = {"judge": name, "prompt_set": "single-v1", "prompt_set_sha256": "ab" * 32}
+
+    def change(run: dict[str, Any]) -> None:
+        row = next(row for row in run["rows"] if row["label"] == "MT-Bench")
+        value = statistics.summarize_row("judge_score", {"mt_bench": columns})
+        row.update(value, notes=[{"code": "judge", "text": f"judge {name}, {rating} of them unrated"}])
+        run["tasks"]["mt_bench"].update(metrics=statistics.summarize_task(columns), judges=[series])
+
+    question = columns["question_id"][0]
+    lines = [
+        {"question_id": question, "turn": turn, **series, "score": score, "judgment": text}
+        for turn, score, text in ((1, rating, "<b>good</b>"), (2, -1.0, "?"))
+    ]
+    parquet.write_table(pyarrow.Table.from_pylist(lines), folder / "judgments.parquet")
     return edit(folder, change)
 
 

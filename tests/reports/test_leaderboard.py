@@ -6,11 +6,13 @@ import csv
 import html.parser
 import io
 import json
+import random
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
-from site_runs import MadeRun, edit_run, make_run
+from site_runs import MadeRun, edit_run, judge, make_run
 
 from evals import cli
 from evals.errors import UserError
@@ -125,7 +127,24 @@ def test_latest_takes_the_fullest_then_the_newest(tmp_path: Path) -> None:
     assert sum(len(board.entries) for board in build_boards(runs)) == 5
 
 
-def test_judged_rows_are_compared_under_one_judge_only(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("other", "ranks"), [("one", [1, 2]), ("two", [None, None])])
+def test_ratings_are_compared_under_one_judge_only(
+    tmp_path: Path, other: str, ranks: list[int | None]
+) -> None:
+    folders = [
+        judge(make_run(tmp_path, MadeRun("a", suite="instruct")), "one", 7.0),
+        judge(make_run(tmp_path, MadeRun("b", suite="instruct")), other, 3.0),
+    ]
+    (board,) = build_boards([load_run(folder) for folder in folders])
+    position = next(k for k, row in enumerate(board.rows) if row.metric == "judge_score")
+    cells = {entry.run.name: entry.cells[position] for entry in board.entries}
+    assert [cells["a"].rank, cells["b"].rank] == ranks
+    assert board.mean_rows == 7
+    text = leaderboard.markdown([board], [])
+    assert "Judge: one, prompts single-v1 (abababab)" in text and ("Judge: two" in text) == (other == "two")
+
+
+def test_unjudged_answers_have_no_rank(tmp_path: Path) -> None:
     (board,) = boards_of(tmp_path, MadeRun("a", suite="instruct"), MadeRun("b", suite="instruct"))
     position = next(k for k, row in enumerate(board.rows) if row.metric == "judge_score")
     assert all(entry.cells[position].rank is None for entry in board.entries)
@@ -251,6 +270,18 @@ def test_samples_come_back_whole_from_their_chunks(tmp_path: Path, monkeypatch: 
     assert outputs == table.column("output").to_pylist()
     scores = parsed(tmp_path / "data" / entry["name"] / "scores-0.js")[1]
     assert [int(digit) for digit in scores] == list(answers.scores)
+
+
+def test_judgments_stand_beside_their_questions(tmp_path: Path) -> None:
+    folder = judge(make_run(tmp_path, MadeRun("a", suite="instruct")), "one", 7.0)
+    first, second = (json.loads(text) for text in samples.judgments(folder, [81, 82]))
+    assert (
+        first == [[1, "one", "single-v1", 7.0, "<b>good</b>"], [2, "one", "single-v1", None, "?"]]
+        and second == []
+    )
+    (folder / samples.JUDGMENTS).write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"judgments\.parquet cannot be read"):
+        samples.judgments(folder, [81])
 
 
 def test_front_coding_counts_utf16_units() -> None:
@@ -402,3 +433,32 @@ def test_pages_show_the_uncertainty_and_docs_of_every_value(tmp_path: Path) -> N
     low, high = statistics.row_interval(row.metric, 1, row.estimate)
     assert f"{low:.1f} to {high:.1f}" in text and "n 40" in text
     assert text.count('class="value"') == text.count('class="half"') == 2 * (1 + 9)
+
+
+def test_whatever_stands_in_run_json_is_one_line_or_a_page(tmp_path: Path) -> None:
+    """Fields that reading does not check are damaged at random: exit 0 or 2, never a traceback."""
+    folder = make_run(tmp_path / "results", MadeRun("a", rows=("PIQA",), size=4))
+    whole = (folder / "run.json").read_text(encoding="utf-8")
+    draw = random.Random(0)
+    for _ in range(100):
+        run = json.loads(whole)
+        node: Any = run
+        while isinstance(node, dict | list) and node:
+            parent, key = node, draw.choice(list(node) if isinstance(node, dict) else range(len(node)))
+            node = parent[key]
+            if draw.random() < 0.25:
+                break
+        parent[key] = draw.choice([None, True, -1, 10**400, 1e308, "", EVIL, [], [None, {}], {}, {"a": []}])
+        (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
+        args = [
+            "leaderboard",
+            str(tmp_path / "results"),
+            "--output",
+            str(tmp_path / "out"),
+            "--no-samples",
+            "--debug",
+        ]
+        try:
+            assert cli.main(args) == 0
+        except UserError as error:
+            assert "\n" not in str(error)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from site_runs import MadeRun, edit_run, make_run, read_samples
+from site_runs import MadeRun, edit_run, judge, make_run, read_samples
 
 from evals import cli
 from evals.suites import BASE
@@ -61,10 +61,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     large = [MadeRun("alpha", skill=0.55, sizes=SIZES), MadeRun("beta", skill=0.45, sizes=SIZES)]
     folders = {made.model: make_run(results, made) for made in large}
     make_run(results, MadeRun("brief", sizes=SIZES, limit=100))
-    for name in ("hostile", "plain"):
-        folder = make_run(
-            results, MadeRun(name, suite="instruct", output=HOSTILE if name == "hostile" else "")
-        )
+    for name, output, rating in (("hostile", HOSTILE, 7.0), ("plain", "", 5.0)):
+        folder = make_run(results, MadeRun(name, suite="instruct", output=output, missing=["HellaSwag"]))
+        judge(folder, f"judge {HOSTILE}", rating)
     edit_run(folder, lambda run: run["model"].update(name=HOSTILE))
     assert cli.main(["leaderboard", str(results), "--format", "site"]) == 0
     samples = {
@@ -222,7 +221,7 @@ def test_values_without_a_number_sort_last(site: Site, page: Page) -> None:
     for _ in range(2):
         value.click()
         last = table.find_elements("css selector", "tbody tr")[-1]
-        assert last.find_element("css selector", "th").text == "MT-Bench"
+        assert last.find_element("css selector", "th").text == "HellaSwag"
 
 
 def test_every_page_is_quiet_and_fits_a_narrow_window(site: Site, page: Page) -> None:
@@ -379,6 +378,29 @@ def test_hostile_text_is_shown_as_text(site: Site, page: Page) -> None:
     for path in ("samples.html", "index.html", site.page_of("models/script-window-broken-*.html")):
         page.open(site.url(path))
         assert page.run("return [window.broken, document.images.length]") == [None, 0]
+
+
+def test_ratings_and_what_judges_wrote_are_shown(site: Site, page: Page) -> None:
+    page.samples(site)
+    page.choose("suite", "Instruct")
+    page.choose("run-a", "hostile")
+    page.choose("run-b", "<script>")
+    page.choose("task", "mt_bench")
+    page.choose("show", "A beats B")
+    page.ready("40 of 40 docs")
+    page.until(lambda: page.row(1).text.split()[-2:] == ["8", "7"])  # means of 7 and 9, of 5 and 9
+    page.row(1).click()
+    page.until(lambda: page.find("#detail").is_displayed())
+    summaries = page.all("#detail summary")
+    assert [one.text.split(" by ")[0] for one in summaries] == [
+        "rated 7",
+        "rated 5",
+        "no rating",
+        "no rating",
+    ]
+    assert all("<script>window.broken" in one.text for one in summaries)
+    summaries[0].click()
+    assert page.all("#detail details pre")[0].text == "<b>good</b>"
 
 
 def test_the_policy_stops_what_would_leave_the_disk(site: Site, page: Page) -> None:

@@ -22,7 +22,8 @@ smol.load("index").then((index) => {
 
   let view = null;
   let opened = null; // position in the list of the sample that is open
-  let turn = 0; // counts selections and searches: what belongs to an earlier one is dropped
+  let selection = 0; // counts selections, and `turn` the lists made of them: what belongs to an earlier one is dropped
+  let turn = 0;
   let words = [];
 
   const list = new smol.VirtualList(by("list"), { render, open, settle });
@@ -83,12 +84,13 @@ smol.load("index").then((index) => {
   // --- from a selection to the list -----------------------------------------------------------------------------
 
   async function select(wanted = {}) {
-    const mine = ++turn;
+    const mine = ++selection;
+    turn++;
     close(false);
     status.textContent = "Reading scores…";
     const b = controls.b.value ? number(controls.b) : null;
     const next = await smol.View.open(index, chosenSets(), number(controls.a), b);
-    if (mine !== turn) return;
+    if (mine !== selection) return;
     view = next;
     page.classList.toggle("two", view.sections.some((section) => section.b !== null));
     fillFilters(wanted.show ?? controls.show.value);
@@ -98,10 +100,12 @@ smol.load("index").then((index) => {
       if (run.value) link.href = index.runs[number(run)].page;
     }
     await narrow();
+    if (mine !== selection) return;
     if (wanted.doc !== undefined) openDoc(wanted.doc);
   }
 
   async function narrow() {
+    if (!view) return;
     const mine = ++turn;
     const test = FILTERS.find(([value]) => value === controls.show.value)[2];
     const rows = view.filter(test);
@@ -116,8 +120,11 @@ smol.load("index").then((index) => {
     }
     list.set([], 0);
     page.setAttribute("aria-busy", "true");
+    let said = 0;
     await smol.search.run(view, rows, query, () => mine === turn, (hits, found, searched) => {
       list.set(hits, found, { keep: true });
+      if (searched < rows.length && performance.now() - said < 250) return; // four words a second are enough
+      said = performance.now();
       const part = searched < rows.length ? ` · searched ${count(searched)} of ${count(rows.length)}…` : "";
       status.textContent = `${count(found)} of ${count(view.count)} docs${part}`;
       if (!part) page.removeAttribute("aria-busy");
@@ -204,8 +211,8 @@ smol.load("index").then((index) => {
         const at = smol.View.column(docs.columns, "doc_id").findIndex((id) => `${section.set.task}:${id}` === name);
         if (mine !== turn) return;
         if (at < 0) continue;
-        const position = [...list.items.slice(0, list.count)].indexOf(view.firstOf(chunk) + at);
-        if (position >= 0) list.choose(position, true);
+        const position = list.items.indexOf(view.firstOf(chunk) + at);
+        if (position >= 0 && position < list.count) list.choose(position, true);
         return;
       }
     }
@@ -268,6 +275,7 @@ smol.load("index").then((index) => {
   by("next").addEventListener("click", () => list.choose(opened + 1, "follow"));
   by("close").addEventListener("click", () => close());
 
+  addEventListener("hashchange", changed(() => recall()));
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && !pane.hidden) close();
     else if (event.key === "/" && !/^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement.tagName)) {

@@ -4,7 +4,7 @@
 smol.detail = (() => {
   const NAMES = ["A", "B"];
   const KNOWN = new Set(["logprobs", "n_tokens", "prediction", "output", "n_output_tokens", "finish",
-    "output_turn_2", "n_output_tokens_turn_2", "finish_turn_2"]);
+    "judgments", "output_turn_2", "n_output_tokens_turn_2", "finish_turn_2"]);
   const ENDS = { eos: "ended its turn", stop: "met a stop string", length: "ran out of budget" };
 
   function el(tag, options = {}, ...children) {
@@ -106,7 +106,15 @@ smol.detail = (() => {
     const facts = [tokens === undefined ? null : `${tokens} tokens`, ENDS[finish] ?? finish].filter(Boolean).join(", ");
     const text = run.get(`output${suffix}`) ?? "";
     return el("section", { class: "answer" }, el("h4", {}, badge(side), el("span", { class: "under" }, facts)),
-      text.trim() ? block(text, words) : el("p", { class: "muted" }, "(nothing but white space)"));
+      text.trim() ? block(text, words) : el("p", { class: "muted" }, "(nothing but white space)"),
+      ...judged(run, suffix ? Number(suffix.slice(6)) : 1));
+  }
+
+  // What judges wrote about a turn, folded under their ratings.
+  function judged(run, turn) {
+    const mine = (run.get("judgments") ?? []).filter(([of]) => of === turn);
+    return mine.map(([, judge, prompts, rating, text]) => el("details", {},
+      el("summary", {}, `${rating === null ? "no rating" : `rated ${rating}`} by ${judge}, prompts ${prompts}`), block(text, [])));
   }
 
   const answers = (doc, suffix, words) =>
