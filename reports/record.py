@@ -135,7 +135,9 @@ def _check_row(folder: Path, row: Any) -> str:
 
 def is_number(value: Any) -> bool:
     """Whether a JSON value is a finite number."""
-    return isinstance(value, _NUMBER) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, _NUMBER) or isinstance(value, bool):
+        return False
+    return math.isfinite(value) if isinstance(value, float) else abs(value) < 2**1023  # larger is no float
 
 
 def is_count(value: Any) -> bool:
