@@ -142,10 +142,11 @@ def markdown(boards: Sequence[Board], refused: Sequence[str]) -> str:
 
 
 def _header(board: Board) -> tuple[Cell, ...]:
+    from reports.site.naming import count
     from reports.tables import Cell
 
     rows = [Cell(f"{row.label} (n = {row.n:,})") for row in board.rows]
-    return (Cell("Model"), Cell("Rank"), Cell(f"Mean of {board.mean_rows} rows"), *rows)
+    return (Cell("Model"), Cell("Rank"), Cell(f"Mean of {count(board.mean_rows, 'row')}"), *rows)
 
 
 def _line(entry: Entry, shown: dict[int, str], notes: Footnotes) -> tuple[Cell, ...]:
@@ -164,7 +165,7 @@ def _line(entry: Entry, shown: dict[int, str], notes: Footnotes) -> tuple[Cell, 
 
 
 def _value(figure: Figure) -> str:
-    return figure.text if figure.value is None else f"{figure.text} {figure.half_text}"
+    return figure.text if figure.value is None else f"{figure.text} {figure.spread_text}"
 
 
 # --- CSV -----------------------------------------------------------

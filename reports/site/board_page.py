@@ -14,7 +14,7 @@ MANY = 12  # tasks that are named one by one
 
 def index_page(boards: Sequence[Board], shown: Sequence[Shown], refused: Sequence[str]) -> dict[str, Any]:
     """The first page: a sortable table per board."""
-    models = len({(item.run.name, item.run.suite) for item in shown})
+    models = len({item.run.name for item in shown})
     summary = (
         f"{count(len(shown), 'run')} of {count(models, 'model')}. Every value stands with its 95 % interval."
     )
@@ -41,7 +41,8 @@ READING = (
     "Holm’s correction over all pairs of the table). Runs that cannot be told apart may share a rank.",
     "Mean: the plain mean of the table’s rows in percent; ratings are not in it. Bold: not significantly below the "
     "best of its row, while another run is.",
-    "± is half the width of the 95 % interval: Wilson’s for one task of right and wrong docs, else from the standard "
+    "± is half the width of the 95 % interval; two numbers are its ends, where it is not even about the value. "
+    "The interval is Wilson’s for one task of right and wrong docs, else from the standard "
     "error; it covers the choice of docs, not the choice of prompts or settings.",
 )
 
@@ -55,7 +56,7 @@ def _board(board: Board, shown: Sequence[Shown]) -> dict[str, Any]:
         "title": board_title(board),
         "labels": board.labels,
         "caption": board_caption(board),
-        "mean_note": f"of {board.mean_rows} rows",
+        "mean_note": f"of {count(board.mean_rows, 'row')}",
         "columns": [_column(board, k) for k in kept],
         "lines": [_board_line(entry, shown, scale, kept) for entry in board.entries],
     }

@@ -10,6 +10,9 @@ from reports import statistics
 from reports.results import RowResult
 from reports.statistics import Estimate
 
+UNEVEN = 0.15
+"""Share of an interval's half width by which its middle may miss the value before "±" would mislead."""
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -27,11 +30,14 @@ class Figure:
         return "–" if self.value is None else f"{self.value:.{self.decimals}f}"
 
     @property
-    def half_text(self) -> str:
-        """Half the interval's width, as "±0.9"; "±?" where one doc tells no error."""
-        if self.low is None or self.high is None:
+    def spread_text(self) -> str:
+        """Half the interval's width, as "±0.9"; its ends, as "0.9–2.2", where it is uneven; "±?" where unknown."""
+        if self.value is None or self.low is None or self.high is None:
             return "±?"
-        return f"±{(self.high - self.low) / 2:.{self.decimals}f}"
+        half = (self.high - self.low) / 2
+        if abs(self.high - self.value - half) > UNEVEN * half:
+            return f"{self.low:.{self.decimals}f}–{self.high:.{self.decimals}f}"
+        return f"±{half:.{self.decimals}f}"
 
     @property
     def interval_text(self) -> str:

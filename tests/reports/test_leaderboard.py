@@ -196,12 +196,14 @@ def test_only_unusable_folders_are_an_error(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_markdown_has_values_with_intervals_and_docs(tmp_path: Path) -> None:
-    boards = boards_of(tmp_path, MadeRun("a", skill=0.9), MadeRun("b", skill=0.1), MadeRun("c", limit=3))
+    boards = boards_of(
+        tmp_path, MadeRun("a", size=300), MadeRun("b", skill=0.3, size=300), MadeRun("c", limit=3)
+    )
     text = leaderboard.markdown(boards, [])
     row = boards[0].entries[0].cells[0].row
     low, high = row.interval
     assert f"**{row.value:.1f} ±{(high - low) / 2:.1f}**" in text
-    assert "HellaSwag (n = 40)" in text and "HellaSwag (n = 3)" in text
+    assert "HellaSwag (n = 300)" in text and "HellaSwag (n = 3)" in text
     assert "first 3 docs a task" in text and "Not ranked" in text
 
 
@@ -309,6 +311,13 @@ def test_a_limited_run_shares_the_docs_of_a_whole_one(tmp_path: Path) -> None:
 def test_scores_that_are_not_right_or_wrong_stay_numbers() -> None:
     assert samples._packed([1, 0, 1]) == "101"
     assert samples._packed([7.5, None, 1]) == [7.5, None, 1]
+
+
+def test_an_uneven_interval_shows_its_ends() -> None:
+    assert Figure(43.0, 41.3, 44.7, 3243).spread_text == "±1.7"
+    assert Figure(1.4, 0.9, 2.2, 1319).spread_text == "0.9–2.2"
+    assert Figure(5.0, None, None, 1).spread_text == "±?"
+    assert Figure(5.0, 4.9, 5.1, 9, decimals=2).spread_text == "±0.10"
 
 
 def test_axes_hold_their_values_with_round_ticks() -> None:
