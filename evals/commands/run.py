@@ -16,6 +16,7 @@ from evals.suites import SUITES, Suite
 if TYPE_CHECKING:
     from evals.parallel import Team
     from evals.runner import Settings, Work
+    from evals.sweep import Remembered
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,8 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--model", action="append", metavar="NAME",
         help="a known name, a hub id, a folder or a .gguf file (default: the embedded SmolLM2-135M-Instruct, Q4_1); "
-        "give it again for more models in one go",
+        "give it again for more models in one go; ORG/NAME@REVISION for one of its checkpoints",
     )  # fmt: skip
+    what.add_argument("--sweep", metavar="FILE", help="more models, one a line as for --model")
     what.add_argument("--model-path", metavar="PATH", help="weights of the named model on this disk")
     what.add_argument("--revision", help="the hub revision of the model")
     what.add_argument(
@@ -46,6 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--offline", action="store_true", help="no network at all: cached files or a folder only"
     )
     how = parser.add_argument_group("how to compute")
+    how.add_argument(
+        "--plan", action="store_true", help="first show requests, tokens and the time they will take"
+    )
+    how.add_argument("--dry-run", action="store_true", help="show that, and stop")
     how.add_argument("--device", help="cpu, cuda:1, mps (default: the best there is)")
     how.add_argument("--dtype", choices=("float32", "bfloat16", "float16"),
                      help="default: bfloat16 where the device computes it well, else float32")  # fmt: skip
@@ -75,15 +81,26 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
 
     from evals.progress import Progress
     from evals.runner import prepare
+    from evals.sweep import Remembered
 
     progress = Progress()
     works = prepare(suites, settings)
     for work in works:
         for reason in dict.fromkeys(work.missing[n] for r in work.rows for n in r.tasks if n in work.missing):
             progress.note(f"left out: {reason}")
+    memory = Remembered() if len(specs) > 1 or args.plan else None
     code = EXIT_OK
     for spec in specs:
-        code = max(code, _measure(args, spec, works, settings, progress, time.monotonic() - start, team))
+        before = time.monotonic() - start
+        try:
+            code = max(code, _measure(args, spec, works, settings, progress, before, team, memory))
+        except UserError as error:
+            if len(specs) == 1 or team is not None:
+                raise
+            progress.note(f"{spec.name}: left out: {error}")
+            code = EXIT_ROWS_MISSING
+        if team is not None:
+            team.next_model()
         start = time.monotonic()
     return code
 
@@ -98,17 +115,18 @@ def _models(args: argparse.Namespace) -> Iterator[list[Any]]:
 
 def _choices(args: argparse.Namespace) -> tuple[list[ModelSpec], list[Suite], Settings]:
     """Checks everything that can be checked before anything heavy is imported."""
+    from evals import sweep
     from evals.data import parse_source
-    from evals.models import resolve
     from evals.runner import Settings
     from evals.suites import budgets, check_names
 
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit {args.limit}: give at least 1")
-    names = args.model or [None]
+    listed = sweep.read_sweep(Path(args.sweep).expanduser()) if args.sweep else []
+    names = [*(args.model or []), *listed] or [None]
     if args.model_path and len(names) > 1:
         raise UserError("--model-path goes with one --model only")
-    specs = [resolve(name, args.model_path, args.revision) for name in names]
+    specs = sweep.resolve_all(names, args.model_path, args.revision)
     suites = _suites(args.suite, specs)
     wanted = (
         [name.strip() for name in args.tasks.split(",") if name.strip()] if args.tasks is not None else None
@@ -165,7 +183,8 @@ def _measure(
     settings: Settings,
     progress: Any,
     before: float,
-    team: Team | None = None,
+    team: Team | None,
+    memory: Remembered | None,
 ) -> int:
     """One model through all suites: a run folder and a table each."""
     from evals.files import run_lock
@@ -175,12 +194,18 @@ def _measure(
     start = time.monotonic()
     progress.note(f"loading {spec.name} ({spec.label})")
     adapters, described, spec = _adapters(args, spec, [work.suite.chat for work in works])
+    if memory is not None:
+        adapters = [memory.adapter(adapter) for adapter in adapters]
     if team is not None:
         from evals.adapters.team import lead
 
         adapters = lead(team, adapters)
     phases = {"prepare": before, "load": time.monotonic() - start}
     cache = settings.output / ".cache"
+    if args.plan or args.dry_run:
+        _show_plan(works, adapters, cache / "requests.sqlite", settings.fresh)
+    if args.dry_run:
+        return EXIT_OK
     folders, missing = [], False
     with run_lock(cache / "run.lock", f"results in '{settings.output}'", progress.note), \
             Store.open(cache / "requests.sqlite", on_note=progress.note) as store:  # fmt: skip
@@ -190,8 +215,6 @@ def _measure(
             store.flush()
             folders.append(publish(run, spec, described(adapter), phases))
             missing = missing or any(name not in run.columns for row in work.rows for name in row.tasks)
-    if team is not None:
-        team.next_model()
     _show(folders)
     return EXIT_ROWS_MISSING if missing else EXIT_OK
 
@@ -236,6 +259,20 @@ def _adapters(
         }
 
     return adapters, described, spec
+
+
+def _show_plan(works: list[Work], adapters: list[Any], stored: Path, fresh: bool) -> None:
+    """Prints what is to be done and how long it will take."""
+    from evals import estimate
+    from evals.store import Store
+    from reports.tables import markdown
+
+    if stored.exists() and not fresh:
+        with Store.open(stored) as store:
+            plan = estimate.plan(works, adapters, store)
+    else:
+        plan = estimate.plan(works, adapters, None)
+    print(markdown(estimate.table(*plan)), flush=True)
 
 
 def _show(folders: list[Path]) -> None:
