@@ -165,7 +165,10 @@ def _line(entry: Entry, shown: dict[int, str], notes: Footnotes) -> tuple[Cell, 
 
 
 def _value(figure: Figure) -> str:
-    return figure.text if figure.value is None else f"{figure.text} {figure.spread_text}"
+    if figure.value is None:
+        return figure.text
+    spread = figure.spread_text
+    return f"{figure.text} {spread}" if spread.startswith("±") else f"{figure.text} ({spread})"
 
 
 # --- CSV -----------------------------------------------------------

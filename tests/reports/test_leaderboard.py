@@ -316,6 +316,7 @@ def test_scores_that_are_not_right_or_wrong_stay_numbers() -> None:
 def test_an_uneven_interval_shows_its_ends() -> None:
     assert Figure(43.0, 41.3, 44.7, 3243).spread_text == "±1.7"
     assert Figure(1.4, 0.9, 2.2, 1319).spread_text == "0.9–2.2"
+    assert leaderboard._value(Figure(1.4, 0.9, 2.2, 1319)) == "1.4 (0.9–2.2)"
     assert Figure(5.0, None, None, 1).spread_text == "±?"
     assert Figure(5.0, 4.9, 5.1, 9, decimals=2).spread_text == "±0.10"
 
