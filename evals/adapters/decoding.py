@@ -14,14 +14,9 @@ from typing import Any
 
 import torch
 
-from evals.adapters.forward import (
-    AttentionKind,
-    KeyValues,
-    TreeBatch,
-    TreeForward,
-    UnsupportedModel,
-    out_of_memory,
-)
+from evals.adapters.attention import AttentionKind, KeyValues, UnsupportedModel
+from evals.adapters.forward import TreeForward, out_of_memory
+from evals.adapters.packed import TreeBatch
 from evals.adapters.plain import PlainDecoder, decode, pick
 from evals.adapters.stops import StopWatcher
 from evals.adapters.tree import Block, Feed, plan
@@ -328,7 +323,7 @@ class _SlotCache:
 
 
 class _Step:
-    """The newest token of each active sequence, one row (see forward.PackedBatch)."""
+    """The newest token of each active sequence, one row (see attention.PackedBatch)."""
 
     def __init__(self, active: Sequence[_Sequence], cache: _SlotCache, device: torch.device) -> None:
         self.cache = cache

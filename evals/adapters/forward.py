@@ -1,209 +1,15 @@
-"""One forward pass over a packed batch of blocks (tree.py), for any transformers model with standard attention.
-
-The packed tokens are one row for the model's own layers: no padding anywhere outside attention. Attention goes
-through a function registered with transformers, which sees keyword arguments of the call: which tokens see which
-is told by ``TreeBatch``. Keys and values of the trunk are kept here, not in a transformers cache.
-"""
+"""A causal language model that takes packed batches, for any transformers model with standard attention."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch.nn.functional import linear, scaled_dot_product_attention
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from torch.nn.functional import linear
 
+from evals.adapters.attention import KeyValues, PackedBatch, UnsupportedModel, packed_attention
+from evals.adapters.packed import TreeBatch
 from evals.adapters.tree import Block, Feed, last_rows, plan
-
-ATTENTION = "smol_evals_tree"
-KeyValues = tuple[torch.Tensor, torch.Tensor]  # each [rows, kv heads, head size]
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionKind:
-    """How a layer attends: factor of the scores, sliding window (tokens), soft cap of the scores."""
-
-    scaling: float
-    window: int | None
-    softcap: float | None
-
-
-class PackedBatch(Protocol):
-    """Tokens of many sequences in one row, and how they attend."""
-
-    tokens: torch.Tensor  # [1, tokens]
-    positions: torch.Tensor  # [1, tokens]
-
-    def attend(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kind: AttentionKind
-    ) -> torch.Tensor:
-        """Attention of one layer: [tokens, heads, size] (k, v: kv heads) to [tokens, heads, size]."""
-
-
-class UnsupportedModel(Exception):
-    """This model's attention cannot be shared this way; score it plainly."""
-
-
-@dataclass(slots=True)
-class Group:
-    """Blocks of equal shape, attended to in one call.
-
-    Queries are the batch's rows from ``start`` on. ``key_rows`` [blocks, keys]: rows of trunk + batch.
-    ``visible`` [blocks, queries, keys]. ``positions``, ``key_positions``: [blocks, queries], [blocks, keys].
-    """
-
-    start: int
-    key_rows: torch.Tensor
-    visible: torch.Tensor
-    positions: torch.Tensor
-    key_positions: torch.Tensor
-    bias: dict[int | None, torch.Tensor] = field(default_factory=dict)
-
-    def mask(self, window: int | None, dtype: torch.dtype) -> torch.Tensor:
-        """What to add to attention's scores, [blocks, 1, queries, keys]; made once for all layers alike."""
-        if window not in self.bias:
-            visible = self.visible
-            if window is not None:
-                visible = visible & (self.positions[:, :, None] - self.key_positions[:, None, :] < window)
-            bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-            self.bias[window] = bias.masked_fill_(~visible, float("-inf"))[:, None]
-        return self.bias[window]
-
-
-class TreeBatch:
-    """What attention needs to know of one packed batch, and the trunk's keys and values by layer.
-
-    ``kept``: filled with this batch's keys and values by layer when ``keep`` is set.
-    """
-
-    def __init__(
-        self, blocks: Sequence[Block], trunk: dict[int, KeyValues], device: torch.device, keep: bool = False
-    ) -> None:
-        self.trunk = trunk
-        self.keep = keep
-        self.kept: dict[int, KeyValues] = {}
-        self.tokens = torch.tensor([[t for b in blocks for t in b.tokens]], device=device)
-        self.positions = torch.tensor([[p for b in blocks for p in b.positions]], device=device)
-        n_trunk = len(next(iter(trunk.values()))[0]) if trunk else 0
-        self.groups = list(_groups(blocks, n_trunk, device))
-
-    def attend(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kind: AttentionKind
-    ) -> torch.Tensor:
-        """Each block attends to its stretch of the trunk and to itself."""
-        if self.keep:
-            self.kept[layer] = (k, v)
-        if layer in self.trunk:
-            k, v = (torch.cat([above, new]) for above, new in zip(self.trunk[layer], (k, v), strict=True))
-        out = q.new_empty(*q.shape[:2], v.shape[2])
-        for group in self.groups:
-            n_blocks, n_queries, n_keys = group.visible.shape
-            rows = slice(group.start, group.start + n_blocks * n_queries)
-            flat = group.key_rows.view(-1)
-            keys, values = (x.index_select(0, flat).view(n_blocks, n_keys, *x.shape[1:]) for x in (k, v))
-            attended = _attend(
-                q[rows].view(n_blocks, n_queries, *q.shape[1:]).transpose(1, 2),
-                keys.transpose(1, 2),
-                values.transpose(1, 2),
-                group.mask(kind.window, q.dtype),
-                kind,
-            )
-            out[rows] = attended.transpose(1, 2).reshape(-1, *out.shape[1:])
-        return out
-
-
-def _groups(blocks: Sequence[Block], n_trunk: int, device: torch.device) -> Iterator[Group]:
-    """Runs of blocks of equal shape."""
-    first, row = 0, 0
-    while first < len(blocks):
-        n_queries, n_keys = blocks[first].shape
-        stop = first
-        while stop < len(blocks) and blocks[stop].shape == blocks[first].shape:
-            stop += 1
-        same = blocks[first:stop]
-        n_above = n_keys - n_queries
-        own = (
-            torch.arange(row, row + len(same) * n_queries, device=device).view(len(same), n_queries) + n_trunk
-        )
-        above = torch.tensor([b.trunk for b in same], device=device, dtype=torch.long).view(
-            len(same), n_above
-        )
-        ends = torch.tensor([b.ends for b in same], device=device)
-        at = torch.arange(n_queries, device=device)
-        visible = (at[None, None, :] <= at[None, :, None]) & (at[None, :, None] < ends[:, None, :])
-        seen = torch.ones(len(same), n_queries, n_above, dtype=torch.bool, device=device)
-        positions = torch.tensor([b.positions for b in same], device=device)
-        above_positions = torch.arange(n_above, device=device).expand(len(same), -1)
-        yield Group(
-            start=row,
-            key_rows=torch.cat([above, own], 1),
-            visible=torch.cat([seen, visible], 2),
-            positions=positions,
-            key_positions=torch.cat([above_positions, positions], 1),
-        )
-        row += len(same) * n_queries
-        first = stop
-
-
-def _shared_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    *,
-    tree: PackedBatch,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    **others: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attention as transformers calls it: ``query`` [1, heads, tokens, size] to output [1, tokens, heads, size]."""
-    _refuse_unknown(module, sliding_window, others)
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    kind = AttentionKind(scaling or query.shape[-1] ** -0.5, sliding_window, softcap)
-    return tree.attend(module.layer_idx, q, k, v, kind)[None], None  # type: ignore[arg-type]
-
-
-def _attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor,
-    kind: AttentionKind,
-) -> torch.Tensor:
-    """Scaled dot-product attention over [blocks, heads, tokens, size], with grouped heads and an optional soft cap."""
-    if kind.softcap is None:
-        return scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, scale=kind.scaling, enable_gqa=True
-        )
-    times = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(times, 1), value.repeat_interleave(times, 1)
-    scores = torch.matmul(query, key.transpose(2, 3)) * kind.scaling
-    scores = torch.tanh(scores / kind.softcap) * kind.softcap + mask
-    return torch.matmul(torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype), value)
-
-
-# What transformers passes along that does not change what attention computes.
-_HARMLESS = {"dropout", "position_ids", "use_cache", "is_causal", "output_attentions", "output_hidden_states"}
-
-
-def _refuse_unknown(module: torch.nn.Module, sliding_window: int | None, others: dict[str, Any]) -> None:
-    unknown = [name for name, value in others.items() if value is not None and name not in _HARMLESS]
-    if unknown:
-        raise UnsupportedModel(f"its attention takes {', '.join(sorted(unknown))}")
-    kinds = getattr(getattr(module, "config", None), "layer_types", None)
-    kind = kinds[module.layer_idx] if kinds else "full_attention"
-    if kind not in ("full_attention", "sliding_attention"):
-        raise UnsupportedModel(f"its attention is of the kind '{kind}'")
-    if kind == "sliding_attention" and sliding_window is None:
-        raise UnsupportedModel("its sliding window is not told to the attention function")
-
-
-ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _shared_attention)
 
 
 class TreeForward:
@@ -227,7 +33,7 @@ class TreeForward:
 
     def hidden(self, batch: PackedBatch) -> torch.Tensor:
         """The last layer's normalised output, [tokens, hidden size]."""
-        with _attention(self.config):
+        with packed_attention(self.config):
             out = self.model.get_decoder()(
                 input_ids=batch.tokens, position_ids=batch.positions, use_cache=False, tree=batch
             )
@@ -306,17 +112,6 @@ class OutputHead:
             logprobs = torch.log_softmax(self(hidden[piece]).float(), -1)
             out[mine] = logprobs[where[mine] - i * n_rows, targets[mine]]
         return out
-
-
-@contextmanager
-def _attention(config: Any) -> Iterator[None]:
-    """The tree's attention function for as long as this lasts."""
-    before = config._attn_implementation
-    config._attn_implementation = ATTENTION
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
-from evals.adapters.forward import KeyValues, TreeBatch, TreeForward, UnsupportedModel, out_of_memory
+from evals.adapters.attention import KeyValues, UnsupportedModel
+from evals.adapters.forward import TreeForward, out_of_memory
+from evals.adapters.packed import TreeBatch
 from evals.adapters.plain import PlainScorer
 from evals.adapters.tree import Block, Feed, batches, last_rows, plan
 from evals.requests import Score, ScoreRequest

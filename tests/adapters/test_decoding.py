@@ -12,6 +12,7 @@ from tiny_models import CONFIGS, EOS, VOCABULARY, byte_tokenizer, readable, tiny
 
 from evals.adapters import forward
 from evals.adapters.decoding import BatchDecoder
+from evals.adapters.packed import TreeBatch
 from evals.adapters.plain import PlainDecoder
 from evals.requests import GenerateRequest, NotFinite
 
@@ -113,7 +114,7 @@ def test_out_of_memory_halves_the_batch_and_changes_no_answer(monkeypatch, caplo
     original = forward.TreeForward.hidden
 
     def hidden(self, batch):
-        if not isinstance(batch, forward.TreeBatch) and batch.tokens.shape[1] > largest:
+        if not isinstance(batch, TreeBatch) and batch.tokens.shape[1] > largest:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
         return original(self, batch)
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import CONFIGS, VOCABULARY, tiny_model
 
-from evals.adapters import forward
+from evals.adapters import forward, packed
 from evals.adapters.plain import PlainScorer
 from evals.adapters.scoring import PrefixScorer
 from evals.requests import ScoreRequest
@@ -58,6 +58,15 @@ def docs(draw) -> list[ScoreRequest]:
 @given(requests=docs(), budget=st.sampled_from([1, 30, 4096]))
 def test_random_docs(name, requests, budget):
     assert_same_as_plain(model_of(name), requests, PrefixScorer(model_of(name), budget))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_as_on_a_gpu(monkeypatch, name):
+    """There, blocks are padded to common sizes and heads that share keys are folded; here, the same on the CPU."""
+    monkeypatch.setattr(packed, "ROUND_ON_CPU", 8)
+    monkeypatch.setattr(packed, "_attend_masked", packed._attend_folded)
+    for budget in (60, 4096):
+        assert_same_as_plain(model_of(name), some_requests(60), PrefixScorer(model_of(name), budget))
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
@@ -150,10 +159,7 @@ def test_a_model_that_cannot_share_is_scored_plainly_and_says_so(caplog):
 def test_a_model_whose_numbers_would_differ_is_scored_plainly(monkeypatch, caplog):
     """Stands in for an architecture that ignores what it is told about who sees whom."""
 
-    def mask(self, window, dtype):
-        return torch.zeros(self.visible.shape, dtype=dtype)[:, None]
-
-    monkeypatch.setattr(forward.Group, "mask", mask)
+    monkeypatch.setattr(packed, "_attend_masked", lambda q, k, v, mask, scaling: torch.zeros_like(q))
     with caplog.at_level(logging.WARNING):
         assert_same_as_plain(tiny_model("llama"), some_requests(6))
     assert "other numbers" in caplog.text
