@@ -19,6 +19,7 @@ from evals.errors import EXIT_USAGE, UserError
 COMMANDS = {
     "run": ("evals.commands.run", "measure a model (the default command)"),
     "report": ("reports.card", "print a run's tables again, in many formats"),
+    "curve": ("reports.curve", "how the rows grow over a training's checkpoints: tables and a picture"),
     "compare": ("reports.compare", "what differs between two runs, and whether it is real"),
     "gate": ("reports.gate", "stop a candidate that is worse than its baseline (for CI)"),
     "bless": ("reports.bless", "make a run the baseline of a gate"),
