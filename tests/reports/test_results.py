@@ -108,6 +108,7 @@ BAD_RECORDS = {
     "row without label": (["rows", 0, "label"], KeyError, "label"),
     "row without value": (["rows", 0, "value"], KeyError, "value"),
     "value as text": (["rows", 0, "value"], "54", "value"),
+    "value too large for a float": (["rows", 0, "value"], 10**400, "finite"),
     "value infinite": (["rows", 0, "value"], math.inf, "finite"),
     "task out of the folder": (["tasks", "../../secret"], {"n": 1, "metrics": {}}, "no name of a task"),
     "n wrong": (["tasks", "piqa", "n"], 119, "119"),
