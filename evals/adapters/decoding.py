@@ -7,7 +7,6 @@ attended to by all of them in one product; each has a slot of its own for the re
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,14 +15,10 @@ import torch
 
 from evals.adapters.attention import AttentionKind, KeyValues, UnsupportedModel
 from evals.adapters.forward import TreeForward, out_of_memory
-from evals.adapters.packed import TreeBatch
-from evals.adapters.plain import PlainDecoder, decode, pick
-from evals.adapters.stops import StopWatcher
-from evals.adapters.tree import Block, Feed, plan
+from evals.adapters.plain import PlainDecoder, pick
+from evals.adapters.prompt_feed import Fed, Prompt, Prompts, RequestNotFinite
+from evals.adapters.stops import Endings
 from evals.requests import GenerateRequest, Generation, NotFinite
-
-MAX_TRUNK = 8192  # tokens of shared beginnings kept for one plan
-PLANNED_TOGETHER = 1024  # requests planned at a time, in the order given
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +44,7 @@ class BatchDecoder:
         self.eos = frozenset(eos_token_ids)
         self.max_sequences = max_sequences or (64 if on_cpu else 256)
         self.max_tokens = max_tokens or (2048 if on_cpu else 32768)
+        self.endings = Endings(tokenizer, self.eos)
         self._forward: TreeForward | None = None
 
     def run(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Generation]]:
@@ -69,7 +65,7 @@ class BatchDecoder:
             try:
                 for request, generation in _Decoding(self, self._forward, list(todo)).run():
                     yield from ((index, generation) for index in todo.pop(request))
-            except _NotFinite as error:
+            except RequestNotFinite as error:
                 raise NotFinite(todo[error.request][0]) from error
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error) or (self.max_sequences == 1 and self.max_tokens == 1):
@@ -79,12 +75,6 @@ class BatchDecoder:
                 logger.warning("out of memory: going on with %d sequences at a time", self.max_sequences)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-
-
-class _NotFinite(Exception):
-    def __init__(self, request: GenerateRequest) -> None:
-        super().__init__()
-        self.request = request
 
 
 @dataclass(slots=True, eq=False)
@@ -101,7 +91,6 @@ class _Sequence:
 
     request: GenerateRequest
     prefix: _Prefix
-    watcher: StopWatcher
     generator: torch.Generator | None
     length: int
     tokens: list[int] = field(default_factory=list)
@@ -113,24 +102,24 @@ class _Sequence:
 
 
 class _Decoding:
-    """One pass over distinct requests."""
+    """One pass over distinct requests, each step's shapes as large as its sequences need."""
 
     def __init__(self, settings: BatchDecoder, forward: TreeForward, requests: list[GenerateRequest]) -> None:
-        self.settings, self.forward, self.requests = settings, forward, requests
+        self.forward, self.most = forward, settings.max_sequences
+        self.endings = settings.endings
+        self.prompts = Prompts(forward, requests, settings.max_tokens)
         self.cache = _SlotCache()
         self.active: list[_Sequence] = []  # active[slot]
-        self.prompts = _Prompts(forward, requests, settings.max_tokens)
-        self.watchers: dict[tuple[str, ...], StopWatcher] = {}
+        self.prefixes: dict[tuple[int, ...], tuple[Fed, _Prefix]] = {}
 
     @torch.inference_mode()
     def run(self) -> Iterator[tuple[GenerateRequest, Generation]]:
         """Fill the slots, take a step, give out what is finished, and again."""
-        most = self.settings.max_sequences
         while True:
-            free = most - len(self.active)
-            while self.prompts.waiting and free and (free * 8 >= most or not self.active):
+            free = self.most - len(self.active)
+            while self.prompts.waiting and free and (free * 8 >= self.most or not self.active):
                 yield from self._admit(free)
-                free = most - len(self.active)
+                free = self.most - len(self.active)
             if not self.active:
                 return
             logits = self._step()
@@ -139,20 +128,33 @@ class _Decoding:
     def _admit(self, free: int) -> Iterator[tuple[GenerateRequest, Generation]]:
         """Put the next prompts into free slots; their first tokens come from the prompts' last outputs."""
         first = len(self.active)
-        outputs = []
-        for prompt in self.prompts.next(free):
+        prompts = self.prompts.next(free)
+        for prompt in prompts:
             request = prompt.request
-            if request.stops not in self.watchers:
-                self.watchers[request.stops] = StopWatcher(self.settings.tokenizer, request.stops)
-            sampled = request.temperature > 0
-            generator = torch.Generator().manual_seed(request.seed) if sampled else None
-            self.cache.fill(len(self.active), prompt.rows, prompt.kept)
-            self.active.append(
-                _Sequence(request, prompt.prefix, self.watchers[request.stops], generator, len(prompt.rows))
-            )
-            outputs.append(prompt.output)
-        logits = self.forward.head(torch.stack(outputs))
+            generator = torch.Generator().manual_seed(request.seed) if request.temperature > 0 else None
+            self.cache.fill(len(self.active), prompt.rows, prompt.fed.own)
+            self.active.append(_Sequence(request, self._prefix(prompt), generator, len(prompt.rows)))
+        logits = self.forward.head(torch.stack([prompt.output for prompt in prompts]))
         yield from self._accept(logits, list(range(first, len(self.active))))
+
+    def _prefix(self, prompt: Prompt) -> _Prefix:
+        """The prompt's stretch of trunk, copied together once for all that have it."""
+        rows = prompt.trunk_rows
+        fed, prefix = self.prefixes.get(rows, (None, None))
+        if prefix is None or fed is None or fed.trunk is not prompt.fed.trunk:
+            layers = {
+                layer: (
+                    k[list(rows)].transpose(0, 1).contiguous(),
+                    v[list(rows)].transpose(0, 1).contiguous(),
+                )
+                for layer, (k, v) in (prompt.fed.trunk.items() if rows else ())
+            }
+            prefix = _Prefix(len(rows), layers)
+            self.prefixes = {
+                key: kept for key, kept in self.prefixes.items() if kept[0].trunk is prompt.fed.trunk
+            }
+            self.prefixes[rows] = (prompt.fed, prefix)
+        return prefix
 
     def _step(self) -> torch.Tensor:
         """Feed each sequence's newest token; the logits after it, [sequences, vocabulary]."""
@@ -173,12 +175,12 @@ class _Decoding:
         for row, slot in enumerate(slots):
             sequence = self.active[slot]
             if not finite[row]:
-                raise _NotFinite(sequence.request)
+                raise RequestNotFinite(sequence.request)
             token = greedy[row]
             if sequence.generator is not None:
                 token = pick(logits[row].float(), sequence.request.temperature, sequence.generator)
             sequence.tokens.append(token)
-            generation = self._ended(sequence)
+            generation = self.endings.ended(sequence.request, sequence.tokens)
             if generation is not None:
                 finished.append(slot)
                 yield sequence.request, generation
@@ -188,96 +190,6 @@ class _Decoding:
                 self.active[slot] = self.active[last]
                 self.cache.move(last, slot, self.active[slot].length)
             self.active.pop()
-
-    def _ended(self, sequence: _Sequence) -> Generation | None:
-        tokens, request = sequence.tokens, sequence.request
-        if tokens[-1] in self.settings.eos:
-            return Generation(decode(self.settings.tokenizer, tokens[:-1]), tuple(tokens), "eos")
-        text = sequence.watcher.find(tokens)
-        if text is not None:
-            return Generation(text, tuple(tokens), "stop")
-        if len(tokens) >= request.max_new_tokens:
-            return Generation(decode(self.settings.tokenizer, tokens), tuple(tokens), "length")
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class _Prompt:
-    """A prompt that has been fed: the rows of ``kept`` that are its own, and its last output [hidden size]."""
-
-    request: GenerateRequest
-    prefix: _Prefix
-    rows: list[int]
-    kept: dict[int, KeyValues]
-    output: torch.Tensor
-
-
-class _Prompts:
-    """The requests' prompts, planned as trees, fed when there is room."""
-
-    def __init__(self, forward: TreeForward, requests: Sequence[GenerateRequest], max_tokens: int) -> None:
-        self.forward, self.max_tokens = forward, max_tokens
-        self.unplanned = deque(requests)
-        self.planned: list[GenerateRequest] = []
-        self.blocks: deque[Block] = deque()
-        self.ready: deque[_Prompt] = deque()
-        self.trunk: dict[int, KeyValues] = {}
-        self.prefixes: dict[tuple[int, ...], _Prefix] = {}
-
-    @property
-    def waiting(self) -> bool:
-        """Whether prompts are left."""
-        return bool(self.ready or self.blocks or self.unplanned)
-
-    def next(self, most: int) -> list[_Prompt]:
-        """Up to ``most`` fed prompts, at least one."""
-        while len(self.ready) < most and (self.blocks or self.unplanned):
-            if not self.blocks:
-                self._plan()
-            self._feed(most - len(self.ready))
-        return [self.ready.popleft() for _ in range(min(most, len(self.ready)))]
-
-    def _plan(self) -> None:
-        """Plan the next requests. Blocks below the same stretch of trunk follow each other, longest first."""
-        self.planned = [self.unplanned.popleft() for _ in range(min(PLANNED_TOGETHER, len(self.unplanned)))]
-        feeds = [Feed(request.prompt, len(request.prompt) - 1) for request in self.planned]
-        planned = plan(feeds, self.max_tokens, MAX_TRUNK)
-        self.trunk = self.forward.trunk(planned.trunk)
-        self.prefixes = {}
-        self.blocks = deque(sorted(planned.blocks, key=lambda block: (block.trunk, -len(block.tokens))))
-
-    def _feed(self, wanted: int) -> None:
-        """One forward pass: blocks for ``wanted`` prompts, or as many as fit."""
-        fed: list[Block] = []
-        n_tokens = n_prompts = 0
-        while self.blocks and n_prompts < wanted:
-            n_tokens += len(self.blocks[0].tokens)
-            if fed and n_tokens > self.max_tokens:
-                break
-            fed.append(self.blocks.popleft())
-            n_prompts += len(fed[-1].paths)
-        batch = TreeBatch(fed, self.trunk, self.forward.model.device, keep=True)
-        hidden = self.forward.hidden(batch)
-        start = 0
-        for block in fed:
-            prefix = self._prefix(tuple(block.trunk))
-            for i, path in block.paths:
-                rows = [start + row for begin, end in path for row in range(begin, end)]
-                self.ready.append(_Prompt(self.planned[i], prefix, rows, batch.kept, hidden[rows[-1]]))
-            start += len(block.tokens)
-
-    def _prefix(self, rows: tuple[int, ...]) -> _Prefix:
-        """The stretch of trunk of these rows, copied together once."""
-        if rows not in self.prefixes:
-            layers = {
-                layer: (
-                    k[list(rows)].transpose(0, 1).contiguous(),
-                    v[list(rows)].transpose(0, 1).contiguous(),
-                )
-                for layer, (k, v) in (self.trunk.items() if rows else ())
-            }
-            self.prefixes[rows] = _Prefix(len(rows), layers)
-        return self.prefixes[rows]
 
 
 class _SlotCache:

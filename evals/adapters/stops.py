@@ -1,13 +1,36 @@
-"""Stop strings in a growing text: found as soon as they are there, without decoding everything at every token."""
+"""When a generation ends; stop strings are found as soon as they are there, without decoding all at every token."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from evals.adapters.plain import decode, first_stop
+from evals.requests import GenerateRequest, Generation
 
 UNKNOWN = "�"
+
+
+class Endings:
+    """Tells after each token whether a request's generation has ended with it, and how."""
+
+    def __init__(self, tokenizer: Any, eos_token_ids: Collection[int]) -> None:
+        self.tokenizer, self.eos = tokenizer, eos_token_ids
+        self._watchers: dict[tuple[str, ...], StopWatcher] = {}
+
+    def ended(self, request: GenerateRequest, tokens: Sequence[int]) -> Generation | None:
+        """The generation, if it ends with the last of ``tokens``; asked after every token."""
+        if tokens[-1] in self.eos:
+            return Generation(decode(self.tokenizer, tokens[:-1]), tuple(tokens), "eos")
+        if request.stops:
+            if request.stops not in self._watchers:
+                self._watchers[request.stops] = StopWatcher(self.tokenizer, request.stops)
+            text = self._watchers[request.stops].find(tokens)
+            if text is not None:
+                return Generation(text, tuple(tokens), "stop")
+        if len(tokens) >= request.max_new_tokens:
+            return Generation(decode(self.tokenizer, tokens), tuple(tokens), "length")
+        return None
 
 
 class StopWatcher:
