@@ -22,6 +22,7 @@ from typing import Any
 from evals.errors import UserError
 
 MEETING_SECONDS = 300.0  # hosts may start some minutes apart
+FAREWELL_SECONDS = 10.0  # for process 0 to tell what went wrong before a launcher ends it
 ALIVE = (
     (socket.TCP_KEEPIDLE, 10),
     (socket.TCP_KEEPINTVL, 5),
@@ -119,10 +120,12 @@ class Team:
     def fail(self, reason: str) -> None:
         """Process 1 and on: has process 0 say ``reason``, and leaves it a moment to end first."""
         self.peers[0].send(FAILED, json.dumps(["user", reason, None]).encode())
+        deadline = time.monotonic() + FAREWELL_SECONDS
         with contextlib.suppress(LeaderGone):
-            deadline = time.monotonic() + 10
             while time.monotonic() < deadline:
-                self.receive(0.5)
+                message = self.receive(0.5)
+                if message is not None and message[1] == END:
+                    break
 
     def _meet(self) -> list[Peer]:
         key = secrets.token_bytes(32)

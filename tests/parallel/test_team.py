@@ -158,9 +158,11 @@ def test_what_was_given_up_is_not_taken_for_the_next_work(start: Start) -> None:
 def test_an_assistants_failure_is_told_by_the_leader(
     start: Start, failure: Exception, kind: type[Exception], says: str
 ) -> None:
-    team, _, _ = start([Echo(failure=failure)])
+    team, threads, _ = start([Echo(failure=failure)])
     with team, pytest.raises(kind, match=says):
         list(TeamModel(team, Echo(), 0).run(REQUESTS))
+    threads[0].join(5)
+    assert not threads[0].is_alive(), "an assistant that failed does not outlive the run"
 
 
 def test_another_model_is_refused(start: Start) -> None:
