@@ -30,8 +30,8 @@ from evals.requests import Result
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-FLUSH_SECONDS = 0.05, 1.0  # between two writes: at least, at most
-REST = 20  # … and this many times what the last write took: a slow disk gets fewer and larger ones
+FLUSH_SECONDS = 0.01, 1.0  # from a result to its write: at least (others come with it), at most
+REST = 20  # times what a write took, the next one waits: a slow disk gets fewer and larger ones
 REPAIR_SECONDS = 10.0
 PLAN_BYTES = 8  # of each key, kept with a plan
 
@@ -221,16 +221,21 @@ class Store:
 
     def _write_in_background(self) -> None:
         least, most = FLUSH_SECONDS
-        rest = least
-        while self._wake.wait() and not self._stop.wait(rest):
+        rested = 0.0  # when the next write may begin
+        while self._wake.wait() and not self._stop.wait(max(least, rested - time.monotonic())):
             self._wake.clear()
+            if (
+                self._stop.is_set()
+            ):  # it may have been close() that woke this thread, just before the line above
+                return
             start = time.monotonic()
             try:
                 with self._database:
                     self._write()
             except Exception as error:  # told to the next caller: a thread has nobody to tell
                 self._failure = error
-            rest = min(most, max(least, REST * (time.monotonic() - start)))
+            end = time.monotonic()
+            rested = end + min(most, REST * (end - start))
 
     def _raise_failure(self) -> None:
         """Hand over what went wrong in the background, once: the next write tries again."""

@@ -389,6 +389,17 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
         Store.open(tmp_path / "s")
 
 
+def test_closing_at_any_moment_of_a_write_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "FLUSH_SECONDS", (0.0, 0.0))
+    generator = random.Random(4)
+    for attempt in range(200):
+        with Store.open(tmp_path / "s") as store:
+            store.put(pairs(1, start=attempt).items())
+            time.sleep(generator.uniform(0, 0.002))
+    with Store.open(tmp_path / "s") as store:
+        assert store.get(list(pairs(200))) == pairs(200)
+
+
 def test_a_closed_store_says_so(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "s")
     store.close()
