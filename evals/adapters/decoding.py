@@ -17,6 +17,7 @@ from evals.adapters.attention import AttentionKind, KeyValues, UnsupportedModel
 from evals.adapters.forward import TreeForward, out_of_memory
 from evals.adapters.plain import PlainDecoder, pick
 from evals.adapters.prompt_feed import Fed, Prompt, Prompts, RequestNotFinite
+from evals.adapters.static_decoding import StaticDecoding, StaticSlots, make_slots
 from evals.adapters.stops import Endings
 from evals.requests import GenerateRequest, Generation, NotFinite
 
@@ -44,7 +45,11 @@ class BatchDecoder:
         self.eos = frozenset(eos_token_ids)
         self.max_sequences = max_sequences or (64 if on_cpu else 256)
         self.max_tokens = max_tokens or (2048 if on_cpu else 32768)
+        self.static = (
+            model.device.type == "cuda"
+        )  # CPUs gain from steps as small as their sequences, GPUs from captured ones
         self.endings = Endings(tokenizer, self.eos)
+        self._slots: StaticSlots | None = None
         self._forward: TreeForward | None = None
 
     def run(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Generation]]:
@@ -63,7 +68,7 @@ class BatchDecoder:
                 yield index, Generation("", (), "length")
         while todo:
             try:
-                for request, generation in _Decoding(self, self._forward, list(todo)).run():
+                for request, generation in self._decode(self._forward, list(todo)):
                     yield from ((index, generation) for index in todo.pop(request))
             except RequestNotFinite as error:
                 raise NotFinite(todo[error.request][0]) from error
@@ -73,8 +78,24 @@ class BatchDecoder:
                 self.max_sequences = max(1, self.max_sequences // 2)
                 self.max_tokens = max(1, self.max_tokens // 2)
                 logger.warning("out of memory: going on with %d sequences at a time", self.max_sequences)
+                self._slots = None
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+    def _decode(
+        self, forward: TreeForward, requests: list[GenerateRequest]
+    ) -> Iterator[tuple[GenerateRequest, Generation]]:
+        if self.static:
+            try:
+                old, self._slots = self._slots, None
+                self._slots = make_slots(forward, requests, self.max_sequences, old)
+                prompts = Prompts(forward, requests, self.max_tokens)
+                yield from StaticDecoding(self._slots, prompts, self.endings).run()
+                return
+            except UnsupportedModel as reason:
+                logger.warning("this model's steps are not captured as a graph, which is slower: %s", reason)
+                self.static, self._slots = False, None
+        yield from _Decoding(self, forward, requests).run()
 
 
 @dataclass(slots=True, eq=False)

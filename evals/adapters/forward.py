@@ -29,6 +29,7 @@ class TreeForward:
         if any(kind.get("rope_type") in ("dynamic", "longrope") for kind in kinds):
             raise UnsupportedModel("its rotary embedding depends on the length of the whole input")
         self.head = OutputHead(model, self.config)
+        self.example: dict[int, KeyValues] = {}  # keys and values of some tokens, by layer
         self._try_out()
 
     def hidden(self, batch: PackedBatch) -> torch.Tensor:
@@ -61,7 +62,8 @@ class TreeForward:
             list(range(16)), block.tokens[16:], block.positions[16:], [end - 16 for end in block.ends[16:]]
         )
         try:
-            hidden = self.hidden(TreeBatch([below], self.trunk(cut), self.model.device))
+            self.example = self.trunk(cut)
+            hidden = self.hidden(TreeBatch([below], self.example, self.model.device))
         except UnsupportedModel:
             raise
         except (TypeError, KeyError, AttributeError, NotImplementedError) as error:

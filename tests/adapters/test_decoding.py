@@ -31,8 +31,19 @@ def prompts(n: int, seed: int = 0) -> list[tuple[int, ...]]:
     return found
 
 
+@pytest.fixture(params=[False, True], ids=["growing", "static"])
+def static(request, monkeypatch):
+    """Static slots are for GPUs; here they run on the CPU, uncaptured."""
+    monkeypatch.setitem(STATIC, "on", request.param)
+
+
+STATIC = {"on": False}
+
+
 def run(model, requests, **options):
-    pairs = list(BatchDecoder(model, TOKENIZER, [EOS], **options).run(requests))
+    decoder = BatchDecoder(model, TOKENIZER, [EOS], **options)
+    decoder.static = STATIC["on"]
+    pairs = list(decoder.run(requests))
     assert sorted(i for i, _ in pairs) == list(range(len(requests)))
     return dict(pairs)
 
@@ -43,12 +54,14 @@ def plainly(model, requests):
 
 @pytest.mark.parametrize("max_sequences", [1, 3, 64])
 @pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.usefixtures("static")
 def test_greedy_like_one_at_a_time(name, max_sequences):
     rng = random.Random(max_sequences)
     requests = [GenerateRequest(p, rng.choice([0, 1, 9, 20])) for p in prompts(14)]
     assert run(model_of(name), requests, max_sequences=max_sequences) == plainly(model_of(name), requests)
 
 
+@pytest.mark.usefixtures("static")
 def test_greedy_is_generate():
     model = model_of("llama")
     results = run(model, [GenerateRequest(p, 30) for p in prompts(10, seed=1)], max_sequences=4)
@@ -59,6 +72,7 @@ def test_greedy_is_generate():
         assert list(results[i].tokens) == expected.tolist()
 
 
+@pytest.mark.usefixtures("static")
 def test_stops_and_ends():
     model = readable(tiny_model("llama-untied"), TOKENIZER)
     whole = run(model, [GenerateRequest(p, 30) for p in prompts(6)])
@@ -73,16 +87,20 @@ def test_stops_and_ends():
     assert {result.finish for result in results.values()} >= {"stop", "length"}
 
 
+@pytest.mark.usefixtures("static")
 def test_an_end_token_ends():
     model = model_of("llama")
     first = run(model, [GenerateRequest((7, 8, 9), 12)])[0]
     end = first.tokens[6]
-    [(_, result)] = BatchDecoder(model, TOKENIZER, [EOS, end]).run([GenerateRequest((7, 8, 9), 12)])
+    decoder = BatchDecoder(model, TOKENIZER, [EOS, end])
+    decoder.static = STATIC["on"]
+    [(_, result)] = decoder.run([GenerateRequest((7, 8, 9), 12)])
     assert result.finish == "eos"
     assert result.tokens == first.tokens[: first.tokens.index(end) + 1]
     assert result.text == TOKENIZER.decode(result.tokens[:-1], skip_special_tokens=True)
 
 
+@pytest.mark.usefixtures("static")
 def test_samples_do_not_depend_on_the_batch():
     model = model_of("llama")
     requests = [
@@ -100,6 +118,7 @@ def test_samples_do_not_depend_on_the_batch():
     assert len(set(hot)) > len(hot) // 2, "other seeds should give other answers"
 
 
+@pytest.mark.usefixtures("static")
 def test_to_the_window():
     rng = random.Random(3)
     long = tuple(rng.randrange(1, VOCABULARY) for _ in range(2000))
@@ -109,6 +128,7 @@ def test_to_the_window():
 
 
 @pytest.mark.parametrize("largest", [100, 20, 1])
+@pytest.mark.usefixtures("static")
 def test_out_of_memory_halves_the_batch_and_changes_no_answer(monkeypatch, caplog, largest):
     """Stands in for an allocator that can hold only `largest` sequences' step."""
     original = forward.TreeForward.hidden

@@ -1,0 +1,318 @@
+"""Decoding with shapes that never change, so that a GPU replays each step as one captured graph.
+
+A small model's step is hundreds of kernels of a few microseconds: launched one by one, the GPU would mostly wait.
+Slots, their cache and all that a step reads and writes are allocated once; the host looks at a step's tokens while
+the next one runs, so what it decides (a sequence has ended) takes effect one step late, at the cost of one token
+computed in vain.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from evals.adapters.attention import AttentionKind, KeyValues, UnsupportedModel
+from evals.adapters.forward import TreeForward
+from evals.adapters.prompt_feed import Prompt, Prompts, RequestNotFinite
+from evals.adapters.stops import Endings
+from evals.requests import GenerateRequest, Generation
+
+LATE = 1  # steps that run before the host has seen what came out
+CACHE_SHARE = 0.5  # of the GPU's free memory, at most
+ROUND_CAPACITY = 256  # tokens of a slot are rounded up to this, so that slots serve the next requests too
+ADMITTED_TOGETHER = 64  # prompts whose keys and values exist twice while they are copied into slots
+
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float, int | None], torch.Tensor]
+
+
+class StaticSlots:
+    """The tensors of a step for ``n`` slots of ``capacity`` tokens each (see attention.PackedBatch).
+
+    ``lengths``: tokens in a slot before this step's; ``alive``: 1 for a slot in use, else 0; ``chosen``: the step's
+    outcome, a token for each slot, or -1 where the model's scores were no numbers.
+    """
+
+    def __init__(self, forward: TreeForward, n: int, capacity: int, like: dict[int, KeyValues]) -> None:
+        device = forward.model.device
+        self.forward, self.n, self.capacity = forward, n, capacity
+        self.attend_to_slots = _attend_function(device)
+        self.tokens = torch.zeros(1, n, dtype=torch.long, device=device)
+        self.positions = torch.zeros(1, n, dtype=torch.long, device=device)
+        self.lengths = torch.zeros(n, dtype=torch.long, device=device)
+        self.alive = torch.zeros(n, dtype=torch.long, device=device)
+        self.chosen = torch.zeros(n, dtype=torch.long, device=device)
+        self.temperatures = torch.zeros(n, device=device)
+        self.draws = torch.zeros(n, dtype=torch.float64, device=device)
+        self.slots = torch.arange(n, device=device)
+        self.layers = {
+            layer: tuple(x.new_zeros(n, x.shape[1], capacity, x.shape[2]) for x in pair)
+            for layer, pair in like.items()
+        }
+        self._graphs: dict[bool, torch.cuda.CUDAGraph] = {}
+
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kind: AttentionKind
+    ) -> torch.Tensor:
+        """Each slot's token attends to its slot, itself included."""
+        if kind.softcap is not None:
+            raise UnsupportedModel("its attention scores are capped")
+        keys, values = self.layers[layer]
+        keys[self.slots, :, self.lengths] = k
+        values[self.slots, :, self.lengths] = v
+        return self.attend_to_slots(q, keys, values, self.lengths, kind.scaling, kind.window)
+
+    def step(self, sampled: bool) -> None:
+        """Feed ``tokens``; the next ones are then in ``chosen`` and, for the slots in use, fed by the next step."""
+        if self.tokens.device.type != "cuda":
+            self._compute(sampled)
+            return
+        if sampled not in self._graphs:
+            self._graphs[sampled] = self._capture(sampled)
+        self._graphs[sampled].replay()
+
+    def _compute(self, sampled: bool) -> None:
+        logits = self.forward.head(self.forward.hidden(self))
+        chosen = choose(logits, self.temperatures if sampled else None, self.draws)
+        self.chosen.copy_(chosen)
+        self.tokens.copy_(chosen.clamp_min(0)[None])
+        self.positions += self.alive
+        self.lengths += self.alive
+
+    def _capture(self, sampled: bool) -> torch.cuda.CUDAGraph:
+        """Record a step. Trying it first (kernels are built, libraries set up) must leave nothing changed."""
+        state = (self.tokens, self.positions, self.lengths, self.alive, self.chosen)
+        before = [x.clone() for x in state]
+        self.alive.zero_()
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(2):
+                self._compute(sampled)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._compute(sampled)
+        for x, old in zip(state, before, strict=True):
+            x.copy_(old)
+        return graph
+
+    def fill(self, slots: Sequence[int], prompts: Sequence[Prompt]) -> None:
+        """Copy the keys and values of fed prompts into their slots."""
+        device = self.tokens.device
+        passes: dict[int, list[tuple[int, Prompt]]] = {}
+        for slot, prompt in zip(slots, prompts, strict=True):
+            passes.setdefault(id(prompt.fed), []).append((slot, prompt))
+        for members in passes.values():
+            fed = members[0][1].fed
+            above = len(next(iter(fed.trunk.values()))[0]) if fed.trunk else 0
+            rows: list[int] = []
+            into: list[int] = []
+            at: list[int] = []
+            for slot, prompt in members:
+                mine = [*prompt.trunk_rows, *(above + row for row in prompt.rows)]
+                rows += mine
+                into += [slot] * len(mine)
+                at += range(len(mine))
+            source, target, place = (torch.tensor(x, device=device) for x in (rows, into, at))
+            for layer, own in fed.own.items():
+                for i, store in enumerate(self.layers[layer]):
+                    new = torch.cat([fed.trunk[layer][i], own[i]]) if above else own[i]
+                    store[target, :, place] = new.index_select(0, source)
+
+    def start(self, slots: Sequence[int], prompts: Sequence[Prompt], first: torch.Tensor) -> None:
+        """Set slots to prompts that stand in them, with their first new tokens ``first`` [len(slots)] to be fed."""
+        where = torch.tensor(slots, device=self.tokens.device)
+        lengths = [len(prompt.trunk_rows) + len(prompt.rows) for prompt in prompts]
+        self.tokens[0, where] = first.clamp_min(0)
+        self.positions[0, where] = self.lengths[where] = torch.tensor(lengths, device=where.device)
+        self.temperatures[where] = torch.tensor([p.request.temperature for p in prompts], device=where.device)
+        self.alive[where] = 1
+
+    def stop(self, slots: Sequence[int]) -> None:
+        """Set slots out of use."""
+        where = torch.tensor(slots, dtype=torch.long, device=self.tokens.device)
+        for state in (self.alive, self.lengths, self.positions[0], self.tokens[0], self.temperatures):
+            state[where] = 0
+
+
+def choose(logits: torch.Tensor, temperatures: torch.Tensor | None, draws: torch.Tensor) -> torch.Tensor:
+    """The next tokens from ``logits`` [n, vocabulary]: the first largest; where a temperature is set, what ``draws``
+    in [0, 1) give by inverting the distribution function in float64; -1 where the logits are no numbers."""
+    best = logits.argmax(-1)
+    finite = torch.isfinite(logits.gather(1, best[:, None])[:, 0])
+    chosen = best
+    if temperatures is not None:
+        warm = temperatures > 0
+        heat = torch.where(warm, temperatures, 1.0)
+        cumulative = torch.softmax(logits.float() / heat[:, None], -1).double().cumsum(-1)
+        drawn = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)[:, 0]
+        chosen = torch.where(warm, drawn.clamp_max(logits.shape[1] - 1), best)
+    return torch.where(finite, chosen, -1)
+
+
+def _attend_function(device: torch.device) -> Attend:
+    """The kernel for ragged lengths on a GPU; elsewhere the same with a mask."""
+    if device.type != "cuda":
+        return _attend_masked
+    try:
+        from evals.adapters.decode_kernel import attend
+    except ImportError as error:
+        raise UnsupportedModel("Triton is not installed") from error
+    return attend
+
+
+def _attend_masked(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    lengths: torch.Tensor,
+    scaling: float,
+    window: int | None,
+) -> torch.Tensor:
+    at = torch.arange(k.shape[2], device=k.device)
+    visible = at <= lengths[:, None]
+    if window is not None:
+        visible &= at > lengths[:, None] - window
+    out = torch.nn.functional.scaled_dot_product_attention(
+        q[:, :, None], k, v, attn_mask=visible[:, None, None], scale=scaling, enable_gqa=True
+    )
+    return out[:, :, 0]
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    request: GenerateRequest
+    generator: torch.Generator | None
+    tokens: list[int] = field(default_factory=list)
+    ended: bool = False
+
+    def draw(self) -> float:
+        """The number in [0, 1) that decides the next token; one for each, in order."""
+        if self.generator is None:
+            return 0.0
+        return torch.rand((), generator=self.generator, dtype=torch.float64).item()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Chosen:
+    """Tokens on their way to the host: that of ``members[i]`` is ``tokens[rows[i]]``."""
+
+    tokens: torch.Tensor
+    arrived: torch.cuda.Event | None
+    rows: list[int]
+    members: list[_Running]
+
+
+class StaticDecoding:
+    """One pass over distinct requests in static slots."""
+
+    def __init__(self, slots: StaticSlots, prompts: Prompts, endings: Endings) -> None:
+        self.slots, self.prompts, self.endings = slots, prompts, endings
+        self.running: list[_Running | None] = [None] * slots.n
+        self.coming: deque[_Chosen] = deque()
+
+    @torch.inference_mode()
+    def run(self) -> Iterator[tuple[GenerateRequest, Generation]]:
+        """Fill the slots, take a step, look at the tokens of the step before, and again."""
+        try:
+            while True:
+                free = [slot for slot, running in enumerate(self.running) if running is None]
+                if self.prompts.waiting and 8 * len(free) >= self.slots.n:
+                    self._admit(free)
+                running = any(self.running)
+                if running:
+                    self._step()
+                if not self.coming:
+                    return
+                while len(self.coming) > (LATE if running else 0):
+                    yield from self._look(self.coming.popleft())
+        finally:
+            self.slots.stop([slot for slot, running in enumerate(self.running) if running is not None])
+
+    def _admit(self, free: list[int]) -> None:
+        """Feed prompts into free slots, some at a time."""
+        while free and self.prompts.waiting:
+            prompts = self.prompts.next(min(len(free), ADMITTED_TOGETHER))
+            slots, free = free[: len(prompts)], free[len(prompts) :]
+            members = []
+            for slot, prompt in zip(slots, prompts, strict=True):
+                seed = prompt.request.seed
+                warm = prompt.request.temperature > 0
+                members.append(
+                    _Running(prompt.request, torch.Generator().manual_seed(seed) if warm else None)
+                )
+                self.running[slot] = members[-1]
+            logits = self.slots.forward.head(torch.stack([prompt.output for prompt in prompts]))
+            temperatures = torch.tensor([p.request.temperature for p in prompts], device=logits.device)
+            draws = torch.tensor([m.draw() for m in members], dtype=torch.float64, device=logits.device)
+            first = choose(logits, temperatures, draws)
+            self.slots.fill(slots, prompts)
+            self.slots.start(slots, prompts, first)
+            self._send(first, [*range(len(members))], members)
+
+    def _step(self) -> None:
+        pairs = [(slot, running) for slot, running in enumerate(self.running) if running is not None]
+        rows, members = [slot for slot, _ in pairs], [running for _, running in pairs]
+        sampled = any(running.generator is not None for running in members)
+        if sampled:
+            draws = [0.0] * self.slots.n
+            for slot, running in pairs:
+                draws[slot] = running.draw()
+            self.slots.draws.copy_(torch.tensor(draws, dtype=torch.float64))
+        self.slots.step(sampled)
+        self._send(self.slots.chosen, rows, members)
+
+    def _send(self, tokens: torch.Tensor, rows: list[int], members: list[_Running]) -> None:
+        """Start copying tokens to the host."""
+        if tokens.device.type != "cuda":
+            self.coming.append(_Chosen(tokens.clone(), None, rows, members))
+            return
+        host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+        host.copy_(tokens, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self.coming.append(_Chosen(host, event, rows, members))
+
+    def _look(self, chosen: _Chosen) -> Iterator[tuple[GenerateRequest, Generation]]:
+        """Take up tokens that have arrived; hand out and remove what ends with them."""
+        if chosen.arrived is not None:
+            chosen.arrived.synchronize()
+        tokens = chosen.tokens.tolist()
+        ended = []
+        for row, running in zip(chosen.rows, chosen.members, strict=True):
+            if running.ended:
+                continue
+            if tokens[row] < 0:
+                raise RequestNotFinite(running.request)
+            running.tokens.append(tokens[row])
+            generation = self.endings.ended(running.request, running.tokens)
+            if generation is not None:
+                running.ended = True
+                ended.append(running)
+                yield running.request, generation
+        if ended:
+            slots = [
+                slot for slot, running in enumerate(self.running) if running is not None and running.ended
+            ]
+            for slot in slots:
+                self.running[slot] = None
+            self.slots.stop(slots)
+
+
+def make_slots(
+    forward: TreeForward, requests: Sequence[GenerateRequest], most: int, old: StaticSlots | None
+) -> StaticSlots:
+    """Slots for these requests, at most ``most``: the ``old`` ones if they are large enough."""
+    tokens = max(len(request.prompt) + request.max_new_tokens for request in requests) + LATE + 1
+    capacity = -(-tokens // ROUND_CAPACITY) * ROUND_CAPACITY
+    n = min(most, len(requests))
+    if old is not None and old.capacity >= capacity and old.n >= n:
+        return old
+    if forward.model.device.type == "cuda":
+        a_token = sum(x[0].numel() * x.element_size() for pair in forward.example.values() for x in pair)
+        free, _ = torch.cuda.mem_get_info(forward.model.device)
+        n = max(1, min(n, int(CACHE_SHARE * free / (a_token * capacity))))
+    return StaticSlots(forward, n, capacity, forward.example)
