@@ -224,9 +224,8 @@ class Store:
         rested = 0.0  # when the next write may begin
         while self._wake.wait() and not self._stop.wait(max(least, rested - time.monotonic())):
             self._wake.clear()
-            if (
-                self._stop.is_set()
-            ):  # it may have been close() that woke this thread, just before the line above
+            # close() may have woken this thread just before the line above
+            if self._stop.is_set():
                 return
             start = time.monotonic()
             try:
