@@ -112,7 +112,7 @@ VARIANT_SUITE = {"trivia_qa-256": "base", "gsm8k-1280": "instruct"}
 
 def nearest(name: str, known: list[str]) -> str:
     """A hint such as "; did you mean 'piqa'?", or the whole list when nothing is near."""
-    lower = {item.lower(): item for item in known}
+    lower = {item.lower(): item for item in reversed(known)}  # of equal ones, the first
     near = difflib.get_close_matches(name.lower(), list(lower), n=3, cutoff=0.5)
     if near:
         return "did you mean " + " or ".join(f"'{lower[item]}'" for item in near) + "?"
