@@ -238,11 +238,12 @@ class Run:
             planned = [key for key in unique if key not in before or key not in known]
             first = [first_of[key] for key in planned]
             skip = {i for i, key in enumerate(planned) if key in known}
-            with self.progress.counting(label, len(unique), cached) as counter:
+            costs = [0 if i in skip else _cost(requests[k]) for i, k in enumerate(first)]
+            with self.progress.counting(label, len(unique), cached, sum(costs)) as counter:
                 for i, result in self._run([requests[k] for k in first], skip, [owners[k] for k in first]):
                     known[planned[i]] = result
                     self.store.put([(planned[i], result)])
-                    counter.advance()
+                    counter.advance(costs[i])
             self.store.end(unique)
         return [known[key] for key in keys]
 
@@ -277,6 +278,11 @@ class Run:
             return function(*arguments)
         except ValueError as error:
             raise UserError(str(error)) from error
+
+
+def _cost(request: Request) -> int:
+    """About what a request costs, for the time left: its tokens, or its budget."""
+    return len(request.tokens) if isinstance(request, ScoreRequest) else request.max_new_tokens
 
 
 def _score(result: Result) -> Score:
