@@ -65,6 +65,15 @@ def main(argv: list[str] | None = None) -> int:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if debug:
+            raise
+        what = (
+            f"cannot use '{str(error.filename)[:200]}'"
+            if error.filename
+            else f"unexpected {type(error).__name__}"
+        )
+        return _fail(f"{what}: {error.strerror or error} (run again with --debug for where)")
     except MemoryError:
         if debug:
             raise

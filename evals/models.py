@@ -128,5 +128,5 @@ def _on_disk(spec: ModelSpec, path: str) -> ModelSpec:
 
 
 def safe_name(name: str) -> str:
-    """A name that can be a folder: hostile characters become '-'."""
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
+    """A name that can be a folder: hostile characters become '-', and it is not too long."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.")[:80] or "model"

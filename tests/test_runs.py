@@ -12,6 +12,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ class Bench:
     def arguments(self, *options: str) -> list[str]:
         return [
             "--model", "tiny", "--model-path", str(self.model), "--suite", "base", "--tasks", TASKS,
-            "--data", str(self.data), "--output-dir", str(self.output), "--device", "cpu", "--engine", "plain",
+            "--data", str(self.data), "--output-dir", str(self.output), "--device", "cpu",
             "--dtype", "float32", *options,
         ]  # fmt: skip
 
@@ -85,9 +86,7 @@ class Bench:
         """A run that ends with one line; that line."""
         self.log.unlink(missing_ok=True)
         code = self.forks.run(self.arguments(*options), self.log, *self.hook)
-        lines = [
-            line for line in self.log.read_text().splitlines() if not line.startswith(("loading", "base,"))
-        ]
+        lines = [line for line in self.log.read_text().splitlines() if not line.startswith(NOTES)]
         assert code == 2, lines
         assert len(lines) == 1, lines
         assert lines[0].startswith("error: ")
@@ -127,6 +126,7 @@ def short_answers(budget: int = 6, stops: list[str] | None = None) -> None:
     runner.build_docs = shortened
 
 
+NOTES = ("loading", "base,", "this model generates", "this model is scored")
 ALL = 2 * len(PIQA) + 3  # requests: a choice each, an answer each
 
 
@@ -278,32 +278,43 @@ def test_two_commands_at_once_ten_times(
         assert not list(output.glob("*/.partial-*"))
 
 
-def slow_answers() -> None:
-    """In the fork: each forward pass takes a while, so that a test can act in the middle of a run."""
-    import time
+def slow(counter: str) -> None:
+    """In the fork: after each result a byte in the file ``counter``, and a rest, so that a test can act meanwhile."""
+    from evals.adapters.prefix import PrefixModel
 
-    from evals.adapters import plain
+    handle = os.open(counter, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    run = PrefixModel.run
 
-    pick = plain.pick
-    plain.pick = lambda *given: (time.sleep(0.05), pick(*given))[1]
+    def slowly(*given: Any) -> Iterator[Any]:
+        for pair in run(*given):
+            yield pair
+            os.write(handle, b".")
+            time.sleep(0.2)
+
+    PrefixModel.run = slowly  # type: ignore[method-assign]
+    short_answers()
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_ends_soon_keeps_what_is_done_and_says_how_to_go_on(bench: Bench, stop: int) -> None:
-    pid = bench.forks.start(bench.arguments(), bench.log, "tests.test_runs:slow_answers")
-    wait_for(lambda: "PIQA" in (bench.log.read_text() if bench.log.exists() else ""))
+    counter = bench.log.with_suffix(".count")
+    pid = bench.forks.start(bench.arguments(), bench.log, "tests.test_runs:slow", str(counter))
+    wait_for(lambda: counter.exists() and counter.stat().st_size >= 4)
+    start = time.monotonic()
     os.kill(pid, stop)
     assert bench.forks.wait(pid) == 130
+    assert time.monotonic() - start < 10
     text = bench.log.read_text()
     assert "Go on with: python run_evals.py --model tiny" in text
     assert "Traceback" not in text
     assert bench.folders() == []
-    assert computed(bench.run()) <= 3
+    assert computed(bench.run()) <= ALL - 4
 
 
 def test_a_killed_holder_frees_the_one_who_waits(bench: Bench, tmp_path: Path) -> None:
-    first = bench.forks.start(bench.arguments(), bench.log, "tests.test_runs:slow_answers")
-    wait_for(lambda: "PIQA" in (bench.log.read_text() if bench.log.exists() else ""))
+    counter = tmp_path / "count"
+    first = bench.forks.start(bench.arguments(), bench.log, "tests.test_runs:slow", str(counter))
+    wait_for(lambda: counter.exists() and counter.stat().st_size >= 1)
     log = tmp_path / "second.log"
     second = bench.forks.start(bench.arguments(), log, *bench.hook)
     wait_for(lambda: "waits for" in (log.read_text() if log.exists() else ""))
@@ -312,7 +323,41 @@ def test_a_killed_holder_frees_the_one_who_waits(bench: Bench, tmp_path: Path) -
     assert bench.forks.wait(second) == 0
     assert f"process {first} on" in log.read_text()
     (folder,) = bench.folders()
-    assert computed(json.loads((folder / "run.json").read_text())) <= 3
+    assert computed(json.loads((folder / "run.json").read_text())) < ALL
+
+
+def little_memory(tokens: int) -> None:
+    """In the fork: an allocator that has no room for more than so many tokens at once (simulated)."""
+    import torch
+
+    from evals.adapters import loading
+
+    load = loading.load
+
+    def refuse(_: Any, given: tuple[Any, ...]) -> None:
+        if given[0].numel() > tokens:
+            raise torch.OutOfMemoryError("simulated: no room")
+
+    def limited(*given: Any) -> Any:
+        loaded = load(*given)
+        loaded.model.get_input_embeddings().register_forward_pre_hook(refuse)
+        return loaded
+
+    loading.load = limited
+
+
+def test_out_of_memory_shrinks_the_batches_and_changes_no_number(bench: Bench) -> None:
+    from pyarrow import parquet
+
+    tables = []
+    for hook in (bench.hook, ("tests.test_runs:little_memory", 100)):
+        bench.hook = hook
+        assert computed(bench.run("--tasks", "piqa", "--fresh")) == 2 * len(PIQA)
+        tables.append(parquet.read_table(bench.last / "samples" / "piqa.parquet").to_pydict())
+    assert "out of memory: going on with" in bench.log.read_text()
+    for mine, other in zip(tables[0].pop("logprobs"), tables[1].pop("logprobs"), strict=True):
+        assert mine == pytest.approx(other, abs=1e-3)
+    assert tables[0] == tables[1]
 
 
 @pytest.fixture
