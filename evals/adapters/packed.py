@@ -183,7 +183,7 @@ def _attend_folded(
     times = heads // k.shape[1]
     packed = q.reshape(n, k.shape[1], times * length, size)
     out = scaled_dot_product_attention(packed, k, v, attn_mask=mask.repeat(1, 1, times, 1), scale=scaling)
-    return out.view(n, heads, length, v.shape[3])
+    return out.reshape(n, heads, length, v.shape[3])
 
 
 def _attend_capped(

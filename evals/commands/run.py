@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evals.commands.judge import add_judge_arguments, check_judge
+from evals.endpoints import add_endpoint_arguments, check_endpoint
 from evals.errors import EXIT_OK, EXIT_ROWS_MISSING, UserError
 from evals.models import ModelSpec
 from evals.suites import SUITES, Suite
@@ -47,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--offline", action="store_true", help="no network at all: cached files or a folder only"
     )
+    add_endpoint_arguments(parser)
+    add_judge_arguments(parser)
     how = parser.add_argument_group("how to compute")
     how.add_argument(
         "--plan", action="store_true", help="first show requests, tokens and the time they will take"
@@ -109,8 +113,10 @@ def _models(args: argparse.Namespace) -> Iterator[list[Any]]:
     """Each model's adapters in turn, loaded when asked for: what a process that lends its model needs."""
     specs, suites, settings = _choices(args)
     go_offline(args.offline or (settings.source.kind != "hub" and all(s.source != "hub" for s in specs)))
+    from evals.adapters.build import build
+
     for spec in specs:
-        yield _adapters(args, spec, [suite.chat for suite in suites])[0]
+        yield build(args, spec, [suite.chat for suite in suites]).adapters
 
 
 def _choices(args: argparse.Namespace) -> tuple[list[ModelSpec], list[Suite], Settings]:
@@ -122,11 +128,16 @@ def _choices(args: argparse.Namespace) -> tuple[list[ModelSpec], list[Suite], Se
 
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit {args.limit}: give at least 1")
+    if args.judge:
+        check_judge(args)
     listed = sweep.read_sweep(Path(args.sweep).expanduser()) if args.sweep else []
     names = [*(args.model or []), *listed] or [None]
     if args.model_path and len(names) > 1:
         raise UserError("--model-path goes with one --model only")
     specs = sweep.resolve_all(names, args.model_path, args.revision)
+    check_endpoint(args, names)
+    if (args.plan or args.dry_run) and any(spec.source == "endpoint" for spec in specs):
+        raise UserError("--plan and --dry-run time this machine's own models, not a server's")
     suites = _suites(args.suite, specs)
     wanted = (
         [name.strip() for name in args.tasks.split(",") if name.strip()] if args.tasks is not None else None
@@ -187,13 +198,15 @@ def _measure(
     memory: Remembered | None,
 ) -> int:
     """One model through all suites: a run folder and a table each."""
+    from evals.adapters.build import build
     from evals.files import run_lock
     from evals.runner import Run, publish
     from evals.store import Store
 
     start = time.monotonic()
     progress.note(f"loading {spec.name} ({spec.label})")
-    adapters, described, spec = _adapters(args, spec, [work.suite.chat for work in works])
+    built = build(args, spec, [work.suite.chat for work in works])
+    adapters, spec = built.adapters, built.spec
     if memory is not None:
         adapters = [memory.adapter(adapter) for adapter in adapters]
     if team is not None:
@@ -213,52 +226,27 @@ def _measure(
             run = Run(work, adapter, store, settings, progress)
             run.execute()
             store.flush()
-            folders.append(publish(run, spec, described(adapter), phases))
+            folders.append(publish(run, spec, built.describe(adapter), phases))
             missing = missing or any(name not in run.columns for row in work.rows for name in row.tasks)
+    code = EXIT_ROWS_MISSING if missing else EXIT_OK
+    if args.judge:
+        code = max(code, _judge(args, folders, cache / "requests.sqlite", settings, progress))
     _show(folders)
-    return EXIT_ROWS_MISSING if missing else EXIT_OK
+    return code
 
 
-def _adapters(
-    args: argparse.Namespace, spec: ModelSpec, chats: list[bool]
-) -> tuple[list[Any], Any, ModelSpec]:
-    """One adapter for each of ``chats`` on the same loaded weights; and what run.json says of model and machine."""
-    from dataclasses import replace
+def _judge(
+    args: argparse.Namespace, folders: list[Path], cache: Path, settings: Settings, progress: Any
+) -> int:
+    """Judges the MT-Bench answers of the finished runs that have some."""
+    from evals.commands.judge import judge_folder, make_judge
 
-    import torch
-
-    from evals import parallel
-    from evals.adapters import loading
-    from evals.adapters.prefix import PrefixModel
-    from evals.provenance import device_name, text_hash
-
-    device = loading.pick_device(parallel.own_device(args.device))
-    if device.type == "cpu":
-        parallel.share_cores()
-    path = loading.local_path(spec, args.offline)
-    if spec.source == "hub":
-        spec = replace(spec, revision=path.name)
-    loaded = loading.load(path, device, loading.pick_dtype(args.dtype, device))
-    adapters = [PrefixModel(loaded, chat, spec.name, args.engine) for chat in chats]
-
-    def described(adapter: PrefixModel) -> dict[str, Any]:
-        template = loaded.tokenizer.chat_template if adapter.chat else None
-        return {
-            "model": {
-                "fingerprint": loaded.fingerprint,
-                "dtype": loaded.dtype,
-                "quantization": loaded.quantization,
-                "parameters": loaded.parameters,
-            },
-            "machine": {
-                "chat_template_sha256": text_hash(template),
-                "device": parallel.every_device(device_name(device)),
-                "threads": torch.get_num_threads(),
-                "engine": args.engine,
-            },
-        }
-
-    return adapters, described, spec
+    answered = [folder for folder in folders if (folder / "samples" / "mt_bench.parquet").exists()]
+    if not answered:
+        progress.note("nothing to judge: this run has no MT-Bench answers")
+        return EXIT_OK
+    judge, data = make_judge(args), settings.source.folder
+    return max(judge_folder(folder, judge, cache, data, args, progress) for folder in answered)
 
 
 def _show_plan(works: list[Work], adapters: list[Any], stored: Path, fresh: bool) -> None:
