@@ -117,6 +117,8 @@ def flipped(draw: random.Random, content: bytes) -> bytes:
     """A copy with a few bytes changed, cut or doubled."""
     changed = bytearray(content)
     for _ in range(draw.choice([1, 1, 2, 8])):
+        if not changed:
+            break
         at = draw.randrange(len(changed))
         action = draw.random()
         if action < 0.5:
@@ -126,7 +128,7 @@ def flipped(draw: random.Random, content: bytes) -> bytes:
             changed[at : at + 8] = struct.pack("<Q", number)
         else:
             changed[at : at + draw.randrange(1, 9)] = draw.randbytes(draw.randrange(9))
-    if draw.random() < 0.2:
+    if changed and draw.random() < 0.2:
         del changed[draw.randrange(len(changed)) :]
     return bytes(changed)
 
