@@ -398,6 +398,28 @@ def test_a_read_only_folder_gives_one_line(bench: Bench, disk: Path) -> None:
 # Trust
 
 
+@pytest.mark.parametrize(
+    ("row", "about"),
+    [
+        ({"goal": "g", "sol1": "a", "sol2": "b", "label": 2}, "row 8: 'label' is 2, out of range"),
+        ({"goal": "g", "sol1": "a", "label": 0}, "no column sol2"),
+        ({"goal": "", "sol1": "a", "sol2": "b", "label": 0}, "row 8: 'goal' is empty"),
+        ({"goal": ["g"], "sol1": "a", "sol2": "b", "label": 0}, "row 8: 'goal' is not text"),
+    ],
+)
+def test_data_is_checked_before_a_model_is_loaded(bench: Bench, row: dict[str, Any], about: str) -> None:
+    write_jsonl(bench.data / "piqa" / "validation.jsonl", [*PIQA, row])
+    assert about in bench.fails("--limit", "1")
+    assert "loading" not in bench.log.read_text()
+
+
+def test_data_that_is_not_what_its_list_says_is_refused(bench: Bench) -> None:
+    sources = [{"file": "piqa/validation.jsonl", "sha256": "0" * 64}]
+    (bench.data / "SOURCES.json").write_text(json.dumps(sources))
+    assert "changed or damaged" in bench.fails()
+    assert "loading" not in bench.log.read_text()
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("task", ["piqa", "gsm8k"])
 def test_scores_that_are_no_numbers_stop_the_run_and_name_the_doc(
@@ -467,6 +489,21 @@ def test_pickled_weights_are_refused(bench: Bench, tmp_path: Path) -> None:
     bench.model = Path(shutil.copytree(bench.model, tmp_path / "pickle"))
     (bench.model / "model.safetensors").rename(bench.model / "pytorch_model.bin")
     assert "pickle" in bench.fails()
+
+
+def test_code_that_comes_with_a_model_is_not_run_and_said_so(bench: Bench, tmp_path: Path) -> None:
+    bench.model = Path(shutil.copytree(bench.model, tmp_path / "code"))
+    config = json.loads((bench.model / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "modeling.Model"}
+    (bench.model / "config.json").write_text(json.dumps(config))
+    trace = tmp_path / "trace"
+    (bench.model / "modeling.py").write_text(f"open({str(trace)!r}, 'w')\nclass Model: pass\n")
+    bench.run("--limit", "1")
+    assert "not run" in bench.log.read_text()
+    config["model_type"] = "unheard-of"
+    (bench.model / "config.json").write_text(json.dumps(config))
+    assert "not run" in bench.fails()
+    assert not trace.exists()
 
 
 def test_a_token_is_never_written(bench: Bench, monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:

@@ -18,6 +18,8 @@ from evals import weights
 from evals.errors import UserError
 from evals.models import ModelSpec
 
+logger = logging.getLogger(__name__)
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -101,7 +103,8 @@ def load(path: Path, device: torch.device, dtype: str) -> LoadedModel:
 
     Raises UserError for anything that a user's files can do wrong, and for too little memory.
     """
-    weights.check(path)
+    for note in weights.check(path):
+        logger.warning("%s", note)
     fingerprint, quantization = weights.fingerprint(path), weights.quantization(path)
     with quiet(), _one_gguf_reader():
         tokenizer = load_tokenizer(path, chat=False)
