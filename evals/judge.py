@@ -176,8 +176,8 @@ def judge_run(
             known[todo[i]] = result
             if isinstance(result, Generation):
                 store.put([(todo[i], result)])
+                store.flush()  # a judgment takes seconds, and may cost money: not one is lost
             counter.advance()
-    store.flush()
     lines = []
     for one, key in zip(asks, keys, strict=True):
         result = known[key]

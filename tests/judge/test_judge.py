@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from evals.progress import Progress
 from evals.store import Store
 from reports.results import load_run
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 KEY = "sk-test-91be27d05c6f4a38"
 
 
@@ -355,3 +359,25 @@ def test_judging_again_replaces_the_samples_ratings(run_folder: Path) -> None:
         assert table.column_names.count("judge_score") == 1
         assert table.column("judge_score").to_pylist() == [[rating, rating]] * 8
         load_run(run_folder)
+
+
+def test_a_killed_judging_loses_no_judgment(run_folder: Path) -> None:
+    with FaultServer(answer=lambda seen: Act(delay=0.2, body=steady(seen).body)) as server:
+        argv = command(server, run_folder, "--judge-parallel", "1")
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "run_evals.py"), *argv], stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 120
+        while len(server.seen) < 6 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+        asked = [json.dumps(seen.body) for seen in server.seen]
+        assert 6 <= len(asked) < 16, "killed in the middle"
+        assert not (run_folder / "judgments.parquet").exists()
+        assert main(argv) == 0
+        every = [json.dumps(seen.body) for seen in server.seen]
+    assert len(set(every)) == 16
+    # the one that was under way at the kill got no answer, and is asked again
+    assert len(every) <= 17
+    assert asked[:-1] == every[: len(asked) - 1]
