@@ -77,7 +77,15 @@ def fit_shots(doc: Doc, room: int, length: Callable[[int], int]) -> int:
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of each text, in bulk, without a BOS or any other added token."""
-    return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    if not texts:
+        return []
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    backend.no_truncation()
+    backend.no_padding()
+    # the same ids as the call above, without the offsets and masks that nobody asks for
+    return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
 def split_seam(context: str, choice: str) -> tuple[str, str]:
@@ -91,18 +99,52 @@ def encode_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list
 
     The split is at the length of the encoded context; if both have the same length, one token earlier. A context that
     is empty leaves nothing to condition on: its first token is then the context.
+
+    What stands before a context's last special token (in chat: nearly all of it) is encoded once for all its choices:
+    a tokenizer cuts the text at special tokens before anything else, so the ids are those of the whole string.
     """
+    cuts = _cut_tokens(tokenizer)
     seams = [split_seam(context, choice) for context, choice in pairs]
-    contexts = list(dict.fromkeys(context for context, _ in seams))
-    lengths = dict(zip(contexts, map(len, encode(tokenizer, contexts)), strict=True))
-    wholes = encode(tokenizer, [context + choice for context, choice in seams])
+    heads = {context: _last_cut(context, cuts) for context, _ in seams}
+    texts: dict[str, int] = {}
+    for context, choice in seams:
+        at = heads[context]
+        for text in (context[:at], context[at:], context[at:] + choice):
+            texts.setdefault(text, len(texts))
+    ids = encode(tokenizer, list(texts))
     out = []
-    for (context, _), whole in zip(seams, wholes, strict=True):
-        split = lengths[context]
+    for context, choice in seams:
+        at = heads[context]
+        head = ids[texts[context[:at]]]
+        whole = (*head, *ids[texts[context[at:] + choice]])
+        split = len(head) + len(ids[texts[context[at:]]])
         if split >= len(whole):
             split = len(whole) - 1
-        out.append((tuple(whole), len(whole) - max(split, 1)))
+        out.append((whole, len(whole) - max(split, 1)))
     return out
+
+
+def _cut_tokens(tokenizer: Tokenizer) -> list[str]:
+    """Special tokens at which a text can be cut and encoded in parts: they take nothing of the text beside them."""
+    added = list(getattr(tokenizer, "added_tokens_decoder", {}).values())
+    texts = [token.content for token in added]
+    return [
+        token.content
+        for token in added
+        if token.special
+        and not (token.lstrip or token.rstrip or token.single_word or token.normalized)
+        and not any(other != token.content and _overlap(other, token.content) for other in texts)
+    ]
+
+
+def _overlap(other: str, text: str) -> bool:
+    """Whether a match of `other` can begin before one of `text`, or at it, and reach into it."""
+    return text in other or any(text.startswith(other[-n:]) for n in range(1, len(other)))
+
+
+def _last_cut(context: str, cuts: Sequence[str]) -> int:
+    """Where the last special token of a context begins; 0 where there is none."""
+    return max(0, *(context.rfind(cut) for cut in cuts)) if cuts else 0
 
 
 def cut_to_window(
