@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from evals.adapters.attention import AttentionKind, KeyValues, UnsupportedModel
-from evals.adapters.forward import TreeForward, out_of_memory
+from evals.adapters.device import out_of_memory
+from evals.adapters.forward import TreeForward
 from evals.adapters.plain import PlainDecoder, pick
 from evals.adapters.prompt_feed import Fed, Prompt, Prompts, RequestNotFinite
 from evals.adapters.static_decoding import StaticDecoding, StaticSlots, make_slots
@@ -85,17 +86,13 @@ class BatchDecoder:
     def _decode(
         self, forward: TreeForward, requests: list[GenerateRequest]
     ) -> Iterator[tuple[GenerateRequest, Generation]]:
-        if self.static:
-            try:
-                old, self._slots = self._slots, None
-                self._slots = make_slots(forward, requests, self.max_sequences, old)
-                prompts = Prompts(forward, requests, self.max_tokens)
-                yield from StaticDecoding(self._slots, prompts, self.endings).run()
-                return
-            except UnsupportedModel as reason:
-                logger.warning("this model's steps are not captured as a graph, which is slower: %s", reason)
-                self.static, self._slots = False, None
-        yield from _Decoding(self, forward, requests).run()
+        if not self.static:
+            yield from _Decoding(self, forward, requests).run()
+            return
+        old, self._slots = self._slots, None
+        self._slots = make_slots(forward, requests, self.max_sequences, old)
+        prompts = Prompts(forward, requests, self.max_tokens)
+        yield from StaticDecoding(self._slots, prompts, self.endings).run()
 
 
 @dataclass(slots=True, eq=False)

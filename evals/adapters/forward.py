@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch.nn.functional import linear
 
 from evals.adapters.attention import KeyValues, PackedBatch, UnsupportedModel, packed_attention
+from evals.adapters.device import has_triton, on_device
+from evals.adapters.fused import FusedLayers
 from evals.adapters.packed import TreeBatch
 from evals.adapters.tree import Block, Feed, last_rows, plan
+
+logger = logging.getLogger(__name__)
 
 
 class TreeForward:
@@ -29,12 +35,21 @@ class TreeForward:
         if any(kind.get("rope_type") in ("dynamic", "longrope") for kind in kinds):
             raise UnsupportedModel("its rotary embedding depends on the length of the whole input")
         self.head = OutputHead(model, self.config)
+        self._fused: FusedLayers | None = None
         self.example: dict[int, KeyValues] = {}  # keys and values of some tokens, by layer
+        if use_fused(model.device):
+            self._fused = FusedLayers(model)
+            try:
+                self._try_out()
+                return
+            except UnsupportedModel as reason:
+                logger.info("this model's layers are not fused: %s", reason)
+                self._fused = None
         self._try_out()
 
     def hidden(self, batch: PackedBatch) -> torch.Tensor:
         """The last layer's normalised output, [tokens, hidden size]."""
-        with packed_attention(self.config):
+        with packed_attention(self.config), self._fused.in_place() if self._fused else nullcontext():
             out = self.model.get_decoder()(
                 input_ids=batch.tokens, position_ids=batch.positions, use_cache=False, tree=batch
             )
@@ -80,6 +95,11 @@ class TreeForward:
                 raise UnsupportedModel(f"a trial gave other numbers (relative difference {difference:.1e})")
 
 
+def use_fused(device: torch.device) -> bool:
+    """Whether fused layers are worth a try."""
+    return device.type == "cuda" and has_triton()
+
+
 class OutputHead:
     """Hidden states [n, hidden size] to logits [n, vocabulary], or to those of a slice of the vocabulary."""
 
@@ -95,30 +115,26 @@ class OutputHead:
         logits = linear(hidden, self.module.weight[piece], None if bias is None else bias[piece])
         return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
 
-    def logprobs(self, hidden: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def logprobs(self, hidden: torch.Tensor, rows: list[int], targets: list[int]) -> torch.Tensor:
         """Log-probability of token ``targets[i]`` after ``hidden[rows[i]]``, float32 [len(rows)], in nats.
 
         Equal rows are projected once; logits exist only for some rows at a time. The whole row goes through
         torch.log_softmax, as in one-at-a-time scoring: its sums round alike, and a sum in pieces (more exact on the
         CPU, by some 1e-5 nats a token) would differ from it by more than everything before it does.
         """
-        used, where = torch.unique(rows, return_inverse=True)
-        order = torch.argsort(where)
-        n_rows = 128 if hidden.device.type == "cpu" else 4096
-        bounds = torch.searchsorted(
-            where[order], torch.arange(0, len(used) + n_rows, n_rows, device=rows.device)
-        ).tolist()
-        out = torch.empty(len(rows), device=hidden.device)
+        device = hidden.device
+        used, where = torch.unique(torch.tensor(rows), return_inverse=True)
+        order = torch.argsort(where, stable=True)
+        n_rows = 128 if device.type == "cpu" else 4096
+        bounds = torch.searchsorted(where[order], torch.arange(0, len(used) + n_rows, n_rows)).tolist()
+        used, where, wanted = (
+            on_device(x, device) for x in (used, where[order], torch.tensor(targets)[order])
+        )
+        found = []
         for i, piece in enumerate(used.split(n_rows)):
-            mine = order[bounds[i] : bounds[i + 1]]
+            mine = slice(bounds[i], bounds[i + 1])
             logprobs = torch.log_softmax(self(hidden[piece]).float(), -1)
-            out[mine] = logprobs[where[mine] - i * n_rows, targets[mine]]
-        return out
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an allocator failed, on a GPU or on the CPU."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    text = str(error)
-    return "DefaultCPUAllocator" in text or "allocate memory" in text or "out of memory" in text
+            found.append(logprobs[where[mine] - i * n_rows, wanted[mine]])
+        return torch.empty(len(rows), device=device).index_copy_(
+            0, on_device(order, device), torch.cat(found)
+        )

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from evals.adapters.attention import AttentionKind, KeyValues
+from evals.adapters.device import kernels_for, on_device
 from evals.adapters.tree import Block
 
 # Blocks attend together when their sizes are equal after rounding up. On a GPU that saves launches; on a CPU a call
@@ -29,10 +31,10 @@ class TreeBatch:
         self.trunk = trunk
         self.keep = keep
         self.kept: dict[int, KeyValues] = {}
-        self.tokens = torch.tensor([[t for b in blocks for t in b.tokens]], device=device)
-        self.positions = torch.tensor([[p for b in blocks for p in b.positions]], device=device)
-        n_trunk = len(next(iter(trunk.values()))[0]) if trunk else 0
-        self.groups, self.place = _groups(blocks, n_trunk, device)
+        self.blocks = blocks
+        self.tokens = on_device([[t for b in blocks for t in b.tokens]], device)
+        self.positions = on_device([[p for b in blocks for p in b.positions]], device)
+        self._attention: _Tiled | _Grouped | None = None
 
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kind: AttentionKind
@@ -40,9 +42,69 @@ class TreeBatch:
         """Each block attends to its stretch of the trunk and to itself."""
         if self.keep:
             self.kept[layer] = (k, v)
+        n_trunk = 0
         if layer in self.trunk:
+            n_trunk = len(self.trunk[layer][0])
             k, v = (torch.cat([above, new]) for above, new in zip(self.trunk[layer], (k, v), strict=True))
-        parts = [group.attend(q, k, v, kind) for group in self.groups]
+        if self._attention is None:
+            tiled = kernels_for(q)
+            self._attention = _Tiled(self) if tiled else _Grouped(self.blocks, n_trunk, q.device)
+        return self._attention.attend(q, k, v, kind)
+
+
+class _Tiled:
+    """All blocks in one kernel, for a GPU."""
+
+    def __init__(self, batch: TreeBatch) -> None:
+        from evals.adapters.kernels import QUERIES
+
+        tiles: list[tuple[int, int, int, int]] = []
+        trunk_rows: list[int] = []
+        ends: list[int] = []
+        placed: dict[tuple[int, ...], int] = {}
+        for block in batch.blocks:
+            start, stop = len(ends), len(ends) + len(block.tokens)
+            rows = tuple(block.trunk)
+            if rows not in placed:
+                placed[rows] = len(trunk_rows)
+                trunk_rows += [len(rows), *rows]
+            tiles += [(start, first, stop, placed[rows]) for first in range(start, stop, QUERIES)]
+            ends += [start + end for end in block.ends]
+        device = batch.tokens.device
+        self.tiles, self.trunk_rows, self.ends = (
+            on_device(x, device, torch.int32) for x in (tiles, trunk_rows, ends)
+        )
+        self.positions = batch.positions[0].int()
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kind: AttentionKind) -> torch.Tensor:
+        """From [rows, heads, size] of the batch (k, v: of trunk + batch) to the same of the batch."""
+        from evals.adapters.kernels import attend_in_trees
+
+        return attend_in_trees(
+            q,
+            k,
+            v,
+            self.tiles,
+            self.trunk_rows,
+            self.ends,
+            self.positions,
+            kind.scaling,
+            kind.window,
+            kind.softcap,
+        )
+
+
+class _Grouped:
+    """Blocks of about equal shape in one call each, with PyTorch's own attention."""
+
+    def __init__(self, blocks: Sequence[Block], n_trunk: int, device: torch.device) -> None:
+        self.groups, self.place = _groups(blocks, n_trunk, device)
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kind: AttentionKind) -> torch.Tensor:
+        """From [rows, heads, size] of the batch (k, v: of trunk + batch) to the same of the batch."""
+        # not cuDNN's attention: it builds a plan for every new shape, which takes longer than all else
+        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+            parts = [group.attend(q, k, v, kind) for group in self.groups]
         out = torch.cat(parts) if len(parts) > 1 else parts[0]
         return out if self.place is None else out.index_select(0, self.place)
 
@@ -98,8 +160,8 @@ class _Group:
                 None, :, None
             ]  # a query's own key
             key = torch.arange(n_keys, device=device)
-            ends, positions = torch.tensor(
-                [self._key_ends_and_positions(block, n_keys) for block in self.blocks], device=device
+            ends, positions = on_device(
+                [self._key_ends_and_positions(block, n_keys) for block in self.blocks], device
             ).unbind(1)
             visible = (key <= own) & (own < ends[:, None, :])
             if window is not None:
@@ -146,15 +208,13 @@ def _groups(
         groups.append(
             _Group(
                 blocks=[block for _, block in members],
-                query_rows=slice(flat[0], flat[0] + len(flat))
-                if in_order
-                else torch.tensor(flat, device=device),
-                key_rows=torch.tensor(key_rows, device=device),
+                query_rows=slice(flat[0], flat[0] + len(flat)) if in_order else on_device(flat, device),
+                key_rows=on_device(key_rows, device),
                 n_trunk=above,
                 causal=causal,
             )
         )
-    return groups, None if place == [*range(offset)] else torch.tensor(place, device=device)
+    return groups, None if place == [*range(offset)] else on_device(place, device)
 
 
 def _likeness(block: Block, step: int) -> tuple[bool, int, int]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from evals.adapters.attention import KeyValues, UnsupportedModel
-from evals.adapters.forward import TreeForward, out_of_memory
+from evals.adapters.device import Arriving, on_device, out_of_memory
+from evals.adapters.forward import TreeForward
 from evals.adapters.packed import TreeBatch
 from evals.adapters.plain import PlainScorer
 from evals.adapters.tree import Block, Feed, batches, last_rows, plan
@@ -18,7 +20,9 @@ from evals.requests import Score, ScoreRequest
 
 ENGINE_VERSION = "1"  # to be raised whenever results change: stored results of other versions are not used
 
-MAX_TRUNK = 2048  # tokens whose keys and values are kept during a run
+MAX_TRUNK = 2048  # tokens whose keys and values are kept
+PLANNED_TOGETHER = 8192  # requests planned at a time; a GPU computes while the next are planned
+IN_FLIGHT = 1  # batches that run while the host reads the one before
 
 logger = logging.getLogger(__name__)
 
@@ -60,20 +64,32 @@ class PrefixScorer:
             for k, score in PlainScorer(self.model).run([requests[i] for i in todo]):
                 yield todo[k], score
             return
-        todo = list(range(len(requests)))
-        while len(todo) > len(known):
-            finished: set[int] = set()
-            for done in self._attempt(self._forward, requests, todo, known):
-                done = [pair for pair in done if pair[0] not in known]
-                finished.update(i for i, _ in done)
-                yield from done
-            todo = [i for i in todo if i not in finished]
+        running: deque[_Batch] = deque()
+        for batch in self._started(self._forward, requests, known):
+            running.append(batch)
+            if len(running) > IN_FLIGHT:
+                yield from (pair for pair in running.popleft().finish() if pair[0] not in known)
+        for batch in running:
+            yield from (pair for pair in batch.finish() if pair[0] not in known)
+
+    def _started(
+        self, forward: TreeForward, requests: list[ScoreRequest], known: set[int]
+    ) -> Iterator[_Batch]:
+        """Batches on their way, planned some thousand requests at a time, in the order given."""
+        for first in range(0, len(requests), PLANNED_TOGETHER):
+            todo = list(range(first, min(first + PLANNED_TOGETHER, len(requests))))
+            while not known.issuperset(todo):
+                started: set[int] = set()
+                for batch in self._attempt(forward, requests, todo, known):
+                    started.update(batch.names)
+                    yield batch
+                todo = [i for i in todo if i not in started and i not in known]
 
     @torch.inference_mode()
     def _attempt(
         self, forward: TreeForward, requests: list[ScoreRequest], todo: list[int], known: set[int]
-    ) -> Iterator[list[tuple[int, Score]]]:
-        """Plan and compute ``todo`` batch by batch; ends early, with a smaller budget, when memory runs out."""
+    ) -> Iterator[_Batch]:
+        """Plan ``todo`` and start its batches; ends early, with a smaller budget, when memory runs out."""
         asked = [requests[i] for i in todo]
         feeds = [feed_of(request) for request in asked]
         planned = plan(feeds, self.max_tokens, min(MAX_TRUNK, self.max_tokens))
@@ -82,21 +98,14 @@ class PrefixScorer:
         )
         if trunk is None:
             return
-        pending: _Batch | None = None
         for blocks in batches(planned.blocks, self.max_tokens):
             if known and all(todo[i] in known for block in blocks for i, _ in block.paths):
                 continue
             batch = _Batch(blocks, asked, todo)
             several = len({feeds[i] for block in blocks for i, _ in block.paths}) > 1
-            started = self._or_smaller(functools.partial(batch.start, forward, trunk), blocks, several)
-            if pending is not None:
-                yield pending.finish()
-                pending = None
-            if started is None:
+            if not self._or_smaller(functools.partial(batch.start, forward, trunk), blocks, several):
                 return
-            pending = batch
-        if pending is not None:
-            yield pending.finish()
+            yield batch
 
     def _or_smaller(self, compute: Callable[[], Any], blocks: Sequence[Block], divisible: bool) -> Any:
         """What ``compute`` returns; None, and half the budget from now on, when memory runs out on several requests."""
@@ -138,13 +147,9 @@ class _Batch:
         """Run the model."""
         device = forward.model.device
         hidden = forward.hidden(TreeBatch(self.blocks, trunk, device))
-        rows, targets, owners = (
-            torch.tensor(x, device=device) for x in (self.rows, self.targets, self.owners)
-        )
-        logprobs = forward.head.logprobs(hidden, rows, targets).double()
-        self.sums = torch.zeros(len(self.names), dtype=torch.float64, device=device).index_add_(
-            0, owners, logprobs
-        )
+        logprobs = forward.head.logprobs(hidden, self.rows, self.targets).double()
+        sums = torch.zeros(len(self.names), dtype=torch.float64, device=device)
+        self.sums = Arriving(sums.index_add_(0, on_device(self.owners, device), logprobs))
         return True
 
     def finish(self) -> list[tuple[int, Score]]:

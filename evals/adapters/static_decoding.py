@@ -9,12 +9,13 @@ computed in vain.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-from evals.adapters.attention import AttentionKind, KeyValues, UnsupportedModel
+from evals.adapters.attention import AttentionKind, KeyValues
+from evals.adapters.device import Arriving, kernels_for, on_device
 from evals.adapters.forward import TreeForward
 from evals.adapters.prompt_feed import Prompt, Prompts, RequestNotFinite
 from evals.adapters.stops import Endings
@@ -24,8 +25,6 @@ LATE = 1  # steps that run before the host has seen what came out
 CACHE_SHARE = 0.5  # of the GPU's free memory, at most
 ROUND_CAPACITY = 256  # tokens of a slot are rounded up to this, so that slots serve the next requests too
 ADMITTED_TOGETHER = 64  # prompts whose keys and values exist twice while they are copied into slots
-
-Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float, int | None], torch.Tensor]
 
 
 class StaticSlots:
@@ -38,7 +37,6 @@ class StaticSlots:
     def __init__(self, forward: TreeForward, n: int, capacity: int, like: dict[int, KeyValues]) -> None:
         device = forward.model.device
         self.forward, self.n, self.capacity = forward, n, capacity
-        self.attend_to_slots = _attend_function(device)
         self.tokens = torch.zeros(1, n, dtype=torch.long, device=device)
         self.positions = torch.zeros(1, n, dtype=torch.long, device=device)
         self.lengths = torch.zeros(n, dtype=torch.long, device=device)
@@ -57,12 +55,14 @@ class StaticSlots:
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kind: AttentionKind
     ) -> torch.Tensor:
         """Each slot's token attends to its slot, itself included."""
-        if kind.softcap is not None:
-            raise UnsupportedModel("its attention scores are capped")
         keys, values = self.layers[layer]
         keys[self.slots, :, self.lengths] = k
         values[self.slots, :, self.lengths] = v
-        return self.attend_to_slots(q, keys, values, self.lengths, kind.scaling, kind.window)
+        if not kernels_for(q):
+            return _attend_masked(q, keys, values, self.lengths, kind)
+        from evals.adapters.kernels import attend_in_slots
+
+        return attend_in_slots(q, keys, values, self.lengths, kind.scaling, kind.window, kind.softcap)
 
     def step(self, sampled: bool) -> None:
         """Feed ``tokens``; the next ones are then in ``chosen`` and, for the slots in use, fed by the next step."""
@@ -116,7 +116,7 @@ class StaticSlots:
                 rows += mine
                 into += [slot] * len(mine)
                 at += range(len(mine))
-            source, target, place = (torch.tensor(x, device=device) for x in (rows, into, at))
+            source, target, place = (on_device(x, device) for x in (rows, into, at))
             for layer, own in fed.own.items():
                 for i, store in enumerate(self.layers[layer]):
                     new = torch.cat([fed.trunk[layer][i], own[i]]) if above else own[i]
@@ -124,16 +124,17 @@ class StaticSlots:
 
     def start(self, slots: Sequence[int], prompts: Sequence[Prompt], first: torch.Tensor) -> None:
         """Set slots to prompts that stand in them, with their first new tokens ``first`` [len(slots)] to be fed."""
-        where = torch.tensor(slots, device=self.tokens.device)
+        where = on_device(slots, self.tokens.device)
         lengths = [len(prompt.trunk_rows) + len(prompt.rows) for prompt in prompts]
         self.tokens[0, where] = first.clamp_min(0)
-        self.positions[0, where] = self.lengths[where] = torch.tensor(lengths, device=where.device)
-        self.temperatures[where] = torch.tensor([p.request.temperature for p in prompts], device=where.device)
+        self.positions[0, where] = self.lengths[where] = on_device(lengths, where.device)
+        heat = [prompt.request.temperature for prompt in prompts]
+        self.temperatures[where] = on_device(heat, where.device, torch.float32)
         self.alive[where] = 1
 
     def stop(self, slots: Sequence[int]) -> None:
         """Set slots out of use."""
-        where = torch.tensor(slots, dtype=torch.long, device=self.tokens.device)
+        where = on_device(slots, self.tokens.device)
         for state in (self.alive, self.lengths, self.positions[0], self.tokens[0], self.temperatures):
             state[where] = 0
 
@@ -153,33 +154,20 @@ def choose(logits: torch.Tensor, temperatures: torch.Tensor | None, draws: torch
     return torch.where(finite, chosen, -1)
 
 
-def _attend_function(device: torch.device) -> Attend:
-    """The kernel for ragged lengths on a GPU; elsewhere the same with a mask."""
-    if device.type != "cuda":
-        return _attend_masked
-    try:
-        from evals.adapters.decode_kernel import attend
-    except ImportError as error:
-        raise UnsupportedModel("Triton is not installed") from error
-    return attend
-
-
 def _attend_masked(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    lengths: torch.Tensor,
-    scaling: float,
-    window: int | None,
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: torch.Tensor, kind: AttentionKind
 ) -> torch.Tensor:
+    """What kernels.attend_in_slots computes, on any device."""
     at = torch.arange(k.shape[2], device=k.device)
     visible = at <= lengths[:, None]
-    if window is not None:
-        visible &= at > lengths[:, None] - window
-    out = torch.nn.functional.scaled_dot_product_attention(
-        q[:, :, None], k, v, attn_mask=visible[:, None, None], scale=scaling, enable_gqa=True
-    )
-    return out[:, :, 0]
+    if kind.window is not None:
+        visible &= at > lengths[:, None] - kind.window
+    grouped = q.view(len(q), k.shape[1], -1, q.shape[2])
+    scores = torch.matmul(grouped, k.transpose(2, 3)).float() * kind.scaling
+    if kind.softcap is not None:
+        scores = torch.tanh(scores / kind.softcap) * kind.softcap
+    scores = scores.masked_fill(~visible[:, None, None], float("-inf"))
+    return torch.matmul(torch.softmax(scores, -1).to(v.dtype), v).view(len(q), -1, v.shape[3])
 
 
 @dataclass(slots=True, eq=False)
@@ -200,8 +188,7 @@ class _Running:
 class _Chosen:
     """Tokens on their way to the host: that of ``members[i]`` is ``tokens[rows[i]]``."""
 
-    tokens: torch.Tensor
-    arrived: torch.cuda.Event | None
+    tokens: Arriving
     rows: list[int]
     members: list[_Running]
 
@@ -246,12 +233,12 @@ class StaticDecoding:
                 )
                 self.running[slot] = members[-1]
             logits = self.slots.forward.head(torch.stack([prompt.output for prompt in prompts]))
-            temperatures = torch.tensor([p.request.temperature for p in prompts], device=logits.device)
-            draws = torch.tensor([m.draw() for m in members], dtype=torch.float64, device=logits.device)
-            first = choose(logits, temperatures, draws)
+            heat = on_device([p.request.temperature for p in prompts], logits.device, torch.float32)
+            draws = on_device([m.draw() for m in members], logits.device, torch.float64)
+            first = choose(logits, heat, draws)
             self.slots.fill(slots, prompts)
             self.slots.start(slots, prompts, first)
-            self._send(first, [*range(len(members))], members)
+            self.coming.append(_Chosen(Arriving(first), [*range(len(members))], members))
 
     def _step(self) -> None:
         pairs = [(slot, running) for slot, running in enumerate(self.running) if running is not None]
@@ -261,25 +248,12 @@ class StaticDecoding:
             draws = [0.0] * self.slots.n
             for slot, running in pairs:
                 draws[slot] = running.draw()
-            self.slots.draws.copy_(torch.tensor(draws, dtype=torch.float64))
+            self.slots.draws.copy_(on_device(draws, self.slots.draws.device, torch.float64))
         self.slots.step(sampled)
-        self._send(self.slots.chosen, rows, members)
-
-    def _send(self, tokens: torch.Tensor, rows: list[int], members: list[_Running]) -> None:
-        """Start copying tokens to the host."""
-        if tokens.device.type != "cuda":
-            self.coming.append(_Chosen(tokens.clone(), None, rows, members))
-            return
-        host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
-        host.copy_(tokens, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
-        self.coming.append(_Chosen(host, event, rows, members))
+        self.coming.append(_Chosen(Arriving(self.slots.chosen), rows, members))
 
     def _look(self, chosen: _Chosen) -> Iterator[tuple[GenerateRequest, Generation]]:
         """Take up tokens that have arrived; hand out and remove what ends with them."""
-        if chosen.arrived is not None:
-            chosen.arrived.synchronize()
         tokens = chosen.tokens.tolist()
         ended = []
         for row, running in zip(chosen.rows, chosen.members, strict=True):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import CONFIGS, VOCABULARY, tiny_model
 
-from evals.adapters import forward, packed
+from evals.adapters import forward, packed, scoring
 from evals.adapters.plain import PlainScorer
 from evals.adapters.scoring import PrefixScorer
 from evals.requests import ScoreRequest
@@ -67,6 +67,11 @@ def test_as_on_a_gpu(monkeypatch, name):
     monkeypatch.setattr(packed, "_attend_masked", packed._attend_folded)
     for budget in (60, 4096):
         assert_same_as_plain(model_of(name), some_requests(60), PrefixScorer(model_of(name), budget))
+
+
+def test_many_plans(monkeypatch):
+    monkeypatch.setattr(scoring, "PLANNED_TOGETHER", 7)
+    assert_same_as_plain(model_of("llama"), some_requests())
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3"])

@@ -1,0 +1,58 @@
+"""Small things about devices: moving numbers to one without waiting for it, and telling when its memory ran out."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from typing import Any
+
+import torch
+
+
+def on_device(values: Any, device: torch.device, dtype: torch.dtype = torch.long) -> torch.Tensor:
+    """A tensor of ``values`` on ``device``.
+
+    Through pinned memory to a GPU: an ordinary copy waits until all that the GPU has to do is done.
+    """
+    tensor = torch.as_tensor(values, dtype=dtype)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+class Arriving:
+    """A tensor's numbers on their way to the host, asked for once the device has come so far."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        if tensor.device.type == "cuda":
+            self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._host.copy_(tensor, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+        else:
+            self._host = tensor.clone()
+
+    def tolist(self) -> list[Any]:
+        """The numbers; waits for them."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._host.tolist()
+
+
+def kernels_for(q: torch.Tensor) -> bool:
+    """Whether the Triton kernels (kernels.py) take heads like those of ``q`` [..., size], where it is."""
+    size = q.shape[-1]
+    return q.device.type == "cuda" and size >= 16 and size & (size - 1) == 0 and has_triton()
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Whether Triton is installed; PyTorch for CUDA brings it on Linux."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an allocator failed, on a GPU or on the CPU."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error)
+    return "DefaultCPUAllocator" in text or "allocate memory" in text or "out of memory" in text

@@ -1,0 +1,109 @@
+"""The Triton kernels against PyTorch: on a GPU, or in Triton's interpreter (TRITON_INTERPRET=1) without one."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+import torch
+from tiny_models import COMMON, VOCABULARY
+
+triton = pytest.importorskip("triton", reason="Triton is not installed")
+if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("no GPU, and TRITON_INTERPRET is not 1", allow_module_level=True)
+
+from transformers import LlamaConfig, Qwen2Config  # noqa: E402
+from transformers.models.llama.modeling_llama import LlamaForCausalLM  # noqa: E402
+from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM  # noqa: E402
+
+from evals.adapters import device, forward, kernels, packed, static_decoding  # noqa: E402
+from evals.adapters.attention import AttentionKind  # noqa: E402
+from evals.adapters.decoding import BatchDecoder  # noqa: E402
+from evals.adapters.packed import TreeBatch  # noqa: E402
+from evals.adapters.plain import PlainDecoder, PlainScorer  # noqa: E402
+from evals.adapters.scoring import PrefixScorer  # noqa: E402
+from evals.adapters.tree import Feed, plan  # noqa: E402
+from evals.requests import GenerateRequest, ScoreRequest  # noqa: E402
+
+PLACE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+KINDS = [
+    AttentionKind(0.25, None, None),
+    AttentionKind(0.25, 7, None),
+    AttentionKind(0.25, None, 1.5),
+    AttentionKind(0.25, 70, 2.0),
+]
+
+
+def random_(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).to(PLACE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_attention_in_trees(kind, monkeypatch):
+    rng = random.Random(1)
+    header = tuple(rng.randrange(9) for _ in range(70))
+    feeds = []
+    for _ in range(6):
+        context = header + tuple(rng.randrange(9) for _ in range(rng.randrange(1, 90)))
+        feeds += [Feed(context + tuple(rng.randrange(9) for _ in range(5)), len(context)) for _ in range(2)]
+    planned = plan(feeds, 150, 100)
+    assert planned.trunk.tokens
+    trunk = {0: (random_(len(planned.trunk.tokens), 2, 16), random_(len(planned.trunk.tokens), 2, 16) + 1)}
+    n = sum(len(block.tokens) for block in planned.blocks)
+    q, k, v = random_(n, 6, 16), random_(n, 2, 16), random_(n, 2, 16) - 1
+    results = []
+    for use in (False, True):
+        monkeypatch.setattr(packed, "kernels_for", lambda q, use=use: use)
+        results.append(TreeBatch(planned.blocks, trunk, PLACE).attend(0, q, k, v, kind))
+    assert torch.allclose(*results, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_attention_in_slots(kind):
+    q, k, v = random_(5, 6, 16), random_(5, 2, 150, 16), random_(5, 2, 150, 16) + 1
+    lengths = torch.tensor([0, 1, 63, 64, 149], device=PLACE)
+    expected = static_decoding._attend_masked(q, k, v, lengths, kind)
+    found = kernels.attend_in_slots(q, k, v, lengths, kind.scaling, kind.window, kind.softcap)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+MODELS = [
+    lambda: LlamaForCausalLM(LlamaConfig(**COMMON | {"head_dim": 16})),
+    lambda: Qwen2ForCausalLM(
+        Qwen2Config(
+            **COMMON | {"head_dim": 16}, use_sliding_window=True, sliding_window=9, max_window_layers=1
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("make", MODELS, ids=["llama", "qwen2"])
+def test_a_model_on_kernels_alone(make, monkeypatch):
+    """Scores and answers are those of one sequence at a time, with fused layers in place."""
+    torch.manual_seed(0)
+    model = make().to(PLACE).eval()
+    monkeypatch.setattr(forward, "use_fused", lambda device: True)
+    for module in (packed, static_decoding):
+        monkeypatch.setattr(module, "kernels_for", lambda q: True)
+    rng = random.Random(2)
+    context = tuple(rng.randrange(1, VOCABULARY) for _ in range(20))
+    requests = [ScoreRequest((*context, *(rng.randrange(VOCABULARY) for _ in range(4))), 3) for _ in range(6)]
+    scorer = PrefixScorer(model)
+    found = dict(scorer.run(requests))
+    assert scorer._forward is not None and scorer._forward._fused is not None, (
+        "the fused layers should be right"
+    )
+    for i, score in PlainScorer(model).run(requests):
+        assert found[i].logprob == pytest.approx(score.logprob, abs=1e-4)
+    decoder = BatchDecoder(model, None, [])
+    decoder.static = True
+    monkeypatch.setattr("evals.adapters.stops.decode", lambda tokenizer, tokens: "")
+    monkeypatch.setattr("evals.adapters.plain.decode", lambda tokenizer, tokens: "")
+    asked = [GenerateRequest(context[:n], 6) for n in (1, 9, 20)]
+    assert dict(decoder.run(asked)) == dict(PlainDecoder(model, None, []).run(asked))
+
+
+def test_the_kernels_are_for_gpus():
+    assert device.kernels_for(random_(2, 16)) == (PLACE.type == "cuda")
+    assert not device.kernels_for(random_(2, 12))
