@@ -190,7 +190,7 @@ def outputs(draw: random.Random, report: Report) -> Iterator[None]:
 def headers(draw: random.Random, report: Report) -> Iterator[None]:
     """Headers of safetensors and GGUF files, mutated and made up."""
     from evals.headers import gguf_header, safetensors_header
-    from tests.test_weights import DATA, HONEST, gguf, safetensors
+    from tests.weight_files import DATA, HONEST, gguf, safetensors
 
     with tempfile.TemporaryDirectory() as folder:
         one, other = Path(folder, "x.gguf"), Path(folder, "x.safetensors")
