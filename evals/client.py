@@ -14,7 +14,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -24,7 +24,6 @@ import openai
 import tenacity
 
 from evals.errors import UserError
-from evals.requests import Generation, TextRequest
 
 DEFAULT_KEY_ENV = "OPENAI_API_KEY"
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
@@ -37,6 +36,9 @@ FATAL = {
     404: "it knows no such address or model",
 }
 RETRIED = {408, 409, 425, 429}
+# greedy means greedy: llama-cpp-python's server penalises repetition unless told not to, and others follow the
+# model's generation_config.json; servers that do not know a field ignore it, or name it and get no such field again
+UNPENALISED = {"repetition_penalty": 1.0, "repeat_penalty": 1.0}
 
 Reply = dict[str, Any]
 
@@ -139,7 +141,8 @@ class Client:
         self.attempts = attempts
         self._key = read_key(key_env, key_option)
         self._key_env = key_env or DEFAULT_KEY_ENV
-        self._limit_field = "max_tokens"
+        self.refused_fields: set[str] = set()
+        self._new_limit = False
         self._quiet_until = 0.0
         self._options: Any = {} if self._key else {"headers": {"Authorization": openai.Omit()}}
         http = openai.DefaultHttpxClient(
@@ -219,27 +222,37 @@ class Client:
 
     def _ask_once(self, body: Reply, stop: threading.Event) -> Reply:
         self._wait_turn(stop)
-        chat = "messages" in body
-        if chat and "max_tokens" in body and self._limit_field != "max_tokens":
-            body = {self._limit_field if key == "max_tokens" else key: value for key, value in body.items()}
-        trouble: Exception
-        try:
-            path = "/chat/completions" if chat else "/completions"
-            reply = self._api.post(path, body=body, cast_to=object, options=self._options)
-            return _checked(reply)
-        except openai.APIStatusError as error:
-            renamed = "max_tokens" in body and "max_completion_tokens" in str(error.body)
-            if error.status_code == 400 and renamed:
-                self._limit_field = "max_completion_tokens"  # newer models of the provider want the new name
-                trouble = _Passing("it wants max_completion_tokens", wait=0.0, status=400)
-            else:
+        path = "/chat/completions" if "messages" in body else "/completions"
+        while True:
+            sent = self._in_its_words(body)
+            try:
+                return _checked(self._api.post(path, body=sent, cast_to=object, options=self._options))
+            except openai.APIStatusError as error:
                 trouble = self._status_trouble(error)
-        except openai.APIConnectionError as error:
-            # the cause's name only: its text may hold what was sent
-            trouble = _Passing(type(error.__cause__ or error).__name__)
-        except (ValueError, openai.APIError):
-            trouble = _Passing("its answer is not valid JSON")
-        raise trouble
+                if error.status_code in (400, 422) and self._learn(str(error.body), sent):
+                    continue
+            except openai.APIConnectionError as error:
+                # the cause's name only: its text may hold what was sent
+                trouble = _Passing(type(error.__cause__ or error).__name__)
+            except (ValueError, openai.APIError):
+                trouble = _Passing("its answer is not valid JSON")
+            raise trouble
+
+    def _in_its_words(self, body: Reply) -> Reply:
+        """The body as this server has shown to want it."""
+        body = {key: value for key, value in body.items() if key not in self.refused_fields}
+        if self._new_limit and "messages" in body and "max_tokens" in body:
+            body["max_completion_tokens"] = body.pop("max_tokens")
+        return body
+
+    def _learn(self, complaint: str, sent: Reply) -> bool:
+        """Whether a refusal names something of what was sent that can be said in another way, or left out."""
+        if "max_tokens" in sent and "max_completion_tokens" in complaint:
+            self._new_limit = True  # newer models of the provider want the new name
+            return True
+        named = {field for field in UNPENALISED if field in sent and field in complaint}
+        self.refused_fields |= named
+        return bool(named)
 
     def _status_trouble(self, error: openai.APIStatusError) -> Exception:
         status = error.status_code
@@ -345,50 +358,3 @@ def reply_text(reply: Reply) -> str:
     message = choice.get("message")
     text = message.get("content") if isinstance(message, dict) else choice.get("text")
     return text if isinstance(text, str) else ""
-
-
-def shown_model(model: str) -> str:
-    """A model's name as results show it: of a path (some servers name models so) the last part alone."""
-    return model.rstrip("/").rsplit("/", 1)[-1] if model.startswith(("/", "~")) else model
-
-
-def text_body(client: Client, request: TextRequest) -> Reply:
-    """The body that asks for a text. Greedy requests name no seed: it decides nothing there."""
-    settings: dict[str, Any] = {"temperature": request.temperature}
-    if request.temperature:
-        settings |= {"seed": request.seed, "top_p": 1.0}
-    if request.stops:
-        settings["stop"] = list(request.stops)
-    if request.messages[0][0] == "":
-        return client.completion(request.messages[0][1], request.max_new_tokens, **settings)
-    messages = [{"role": role, "content": content} for role, content in request.messages]
-    return client.chat(messages, request.max_new_tokens, **settings)
-
-
-def generation_of(request: TextRequest, reply: Reply) -> Generation:
-    """A reply as a generation, cut at the first stop string (some servers leave it in the text).
-
-    Most servers do not tell an end-of-turn token from a stop string: with stop strings asked for, and the end
-    not explained, the finish is "stop".
-    """
-    choice, text = reply["choices"][0], reply_text(reply)
-    usage = reply.get("usage")
-    counted = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    tokens = (0,) * max(0, counted) if isinstance(counted, int) else ()
-    ends = [at for at in (text.find(stop) for stop in request.stops) if at >= 0]
-    if ends:
-        return Generation(text[: min(ends)], tokens, "stop")
-    if choice.get("finish_reason") == "length":
-        return Generation(text, tokens, "length")
-    # vLLM and SGLang do tell: a string is the stop, anything else an end-of-turn token
-    told = [choice[name] for name in ("stop_reason", "matched_stop") if name in choice]
-    explained = "stop" if told and isinstance(told[0], str) else "eos"
-    return Generation(text, tokens, explained if told or not request.stops else "stop")
-
-
-def ask_texts(
-    client: Client, requests: Sequence[TextRequest]
-) -> Iterator[tuple[int, Generation | RequestRefused]]:
-    """(index, generation or refusal) of each request as they come, in any order; raises EndpointError."""
-    for index, reply in client.ask_all(text_body(client, request) for request in requests):
-        yield index, reply if isinstance(reply, RequestRefused) else generation_of(requests[index], reply)

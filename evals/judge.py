@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from evals.client import Client, RequestRefused, ask_texts, shown_model
+from evals.client import Client, RequestRefused
 from evals.errors import UserError
 from evals.files import run_lock, write_atomic
 from evals.judge_prompts import NO_RATING, Ask, Item, PromptSet, ask, rating_of
 from evals.progress import Progress
 from evals.requests import GenerateRequest, Generation, NotFinite, TextRequest
 from evals.store import Store, request_key
+from evals.texts import ask_texts, shown_model
 
 TASK = "mt_bench"
 JUDGMENT_TOKENS = 2048  # FastChat's budget for a judgment

@@ -20,11 +20,12 @@ from evals import prompts
 from evals.adapters.loading import require_template
 from evals.adapters.prefix import MAX_LENGTH, TextToRequests, score_responses
 from evals.adapters.prompt_logprobs import Echo, decode, encode, find_way
-from evals.client import Client, RequestRefused, ask_texts
+from evals.client import Client, RequestRefused
 from evals.errors import RowUnavailable
 from evals.requests import GenerateRequest, Generation, Request, Result, Score, ScoreRequest, TextRequest
+from evals.texts import ask_texts
 
-ENGINE_VERSION = "1"  # part of the store's keys: a change of what is sent or read needs another
+ENGINE_VERSION = "2"  # part of the store's keys: a change of what is sent or read needs another
 log = logging.getLogger(__name__)
 
 
@@ -53,6 +54,7 @@ class EndpointModel(LightevalModel):
         self._texts = None if tokenizer is None else TextToRequests(tokenizer, chat, max_length)
         self._way: Echo | None = None
         self._on_note = on_note
+        self._penalties_told = False
 
     @property
     def tokenizer(self) -> Any:
@@ -162,6 +164,12 @@ class EndpointModel(LightevalModel):
             if isinstance(outcome, RequestRefused):
                 raise RowUnavailable(str(outcome))
             yield index, outcome
+        if self.client.refused_fields and not self._penalties_told:
+            self._penalties_told = True
+            self._on_note(
+                f"the server {self.client.base_url} takes no setting against repetition penalties: "
+                "where its model's generation_config.json asks for one, greedy answers are not the protocol's"
+            )
 
     def _score(self, requests: Sequence[Request]) -> Iterator[tuple[int, Score]]:
         scored = [one for one in requests if isinstance(one, ScoreRequest)]

@@ -15,9 +15,10 @@ from transformers import PreTrainedTokenizerFast
 
 from evals import client as client_module
 from evals.adapters.endpoint import EndpointModel
-from evals.client import Client, EndpointError, generation_of
+from evals.client import Client, EndpointError
 from evals.errors import RowUnavailable
 from evals.requests import Generation, Score, ScoreRequest, TextRequest
+from evals.texts import generation_of
 
 TEMPLATE = (
     "{% for m in messages %}<s>{{ m['role'] }}\n{{ m['content'] }}</s>\n{% endfor %}"
@@ -291,3 +292,26 @@ def test_how_an_answer_ended(stops: tuple[str, ...], choice: dict[str, Any], gen
 def test_an_answer_that_is_no_text_is_empty(content: object) -> None:
     reply = {"choices": [{"message": {"content": content}, "finish_reason": "stop"}], "usage": "none"}
     assert generation_of(TextRequest((("user", "p"),), 9), reply) == Generation("", (), "eos")
+
+
+def test_penalties_are_switched_off_where_a_server_knows_them(tokenizer: PreTrainedTokenizerFast) -> None:
+    def strict(seen: Seen) -> Act:
+        unknown = sorted({"repetition_penalty", "repeat_penalty"} & set(seen.body))
+        if unknown:
+            return Act(status=422, body={"detail": f"Unexpected fields in the request: {unknown}"})
+        return Act(body=chat_reply("x"))
+
+    docs = [Doc(query=f"a{n}", choices=[], gold_index=[], generation_size=5) for n in range(3)]
+    notes: list[str] = []
+    with FaultServer(answer=lambda seen: Act(body=chat_reply("x"))) as server:
+        model = adapter(server, tokenizer, True, on_note=notes.append)
+        assert len(model.greedy_until(docs)) == 3
+        assert {seen.body["repeat_penalty"] for seen in server.seen} == {1.0}
+        assert {seen.body["repetition_penalty"] for seen in server.seen} == {1.0}
+    assert notes == []
+    with FaultServer(answer=strict) as server:
+        model = adapter(server, tokenizer, True, on_note=notes.append)
+        assert len(model.greedy_until(docs)) == 3
+        assert len(model.greedy_until(docs)) == 3
+        assert len(server.seen) <= 6 + 2, "what a server refuses is not sent again"
+    assert len(notes) == 1 and "repetition" in notes[0]
