@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from evals.adapters.attention import AttentionKind, KeyValues, UnsupportedModel
-from evals.adapters.device import out_of_memory
+from evals.adapters.device import on_device, out_of_memory
 from evals.adapters.forward import TreeForward
 from evals.adapters.plain import PlainDecoder, pick
 from evals.adapters.prompt_feed import Fed, Prompt, Prompts, RequestNotFinite
-from evals.adapters.static_decoding import StaticDecoding, StaticSlots, make_slots
+from evals.adapters.static_decoding import StaticDecoding, StaticSlots, size_of_slots
 from evals.adapters.stops import Endings
 from evals.requests import GenerateRequest, Generation, NotFinite
 
@@ -44,7 +44,7 @@ class BatchDecoder:
         self.model = model
         self.tokenizer = tokenizer
         self.eos = frozenset(eos_token_ids)
-        self.max_sequences = max_sequences or (64 if on_cpu else 256)
+        self.max_sequences = max_sequences or (64 if on_cpu else 512)
         self.max_tokens = max_tokens or (2048 if on_cpu else 32768)
         self.static = (
             model.device.type == "cuda"
@@ -89,8 +89,10 @@ class BatchDecoder:
         if not self.static:
             yield from _Decoding(self, forward, requests).run()
             return
-        old, self._slots = self._slots, None
-        self._slots = make_slots(forward, requests, self.max_sequences, old)
+        n, capacity = size_of_slots(forward, requests, self.max_sequences, self._slots)
+        if self._slots is None or (self._slots.n, self._slots.capacity) != (n, capacity):
+            self._slots = None  # its memory is needed
+            self._slots = StaticSlots(forward, n, capacity)
         prompts = Prompts(forward, requests, self.max_tokens)
         yield from StaticDecoding(self._slots, prompts, self.endings).run()
 
@@ -150,7 +152,8 @@ class _Decoding:
         for prompt in prompts:
             request = prompt.request
             generator = torch.Generator().manual_seed(request.seed) if request.temperature > 0 else None
-            self.cache.fill(len(self.active), prompt.rows, prompt.fed.own)
+            rows = on_device(prompt.rows, self.forward.model.device)
+            self.cache.fill(len(self.active), rows, prompt.fed.own)
             self.active.append(_Sequence(request, self._prefix(prompt), generator, len(prompt.rows)))
         logits = self.forward.head(torch.stack([prompt.output for prompt in prompts]))
         yield from self._accept(logits, list(range(first, len(self.active))))
@@ -216,12 +219,12 @@ class _SlotCache:
     def __init__(self) -> None:
         self.layers: dict[int, KeyValues] = {}
 
-    def fill(self, slot: int, rows: Sequence[int], kept: dict[int, KeyValues]) -> None:
+    def fill(self, slot: int, rows: torch.Tensor, kept: dict[int, KeyValues]) -> None:
         """Put a fed prompt into a slot."""
         for layer, new in kept.items():
             stored = self._reserve(layer, slot + 1, len(rows) + 1, new)
             for store, x in zip(stored, new, strict=True):
-                store[slot, :, : len(rows)] = x[list(rows)].transpose(0, 1)
+                store[slot, :, : len(rows)] = x[rows].transpose(0, 1)
 
     def append(self, layer: int, lengths: torch.Tensor, most: int, new: KeyValues) -> KeyValues:
         """Add one token a slot behind ``lengths``; all slots' keys and values, ``most`` tokens of each."""

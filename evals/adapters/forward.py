@@ -6,6 +6,7 @@ import logging
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.functional import linear
 
@@ -123,12 +124,12 @@ class OutputHead:
         CPU, by some 1e-5 nats a token) would differ from it by more than everything before it does.
         """
         device = hidden.device
-        used, where = torch.unique(torch.tensor(rows), return_inverse=True)
+        used, where = torch.unique(torch.as_tensor(np.array(rows)), return_inverse=True)
         order = torch.argsort(where, stable=True)
         n_rows = 128 if device.type == "cpu" else 4096
         bounds = torch.searchsorted(where[order], torch.arange(0, len(used) + n_rows, n_rows)).tolist()
         used, where, wanted = (
-            on_device(x, device) for x in (used, where[order], torch.tensor(targets)[order])
+            on_device(x, device) for x in (used, where[order], torch.as_tensor(np.array(targets))[order])
         )
         found = []
         for i, piece in enumerate(used.split(n_rows)):

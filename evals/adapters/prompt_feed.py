@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from evals.adapters.attention import KeyValues
@@ -36,12 +37,12 @@ class Fed:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prompt:
-    """A prompt that has been fed: its rows of the trunk, then of the pass; its last output [hidden size]."""
+    """A prompt that has been fed: its rows of the trunk, then of the pass (int64); its last output [hidden size]."""
 
     request: GenerateRequest
     fed: Fed
     trunk_rows: tuple[int, ...]
-    rows: list[int]
+    rows: np.ndarray
     output: torch.Tensor
 
 
@@ -95,6 +96,6 @@ class Prompts:
         for block in blocks:
             above = tuple(block.trunk)
             for i, path in block.paths:
-                rows = [start + row for begin, end in path for row in range(begin, end)]
-                self._ready.append(Prompt(self._planned[i], fed, above, rows, hidden[rows[-1]].clone()))
+                rows = start + np.concatenate([np.arange(begin, end) for begin, end in path])
+                self._ready.append(Prompt(self._planned[i], fed, above, rows, hidden[int(rows[-1])].clone()))
             start += len(block.tokens)

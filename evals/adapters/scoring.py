@@ -21,7 +21,8 @@ from evals.requests import Score, ScoreRequest
 ENGINE_VERSION = "1"  # to be raised whenever results change: stored results of other versions are not used
 
 MAX_TRUNK = 2048  # tokens whose keys and values are kept
-PLANNED_TOGETHER = 8192  # requests planned at a time; a GPU computes while the next are planned
+# Requests planned at a time: the more, the more they share; but a GPU computes while the next are planned.
+PLANNED_ON_CPU, PLANNED_ON_GPU = 65536, 16384
 IN_FLIGHT = 1  # batches that run while the host reads the one before
 
 logger = logging.getLogger(__name__)
@@ -76,8 +77,9 @@ class PrefixScorer:
         self, forward: TreeForward, requests: list[ScoreRequest], known: set[int]
     ) -> Iterator[_Batch]:
         """Batches on their way, planned some thousand requests at a time, in the order given."""
-        for first in range(0, len(requests), PLANNED_TOGETHER):
-            todo = list(range(first, min(first + PLANNED_TOGETHER, len(requests))))
+        together = PLANNED_ON_CPU if self.model.device.type == "cpu" else PLANNED_ON_GPU
+        for first in range(0, len(requests), together):
+            todo = list(range(first, min(first + together, len(requests))))
             while not known.issuperset(todo):
                 started: set[int] = set()
                 for batch in self._attempt(forward, requests, todo, known):

@@ -12,9 +12,10 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
-from evals.adapters.attention import AttentionKind, KeyValues
+from evals.adapters.attention import AttentionKind
 from evals.adapters.device import Arriving, kernels_for, on_device
 from evals.adapters.forward import TreeForward
 from evals.adapters.prompt_feed import Prompt, Prompts, RequestNotFinite
@@ -22,7 +23,7 @@ from evals.adapters.stops import Endings
 from evals.requests import GenerateRequest, Generation
 
 LATE = 1  # steps that run before the host has seen what came out
-CACHE_SHARE = 0.5  # of the GPU's free memory, at most
+CACHE_SHARE = 0.6  # of the GPU's free memory, at most
 ROUND_CAPACITY = 256  # tokens of a slot are rounded up to this, so that slots serve the next requests too
 ADMITTED_TOGETHER = 64  # prompts whose keys and values exist twice while they are copied into slots
 
@@ -34,7 +35,7 @@ class StaticSlots:
     outcome, a token for each slot, or -1 where the model's scores were no numbers.
     """
 
-    def __init__(self, forward: TreeForward, n: int, capacity: int, like: dict[int, KeyValues]) -> None:
+    def __init__(self, forward: TreeForward, n: int, capacity: int) -> None:
         device = forward.model.device
         self.forward, self.n, self.capacity = forward, n, capacity
         self.tokens = torch.zeros(1, n, dtype=torch.long, device=device)
@@ -47,7 +48,7 @@ class StaticSlots:
         self.slots = torch.arange(n, device=device)
         self.layers = {
             layer: tuple(x.new_zeros(n, x.shape[1], capacity, x.shape[2]) for x in pair)
-            for layer, pair in like.items()
+            for layer, pair in forward.example.items()
         }
         self._graphs: dict[bool, torch.cuda.CUDAGraph] = {}
 
@@ -108,15 +109,12 @@ class StaticSlots:
         for members in passes.values():
             fed = members[0][1].fed
             above = len(next(iter(fed.trunk.values()))[0]) if fed.trunk else 0
-            rows: list[int] = []
-            into: list[int] = []
-            at: list[int] = []
+            rows, into, at = [], [], []
             for slot, prompt in members:
-                mine = [*prompt.trunk_rows, *(above + row for row in prompt.rows)]
-                rows += mine
-                into += [slot] * len(mine)
-                at += range(len(mine))
-            source, target, place = (on_device(x, device) for x in (rows, into, at))
+                rows.append(np.concatenate([np.array(prompt.trunk_rows, np.int64), above + prompt.rows]))
+                into.append(np.full(len(rows[-1]), slot))
+                at.append(np.arange(len(rows[-1])))
+            source, target, place = (on_device(np.concatenate(x), device) for x in (rows, into, at))
             for layer, own in fed.own.items():
                 for i, store in enumerate(self.layers[layer]):
                     new = torch.cat([fed.trunk[layer][i], own[i]]) if above else own[i]
@@ -276,17 +274,20 @@ class StaticDecoding:
             self.slots.stop(slots)
 
 
-def make_slots(
+def size_of_slots(
     forward: TreeForward, requests: Sequence[GenerateRequest], most: int, old: StaticSlots | None
-) -> StaticSlots:
-    """Slots for these requests, at most ``most``: the ``old`` ones if they are large enough."""
+) -> tuple[int, int]:
+    """How many slots, at most ``most``, of how many tokens suit these requests; the ``old`` ones' size if they do."""
     tokens = max(len(request.prompt) + request.max_new_tokens for request in requests) + LATE + 1
     capacity = -(-tokens // ROUND_CAPACITY) * ROUND_CAPACITY
-    n = min(most, len(requests))
-    if old is not None and old.capacity >= capacity and old.n >= n:
-        return old
     if forward.model.device.type == "cuda":
         a_token = sum(x[0].numel() * x.element_size() for pair in forward.example.values() for x in pair)
         free, _ = torch.cuda.mem_get_info(forward.model.device)
-        n = max(1, min(n, int(CACHE_SHARE * free / (a_token * capacity))))
-    return StaticSlots(forward, n, capacity, forward.example)
+        if old is not None:
+            free += old.n * old.capacity * a_token
+        most = max(1, min(most, int(CACHE_SHARE * free / (a_token * capacity))))
+    waves = -(-len(requests) // most)
+    n = -(-len(requests) // waves)  # no more than the waves need: answers to one task are often of one length
+    if old is not None and old.capacity >= capacity and n <= old.n <= 2 * n:
+        return old.n, old.capacity
+    return n, capacity

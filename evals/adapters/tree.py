@@ -7,8 +7,10 @@ Blocks of similar size fill a batch up to a budget of tokens.
 
 from __future__ import annotations
 
+import gc
 import heapq
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 # A token's way through the linear layers costs about as much as this many query-key pairs in attention: 24·h²
@@ -70,11 +72,24 @@ def plan(feeds: Sequence[Feed], max_block: int, max_trunk: int) -> Plan:
     """
     if not feeds:
         return Plan(Block([]), [])
-    root, tops = _cut(_radix_tree(feeds), max_block, max_trunk)
-    trunk = root.emit(feeds)
-    blocks = [_emit(node, feeds, above.rows()) for node, above in tops]
-    blocks.sort(key=lambda block: block.shape, reverse=True)
-    return Plan(trunk, blocks)
+    with _no_garbage_collection():
+        root, tops = _cut(_radix_tree(feeds), max_block, max_trunk)
+        trunk = root.emit(feeds)
+        blocks = [_emit(node, feeds, above.rows()) for node, above in tops]
+        blocks.sort(key=lambda block: block.shape, reverse=True)
+        return Plan(trunk, blocks)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Planning makes many small objects, all of them needed: looking for garbage among them takes longer than it."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def batches(blocks: Sequence[Block], budget: int) -> Iterator[list[Block]]:
@@ -119,9 +134,13 @@ def _radix_tree(feeds: Sequence[Feed]) -> _Node:
     order = sorted(range(len(feeds)), key=lambda i: feeds[i].tokens)
     root = _Node(0, 0, order[0])
     stack = [root]
+    between = 0  # what two docs had in common the last time: a good guess for the next
     for i in order:
-        tokens = feeds[i].tokens
-        shared = _shared(tokens, feeds[stack[-1].source].tokens[: stack[-1].depth])
+        tokens, before = feeds[i].tokens, feeds[stack[-1].source].tokens
+        shared = _shared(tokens, before, feeds[i].first_output)
+        if shared < feeds[i].first_output:
+            shared = between = _shared(tokens, before, between)
+        shared = min(shared, stack[-1].depth)
         while len(stack) > 1 and stack[-2].depth >= shared and stack[-1].depth > shared:
             _close(stack.pop(), feeds)
         top = stack[-1]
@@ -142,10 +161,16 @@ def _radix_tree(feeds: Sequence[Feed]) -> _Node:
     return root
 
 
-def _shared(a: tuple[int, ...], b: tuple[int, ...]) -> int:
-    """How many tokens two sequences have in common at the beginning (bisected: comparing slices is fast)."""
+def _shared(a: tuple[int, ...], b: tuple[int, ...], guess: int) -> int:
+    """How many tokens two sequences have in common at the beginning; fast when that is ``guess`` or a little more."""
     low, high = 0, min(len(a), len(b))
-    while low < high:
+    if guess <= high and a[:guess] == b[:guess]:
+        low = guess
+        while low < high and a[low] == b[low]:
+            low += 1
+        return low
+    high = min(high, guess)
+    while low < high:  # bisected: slices compare fast
         middle = (low + high + 1) // 2
         if a[low:middle] == b[low:middle]:
             low = middle

@@ -70,7 +70,7 @@ def test_as_on_a_gpu(monkeypatch, name):
 
 
 def test_many_plans(monkeypatch):
-    monkeypatch.setattr(scoring, "PLANNED_TOGETHER", 7)
+    monkeypatch.setattr(scoring, "PLANNED_ON_CPU", 7)
     assert_same_as_plain(model_of("llama"), some_requests())
 
 
