@@ -198,6 +198,7 @@ def _measure(
     memory: Remembered | None,
 ) -> int:
     """One model through all suites: a run folder and a table each."""
+    from evals import provenance
     from evals.adapters.build import build
     from evals.files import run_lock
     from evals.runner import Run, publish
@@ -220,7 +221,8 @@ def _measure(
     if args.dry_run:
         return EXIT_OK
     folders, missing = [], False
-    with run_lock(cache / "run.lock", f"results in '{settings.output}'", progress.note), \
+    lock = cache / f"run-{provenance.joint_hash([adapter.identity for adapter in adapters])}.lock"
+    with run_lock(lock, f"this model in '{settings.output}'", progress.note), \
             Store.open(cache / "requests.sqlite", on_note=progress.note) as store:  # fmt: skip
         for work, adapter in zip(works, adapters, strict=True):
             run = Run(work, adapter, store, settings, progress)
