@@ -1,0 +1,63 @@
+"""Where the time of finished runs went, as a table in the README beside this file.
+
+    python tests/benchmarks/timing.py RUN [RUN…] [--write]
+
+Reads each run's run.json; --write puts the table between its markers in README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from tabulate import tabulate
+
+README = Path(__file__).with_name("README.md")
+BEGIN, END = "<!-- measured: written by timing.py -->", "<!-- end of timing -->"
+PHASES = ("prepare", "load", "tokenise", "score", "generate", "metrics", "write")
+
+
+def table(records: list[dict]) -> str:
+    """Phases and rows, one column a run, in seconds."""
+    heads = [f"{r['model']['name']}, {r['suite']}" for r in records]
+    lines: list[list[object]] = [["total", *(f"{r['timing']['total_seconds']:.1f}" for r in records)]]
+    lines += [[f"phase: {p}", *(f"{r['timing']['phases'].get(p, 0):.1f}" for r in records)] for p in PHASES]
+    labels = list(dict.fromkeys(row["label"] for r in records for row in r["rows"]))
+    for label in labels:
+        timed = [r["timing"]["rows"].get(label) for r in records]
+        lines.append(
+            [label] + [f"{t['seconds']:.1f} ({t['computed']} requests)" if t else None for t in timed]
+        )
+    machine = [
+        f"- {head}: {r['provenance']['device']}, {r['model']['dtype']}, {r['model']['parameters']:,} parameters"
+        f"{', ' + r['model']['quantization'] if r['model']['quantization'] else ''}, "
+        f"torch {r['provenance']['versions']['torch']}, {r['provenance']['finished'][:10]}, "
+        f"{'first ' + str(r['limit']) + ' docs' if r['limit'] else 'all docs'} of {r['data']['source']} data"
+        for head, r in zip(heads, records, strict=True)
+    ]
+    body = tabulate(
+        lines, headers=["seconds", *heads], tablefmt="github", missingval="–", disable_numparse=True
+    )
+    return f"{body}\n\n" + "\n".join(machine)
+
+
+def main() -> None:
+    """Prints the table, and writes it when asked."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--write", action="store_true")
+    args = parser.parse_args()
+    paths = [path / "run.json" if path.is_dir() else path for path in args.runs]
+    text = table([json.loads(path.read_text("utf-8")) for path in paths])
+    print(text)
+    if args.write:
+        whole = README.read_text("utf-8")
+        before, rest = whole.split(BEGIN)
+        README.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
