@@ -96,7 +96,7 @@ def test_what_is_cut_fits_and_keeps_the_instructions(
     whole = ask(OWN, item, turn, anything)
     asked = ask(OWN, item, turn, lambda system, user: len(system) + len(user) <= window)
     assert len(asked.system) + len(asked.user) <= window
-    assert asked.user.endswith("Rating: [[number]]") and "Q1?" in asked.user
+    assert asked.user.endswith("Rating: [[8]]") and "Q1?" in asked.user
     assert (asked.cut == 0) == (asked.user == whole.user)
     if asked.cut:
         assert "[cut here: " in asked.user
