@@ -71,7 +71,7 @@ def test_whole_card_read_back_as_data(hub: StandInHub, snapshot: Snapshot, folde
         assert len(data.rows) == len(smoke.rows)
         assert (data.shot_rows is None) == (smoke.shot_rows is None)
         assert not data.record["complete"]
-        assert f"the official split has {task.docs}" in data.record["note"]
+        assert f"instead of the official {task.docs}" in data.record["note"]
 
     piqa, arc, winogrande = (
         known[f"{name}.parquet"] for name in ("piqa/validation", "arc_easy/test", "winogrande/validation")
