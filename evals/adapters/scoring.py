@@ -95,26 +95,27 @@ class PrefixScorer:
         asked = [requests[i] for i in todo]
         feeds = [feed_of(request) for request in asked]
         planned = plan(feeds, self.max_tokens, min(MAX_TRUNK, self.max_tokens))
-        trunk = self._or_smaller(
-            functools.partial(forward.trunk, planned.trunk), [planned.trunk], len(todo) > 1
-        )
+        trunk = self._or_smaller(functools.partial(forward.trunk, planned.trunk), [planned.trunk])
         if trunk is None:
             return
         for blocks in batches(planned.blocks, self.max_tokens):
             if known and all(todo[i] in known for block in blocks for i, _ in block.paths):
                 continue
             batch = _Batch(blocks, asked, todo)
-            several = len({feeds[i] for block in blocks for i, _ in block.paths}) > 1
-            if not self._or_smaller(functools.partial(batch.start, forward, trunk), blocks, several):
+            if not self._or_smaller(functools.partial(batch.start, forward, trunk), blocks):
                 return
             yield batch
 
-    def _or_smaller(self, compute: Callable[[], Any], blocks: Sequence[Block], divisible: bool) -> Any:
-        """What ``compute`` returns; None, and half the budget from now on, when memory runs out on several requests."""
+    def _or_smaller(self, compute: Callable[[], Any], blocks: Sequence[Block]) -> Any:
+        """What ``compute`` returns; None, and half the budget from now on, when memory runs out.
+
+        Raises the allocator's error for a single sequence, which cannot be divided.
+        """
         try:
             return compute()
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error) or not divisible or self.max_tokens == 1:
+            single = len(blocks) == 1 and len({path for _, path in blocks[0].paths}) == 1
+            if not out_of_memory(error) or single or self.max_tokens == 1:
                 raise
             tokens = min(self.max_tokens, sum(len(block.tokens) for block in blocks))
             self.max_tokens = max(1, tokens // 2)

@@ -108,6 +108,9 @@ def batches(blocks: Sequence[Block], budget: int) -> Iterator[list[Block]]:
 
 def last_rows(path: Path, n: int) -> list[int]:
     """The last ``n`` rows of a path, in order of position."""
+    start, stop = path[-1] if path else (0, 0)
+    if stop - start >= n:  # most often
+        return list(range(stop - n, stop))
     rows: list[int] = []
     for start, stop in reversed(path):
         rows[:0] = range(max(start, stop - (n - len(rows))), stop)
