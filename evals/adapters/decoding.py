@@ -22,6 +22,8 @@ from evals.adapters.static_decoding import StaticDecoding, StaticSlots, size_of_
 from evals.adapters.stops import Endings
 from evals.requests import GenerateRequest, Generation, NotFinite
 
+COST_APART = 200  # what attending to one sequence apart costs more, in tokens read
+
 logger = logging.getLogger(__name__)
 
 
@@ -264,7 +266,9 @@ class _Step:
         self.positions = torch.tensor([[sequence.position for sequence in active]], device=device)
         self.lengths = torch.tensor([sequence.length for sequence in active], device=device)
         self.starts = torch.tensor([sequence.prefix.length for sequence in active], device=device)
-        self.most = max(sequence.length for sequence in active) + 1
+        lengths = [sequence.length + 1 for sequence in active]
+        self.most = max(lengths)
+        self.together, self.apart = split_by_length(lengths)
         groups: dict[_Prefix, list[int]] = {}
         for slot, sequence in enumerate(active):
             if sequence.prefix.length:
@@ -280,10 +284,16 @@ class _Step:
         n, n_heads, size = q.shape
         n_kv = k.shape[1]
         grouped = q.view(n, n_kv, n_heads // n_kv, size)
-        own_bias = self._bias(kind.window, -1, q.dtype)
-        out, norm = _attend_partly(grouped, keys, values, own_bias[:, None, None], kind)
+        bias = self._bias(kind.window, -1)[:, None, None]
+        to = self.together
+        out, norm = _attend_partly(grouped, keys[:, :, :to], values[:, :, :to], bias[..., :to], kind)
+        for slot, to in self.apart:
+            one = slice(slot, slot + 1)
+            out[one], norm[one] = _attend_partly(
+                grouped[one], keys[one, :, :to], values[one, :, :to], bias[one, ..., :to], kind
+            )
         for i, (prefix, slots) in enumerate(self.groups):
-            bias = self._bias(kind.window, i, q.dtype)
+            bias = self._bias(kind.window, i)
             queries = grouped[slots].transpose(0, 1).reshape(n_kv, -1, size)
             bias = bias.repeat_interleave(n_heads // n_kv, 0)
             part, part_norm = _attend_partly(queries, *prefix.layers[layer], bias, kind)
@@ -294,7 +304,7 @@ class _Step:
             out[slots] = out[slots] * torch.exp(norm[slots] - total) + part * torch.exp(part_norm - total)
         return out.reshape(n, n_heads, -1).to(q.dtype)
 
-    def _bias(self, window: int | None, group: int, dtype: torch.dtype) -> torch.Tensor:
+    def _bias(self, window: int | None, group: int) -> torch.Tensor:
         """What to add to scores, [sequences, keys]: own tokens (group -1), or those of a group's prefix."""
         if (window, group) not in self._biases:
             at = torch.arange(
@@ -311,6 +321,20 @@ class _Step:
             bias = torch.zeros(visible.shape, dtype=torch.float32, device=visible.device)
             self._biases[window, group] = bias.masked_fill_(~visible, float("-inf"))
         return self._biases[window, group]
+
+
+def split_by_length(lengths: Sequence[int]) -> tuple[int, list[tuple[int, int]]]:
+    """How many tokens to attend to in all slots together, and (slot, tokens) of those longer, to be done apart.
+
+    Together, all are read to the length of the longest; a few long sequences would make short ones pay.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+    costs, above = [], 0
+    for slot in order:  # costs[k]: the k longest apart
+        costs.append(above + len(lengths) * lengths[slot])
+        above += lengths[slot] + COST_APART
+    k = costs.index(min(costs))
+    return lengths[order[k]], [(slot, lengths[slot]) for slot in order[:k]]
 
 
 def _attend_partly(

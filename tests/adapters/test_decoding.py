@@ -10,8 +10,8 @@ import pytest
 import torch
 from tiny_models import CONFIGS, EOS, VOCABULARY, byte_tokenizer, readable, tiny_model
 
-from evals.adapters import forward
-from evals.adapters.decoding import BatchDecoder
+from evals.adapters import decoding, forward
+from evals.adapters.decoding import BatchDecoder, split_by_length
 from evals.adapters.packed import TreeBatch
 from evals.adapters.plain import PlainDecoder
 from evals.requests import GenerateRequest, NotFinite
@@ -178,3 +178,14 @@ def test_logits_that_are_no_numbers_name_their_request(kind):
     with pytest.raises(NotFinite) as caught:
         list(kind(model, TOKENIZER, [EOS]).run(requests))
     assert caught.value.index == 1
+
+
+def test_long_sequences_are_attended_to_apart(monkeypatch):
+    assert split_by_length([10, 2000, 12, 9]) == (12, [(1, 2000)])
+    assert split_by_length([1000, 1100, 1050]) == (1100, [])
+    assert split_by_length([7]) == (7, [])
+    monkeypatch.setattr(decoding, "COST_APART", 0)
+    requests = [GenerateRequest(p, 12) for p in prompts(12, seed=5)]
+    assert len(split_by_length([len(request.prompt) for request in requests])[1]) > 1
+    for name in ("llama", "gemma2", "gemma3"):
+        assert run(model_of(name), requests) == plainly(model_of(name), requests)
