@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from evals.commands.judge import add_judge_arguments, check_judge
 from evals.endpoints import add_endpoint_arguments, check_endpoint
 from evals.errors import EXIT_OK, EXIT_ROWS_MISSING, UserError
-from evals.models import ModelSpec
+from evals.models import ModelSpec, resolve
 from evals.suites import SUITES, Suite
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def main(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, team: Team | None) -> int:
     start = time.monotonic()
     specs, suites, settings = _choices(args)
-    go_offline(args.offline or (settings.source.kind != "hub" and all(s.source != "hub" for s in specs)))
+    go_offline(args.offline or not _needs_hub(args, specs, settings))
 
     from evals.progress import Progress
     from evals.runner import prepare
@@ -112,7 +112,7 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
 def _models(args: argparse.Namespace) -> Iterator[list[Any]]:
     """Each model's adapters in turn, loaded when asked for: what a process that lends its model needs."""
     specs, suites, settings = _choices(args)
-    go_offline(args.offline or (settings.source.kind != "hub" and all(s.source != "hub" for s in specs)))
+    go_offline(args.offline or not _needs_hub(args, specs, settings))
     from evals.adapters.build import build
 
     for spec in specs:
@@ -177,6 +177,14 @@ def _suites(name: str | None, specs: list[ModelSpec]) -> list[Suite]:
     if len(suites) > 1:
         raise UserError("these models belong to different tables: give --suite base, instruct or all")
     return [SUITES[str(suites.pop())]]
+
+
+def _needs_hub(args: argparse.Namespace, specs: list[ModelSpec], settings: Settings) -> bool:
+    """Whether anything that was asked for may come from the hub."""
+    kind, _, judge = (args.judge or "").partition(":")
+    if settings.source.kind == "hub" or any(spec.source == "hub" for spec in specs) or args.tokenizer:
+        return True
+    return kind == "local" and resolve(judge).source == "hub"
 
 
 def go_offline(offline: bool) -> None:
