@@ -66,9 +66,11 @@ class PrefixScorer:
                 yield todo[k], score
             return
         running: deque[_Batch] = deque()
+        # a CPU computes nothing meanwhile: what is finished is handed over at once, and kept
+        in_flight = 0 if self.model.device.type == "cpu" else IN_FLIGHT
         for batch in self._started(self._forward, requests, known):
             running.append(batch)
-            if len(running) > IN_FLIGHT:
+            if len(running) > in_flight:
                 yield from (pair for pair in running.popleft().finish() if pair[0] not in known)
         for batch in running:
             yield from (pair for pair in batch.finish() if pair[0] not in known)
