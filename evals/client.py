@@ -41,6 +41,8 @@ RETRIED = {408, 409, 425, 429}
 UNPENALISED = {"repetition_penalty": 1.0, "repeat_penalty": 1.0}
 
 Reply = dict[str, Any]
+# (index, outcome, what to release when the outcome was dealt with); None: a thread has ended
+_Done = queue.SimpleQueue[tuple[int, Reply | Exception, threading.Semaphore] | None]
 
 
 class EndpointError(UserError):
@@ -191,34 +193,39 @@ class Client:
     def ask_all(self, bodies: Iterable[Reply]) -> Iterator[tuple[int, Reply | RequestRefused]]:
         """(index, reply or refusal) of each body as they come, in any order; raises EndpointError.
 
-        Bodies are taken as threads become free. Closing the iterator, or an error, stops the work; the
-        threads are daemons, so that a hanging server cannot keep the process alive.
+        A thread takes its next body when the caller is done with its last reply: whoever stores each reply loses
+        at most the requests under way. Closing the iterator, or an error, stops the work; the threads are daemons,
+        so that a hanging server cannot keep the process alive.
         """
         todo = iter(enumerate(bodies))
         taking, stop = threading.Lock(), threading.Event()
-        done: queue.SimpleQueue[tuple[int, Reply | Exception] | None] = queue.SimpleQueue()
+        done: _Done = queue.SimpleQueue()
+        handled = [threading.Semaphore(0) for _ in range(self.parallel)]
 
-        def work() -> None:
+        def work(mine: threading.Semaphore) -> None:
             while not stop.is_set():
                 index = -1
                 try:
                     with taking:
                         index, body = next(todo)
-                    done.put((index, self.ask(body, stop=stop)))
+                    done.put((index, self.ask(body, stop=stop), mine))
                 except StopIteration:
                     break
                 except Exception as error:  # handed to the caller's thread
-                    done.put((index, error))
+                    done.put((index, error, mine))
                     if not isinstance(error, RequestRefused):
                         break
+                mine.acquire()
             done.put(None)
 
-        for _ in range(self.parallel):
-            threading.Thread(target=work, daemon=True).start()
+        for mine in handled:
+            threading.Thread(target=work, args=(mine,), daemon=True).start()
         try:
             yield from _collect(done, self.parallel)
         finally:
             stop.set()
+            for mine in handled:
+                mine.release()
 
     def _ask_once(self, body: Reply, stop: threading.Event) -> Reply:
         self._wait_turn(stop)
@@ -296,18 +303,17 @@ class Client:
         return text if len(text) <= 200 else text[:200] + "..."
 
 
-def _collect(
-    done: queue.SimpleQueue[tuple[int, Reply | Exception] | None], workers: int
-) -> Iterator[tuple[int, Reply | RequestRefused]]:
+def _collect(done: _Done, workers: int) -> Iterator[tuple[int, Reply | RequestRefused]]:
     """Hands over replies and refusals until every worker has ended; any other error ends it at once."""
     while workers:
         item = done.get()
         if item is None:
             workers -= 1
             continue
-        index, outcome = item
+        index, outcome, handled = item
         if isinstance(outcome, dict | RequestRefused):
             yield index, outcome
+            handled.release()
             continue
         # what other threads have finished by now is not lost
         with contextlib.suppress(queue.Empty):

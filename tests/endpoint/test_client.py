@@ -161,6 +161,17 @@ def test_a_refused_request_leaves_the_others_alone() -> None:
     assert {index: reply_text(reply) for index, reply in out.items()} == {n: str(n) for n in (0, 1, 3, 4, 5)}
 
 
+def test_nothing_is_asked_before_the_last_reply_was_dealt_with() -> None:
+    with FaultServer(answer=lambda seen: Act(body=chat_reply("x"))) as server:
+        client = make(server, parallel=2)
+        replies = client.ask_all(hello(client, str(n)) for n in range(20))
+        for dealt_with in range(20):
+            next(replies)
+            time.sleep(0.02)
+            assert len(server.seen) <= dealt_with + 2, "a kill here would lose more than is under way"
+        assert list(replies) == []
+
+
 def test_newer_name_of_the_token_limit() -> None:
     def answer(seen: Seen) -> Act:
         if "max_tokens" in seen.body:
