@@ -36,16 +36,14 @@ class TreeForward:
         if any(kind.get("rope_type") in ("dynamic", "longrope") for kind in kinds):
             raise UnsupportedModel("its rotary embedding depends on the length of the whole input")
         self.head = OutputHead(model, self.config)
-        self._fused: FusedLayers | None = None
         self.example: dict[int, KeyValues] = {}  # keys and values of some tokens, by layer
-        if use_fused(model.device):
-            self._fused = FusedLayers(model)
-            try:
-                self._try_out()
-                return
-            except UnsupportedModel as reason:
-                logger.info("this model's layers are not fused: %s", reason)
-                self._fused = None
+        self._fused: FusedLayers | None = FusedLayers(model, use_kernels(model.device))
+        try:
+            self._try_out()
+            return
+        except UnsupportedModel as reason:
+            logger.info("this model's layers are not fused: %s", reason)
+            self._fused = None
         self._try_out()
 
     def hidden(self, batch: PackedBatch) -> torch.Tensor:
@@ -96,8 +94,8 @@ class TreeForward:
                 raise UnsupportedModel(f"a trial gave other numbers (relative difference {difference:.1e})")
 
 
-def use_fused(device: torch.device) -> bool:
-    """Whether fused layers are worth a try."""
+def use_kernels(device: torch.device) -> bool:
+    """Whether layers on Triton's kernels are worth a try."""
     return device.type == "cuda" and has_triton()
 
 

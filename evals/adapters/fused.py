@@ -1,7 +1,8 @@
-"""The layers of Llama and Qwen2 with their small steps fused (kernels.py), in place of the model's own for a while.
+"""The layers of Llama and Qwen2 with their small steps fused, in place of the model's own for a while.
 
-Other architectures keep their own layers. Nothing here is taken on trust: forward.py compares with the model's own
-forward pass before it uses any of it.
+With kernels (kernels.py, on a GPU) each small step is one of them; without, the gate of a feed-forward layer is
+computed in place, which touches less memory and changes no bit. Other architectures keep their own layers. Nothing
+here is taken on trust: forward.py compares with the model's own forward pass before it uses any of it.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ ATTENTIONS = {"LlamaAttention", "Qwen2Attention"}
 
 
 class FusedLayers:
-    """A model's layers that have a faster equal. Raises ImportError without Triton."""
+    """A model's layers that have a faster equal. ``on_kernels`` needs Triton."""
 
-    def __init__(self, model: torch.nn.Module) -> None:
-        from evals.adapters import kernels
+    def __init__(self, model: torch.nn.Module, on_kernels: bool) -> None:
+        self.kernels: Any = None
+        if on_kernels:
+            from evals.adapters import kernels
 
-        self.kernels = kernels
+            self.kernels = kernels
         self._forwards: list[tuple[torch.nn.Module, Callable[..., Any]]] = []
         for module in model.modules():
             make = self._maker(module)
@@ -45,11 +48,11 @@ class FusedLayers:
 
     def _maker(self, module: torch.nn.Module) -> Callable[[Any], Callable[..., Any]] | None:
         kind = type(module).__name__
-        if kind in NORMS:
-            return self._norm
         if kind in GATED and type(module.act_fn).__name__ in ("SiLU", "SiLUActivation"):
-            return self._gated
-        if kind in ATTENTIONS:
+            return self._gated if self.kernels else self._gated_in_place
+        if self.kernels and kind in NORMS:
+            return self._norm
+        if self.kernels and kind in ATTENTIONS:
             return self._attention
         return None
 
@@ -62,6 +65,13 @@ class FusedLayers:
     def _gated(self, module: Any) -> Callable[..., Any]:
         def forward(x: torch.Tensor) -> torch.Tensor:
             return module.down_proj(self.kernels.silu_gate(module.gate_proj(x), module.up_proj(x)))
+
+        return forward
+
+    def _gated_in_place(self, module: Any) -> Callable[..., Any]:
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            gate = torch.nn.functional.silu(module.gate_proj(x), inplace=True)
+            return module.down_proj(gate.mul_(module.up_proj(x)))
 
         return forward
 

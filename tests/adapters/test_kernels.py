@@ -83,7 +83,7 @@ def test_a_model_on_kernels_alone(make, monkeypatch):
     """Scores and answers are those of one sequence at a time, with fused layers in place."""
     torch.manual_seed(0)
     model = make().to(PLACE).eval()
-    monkeypatch.setattr(forward, "use_fused", lambda device: True)
+    monkeypatch.setattr(forward, "use_kernels", lambda device: True)
     for module in (packed, static_decoding):
         monkeypatch.setattr(module, "kernels_for", lambda q: True)
     rng = random.Random(2)

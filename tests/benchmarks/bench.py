@@ -1,10 +1,11 @@
 """Measures the engine against its plain path, lighteval's TransformersModel and lm-eval's HFLM, in one run.
 
-    python tests/benchmarks/bench.py --data DIR [--only mmlu,gsm8k] [--docs 100] [--modes chat,plain]
+    python tests/benchmarks/bench.py --data DIR [--only mmlu,gsm8k] [--docs 24] [--modes chat,plain]
 
-Same weights, dtype, threads and docs for all; they take turns, and the median of at least three rounds counts. Time
-includes tokenisation. The table in README.md beside this file is made by this command. No threshold is asserted:
-machines differ, and what else runs on one is not known here.
+Same weights, dtype, threads and docs (spread evenly over the task) for all; they take turns, and the median of at
+least three rounds counts. Time includes tokenisation. Each row is printed, and put into the table in README.md beside
+this file, as soon as it is measured; the other back ends are slow, all rows with the default sizes take about an hour
+of two cores. No threshold is asserted: machines differ, and what else runs on one is not known here.
 """
 
 from __future__ import annotations
@@ -169,17 +170,21 @@ def matrix_rate(model: Any, seconds: float = 0.3) -> float:
 
 
 def take_turns(
-    contenders: dict[str, Callable[[], list[Any]]], model: Any, rounds: int
+    title: str, contenders: dict[str, Callable[[], list[Any]]], model: Any, rounds: int
 ) -> dict[str, Measured]:
     """Run each contender in each round, the matrix rate measured before and after."""
     measured = {name: Measured() for name in contenders}
-    for _ in range(rounds):
+    for done in range(rounds):
         for name, run in contenders.items():
             before = matrix_rate(model)
             start = time.perf_counter()
             answers = run()
             _sync(model.device)
             measured[name].seconds.append(time.perf_counter() - start)
+            print(
+                f"{title}, round {done + 1} of {rounds}: {name} {measured[name].seconds[-1]:.1f} s",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
             measured[name].rates.append(max(before, matrix_rate(model)))
             measured[name].answers = answers
     return measured
@@ -202,6 +207,40 @@ def agreement(left: Sequence[Any], right: Sequence[Any]) -> float:
     return sum(a == b for a, b in zip(left, right, strict=True)) / max(1, len(left))
 
 
+@dataclass
+class Together:
+    """Likelihood benchmarks added up: docs, distinct tokens, operations, seconds by contender, and its rate."""
+
+    docs: int = 0
+    tokens: int = 0
+    operations: float = 0.0
+    capacity: float = 0.0  # operations that the matrix rate would have done in the engine's seconds
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, docs: int, tokens: int, operations: float, measured: dict[str, Measured]) -> None:
+        """One more benchmark."""
+        self.docs += docs
+        self.tokens += tokens
+        self.operations += operations
+        ours = measured["shared"]
+        self.capacity += statistics.median(s * r for s, r in zip(ours.seconds, ours.rates, strict=True))
+        for name, one in measured.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + statistics.median(one.seconds)
+
+    def row(self, mode: str, dtype: str) -> list[str]:
+        """The sums as a row of the table."""
+        ours = self.seconds["shared"]
+
+        def times(name: str) -> str:
+            return f"{self.seconds[name] / ours:.1f}" if name in self.seconds else "–"
+
+        return [
+            f"likelihood rows together, {mode}", str(self.docs), dtype, f"{self.docs / ours:.2f}",
+            f"{self.tokens / ours:.0f}", times("plain"), times("lighteval"), times("lm-eval"), "–", "–",
+            f"{self.operations / self.capacity:.0%}", "–", time.strftime("%Y-%m-%d"),
+        ]  # fmt: skip
+
+
 class Bench:
     """All that stays the same from benchmark to benchmark."""
 
@@ -221,6 +260,7 @@ class Bench:
         self.loaded.tokenizer.save_pretrained(folder)
         self.folder = folder
         self.source = data.parse_source(args.data)
+        self.together = {True: Together(), False: Together()}
 
     def contenders(self, chat: bool) -> dict[str, Any]:
         """Name to back end, the engine first."""
@@ -238,9 +278,11 @@ class Bench:
         return made
 
     def docs(self, name: str, n: int) -> list[Doc]:
-        """The first docs of a task, in the protocol's order, with a budget that ends."""
+        """Docs from all over a task, with a budget that ends."""
         task = get_task(name)
-        docs = data.build_docs(task, data.load(task, self.source), n)
+        every = data.build_docs(task, data.load(task, self.source), None)
+        n = min(n, len(every))
+        docs = [every[i * len(every) // n] for i in range(n)]
         for doc in docs:
             if name in GENERATIVE:
                 doc.generation_size = min(doc.generation_size or self.args.tokens, self.args.tokens)
@@ -258,7 +300,8 @@ class Bench:
                 (lambda b=backend: b.generate(docs)) if generative else (lambda b=backend: b.score(docs))
             )
             (backend.generate if generative else backend.score)(docs[:2])  # warm
-        measured = take_turns(runs, self.loaded.model, self.args.rounds)
+        title = f"{name}, {'chat' if chat else 'plain'}"
+        measured = take_turns(title, runs, self.loaded.model, self.args.rounds)
         ours = measured["shared"]
         best = statistics.median(ours.seconds)
         answers = {key: self._answers(docs, m.answers, generative) for key, m in measured.items()}
@@ -274,8 +317,9 @@ class Bench:
             tokens, operations = needed(requests, self.loaded.model)
             shares = [operations / s / r for s, r in zip(ours.seconds, ours.rates, strict=True)]
             share = f"{statistics.median(shares):.0%}"
+            self.together[chat].add(len(docs), tokens, operations, measured)
         return [
-            f"{name}, {'chat' if chat else 'plain'}", str(len(docs)), self.args.dtype, f"{len(docs) / best:.2f}",
+            title, str(len(docs)), self.args.dtype, f"{len(docs) / best:.2f}",
             f"{tokens / best:.0f}" if not generative else "–", times("plain"), times("lighteval"), times("lm-eval"),
             same("plain"), same("lighteval"), share, self._flips(docs, chat, generative, answers["shared"]),
             time.strftime("%Y-%m-%d"),
@@ -357,8 +401,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", default=",".join(known), help=f"benchmarks, of {', '.join(known)}")
     parser.add_argument("--modes", default="chat,plain")
     parser.add_argument("--engines", default="shared,plain,lighteval,lm-eval")
-    parser.add_argument("--docs", type=int, default=100, help="docs of a likelihood benchmark")
-    parser.add_argument("--generated", type=int, default=16, help="docs of a generative benchmark")
+    parser.add_argument("--docs", type=int, default=24, help="docs of a likelihood benchmark")
+    parser.add_argument("--generated", type=int, default=8, help="docs of a generative benchmark")
     parser.add_argument("--tokens", type=int, default=64, help="new tokens at most, a doc")
     parser.add_argument("--rounds", type=int, default=3, help="at least 3 for the table")
     parser.add_argument("--batch", type=int, default=32, help="batch size of lighteval and lm-eval")
@@ -392,14 +436,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{where}; matrix product {matrix_rate(bench.loaded.model, 2) / 1e9:.0f} GFLOP/s ({args.dtype})"
         )
         print(" | ".join(HEADER), flush=True)
-        rows = []
-        for name in args.only:
-            for mode in args.modes:
-                rows.append(bench.run(name, mode == "chat"))
-                print(" | ".join(rows[-1]), flush=True)
-                if args.write and args.rounds >= 3:
-                    write_table(where, rows[-1:])
+        for mode in args.modes:
+            rows = (bench.run(name, mode == "chat") for name in args.only)
+            together = bench.together[mode == "chat"]
+            for row in rows:
+                show(where, row, args)
+            if together.docs and set(LIKELIHOOD) <= set(args.only):
+                show(where, together.row(mode, args.dtype), args)
     return 0
+
+
+def show(where: str, row: list[str], args: argparse.Namespace) -> None:
+    """Print a row, and write it where enough rounds were measured."""
+    print(" | ".join(row), flush=True)
+    if args.write and args.rounds >= 3:
+        write_table(where, [row])
 
 
 def _sync(device: torch.device) -> None:
