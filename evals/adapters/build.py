@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,11 +16,15 @@ from evals.provenance import device_name, text_hash
 
 @dataclass(frozen=True)
 class Built:
-    """`describe(adapter)`: what run.json says of the model ("model") and of the machine ("machine")."""
+    """`describe(adapter)`: what run.json says of the model ("model") and of the machine ("machine").
+
+    `on_cpu`: whether this machine's processor does the computing.
+    """
 
     adapters: list[Any]
     spec: ModelSpec
     describe: Callable[[Any], dict[str, Any]]
+    on_cpu: bool = False
 
 
 def build(args: argparse.Namespace, spec: ModelSpec, chats: Sequence[bool]) -> Built:
@@ -60,7 +66,24 @@ def _local(args: argparse.Namespace, spec: ModelSpec, chats: Sequence[bool]) -> 
                 "device": parallel.every_device(device_name(device)),
                 "threads": torch.get_num_threads(),
                 "engine": args.engine,
+                "peak_memory_bytes": peak_memory(device),
             },
         }
 
-    return Built(adapters, spec, describe)
+    return Built(adapters, spec, describe, on_cpu=device.type == "cpu")
+
+
+def peak_memory(device: Any) -> dict[str, int | None]:
+    """The most memory this process has held so far, in bytes: of the host, and of the GPU as PyTorch counts it."""
+    import torch
+
+    host: int | None = None
+    with contextlib.suppress(ImportError):  # not on Windows
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return {
+        "host": host,
+        "device": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+    }

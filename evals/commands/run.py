@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from evals.runner import Settings, Work
     from evals.sweep import Remembered
 
+PLANNED_DOCS = (
+    1000  # a run of so many is planned aloud, where it takes long: on a CPU, or in several processes
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to measure, on which data, and where results go."""
@@ -53,7 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_judge_arguments(parser)
     how = parser.add_argument_group("how to compute")
     how.add_argument(
-        "--plan", action="store_true", help="first show requests, tokens and the time they will take"
+        "--plan",
+        action=argparse.BooleanOptionalAction,
+        help=f"first show requests, tokens and the time they will take "
+        f"(default: on a CPU or in several processes, from {PLANNED_DOCS:,} docs on)",
     )
     how.add_argument("--dry-run", action="store_true", help="show that, and stop")
     how.add_argument("--device", help="cpu, cuda:1, mps (default: the best there is)")
@@ -92,7 +99,8 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
     for work in works:
         for reason in dict.fromkeys(work.missing[n] for r in work.rows for n in r.tasks if n in work.missing):
             progress.note(f"left out: {reason}")
-    memory = Remembered() if len(specs) > 1 or args.plan else None
+    planned = args.plan or (args.plan is None and _is_long(works))
+    memory = Remembered() if len(specs) > 1 or planned else None
     code = EXIT_OK
     for spec in specs:
         before = time.monotonic() - start
@@ -225,7 +233,9 @@ def _measure(
     phases = {"prepare": before, "load": time.monotonic() - start}
     cache = settings.output / ".cache"
     if args.plan or args.dry_run:
-        _show_plan(works, adapters, cache / "requests.sqlite", settings.fresh)
+        print(_plan(works, adapters, cache / "requests.sqlite", settings.fresh), flush=True)
+    elif args.plan is None and _is_long(works) and (built.on_cpu or (team and spec.source != "endpoint")):
+        progress.note(_plan(works, adapters, cache / "requests.sqlite", settings.fresh))
     if args.dry_run:
         return EXIT_OK
     folders, missing = [], False
@@ -259,8 +269,13 @@ def _judge(
     return max(judge_folder(folder, judge, cache, data, args, progress) for folder in answered)
 
 
-def _show_plan(works: list[Work], adapters: list[Any], stored: Path, fresh: bool) -> None:
-    """Prints what is to be done and how long it will take."""
+def _is_long(works: list[Work]) -> bool:
+    """Whether people would want to know beforehand how long a run takes."""
+    return sum(len(docs) for work in works for docs in work.docs.values()) >= PLANNED_DOCS
+
+
+def _plan(works: list[Work], adapters: list[Any], stored: Path, fresh: bool) -> str:
+    """What is to be done and how long it will take, as a table."""
     from evals import estimate
     from evals.store import Store
     from reports.tables import markdown
@@ -270,7 +285,7 @@ def _show_plan(works: list[Work], adapters: list[Any], stored: Path, fresh: bool
             plan = estimate.plan(works, adapters, store)
     else:
         plan = estimate.plan(works, adapters, None)
-    print(markdown(estimate.table(*plan)), flush=True)
+    return markdown(estimate.table(*plan))
 
 
 def _show(folders: list[Path]) -> None:

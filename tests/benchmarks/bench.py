@@ -1,6 +1,6 @@
 """Measures the engine against its plain path, lighteval's TransformersModel and lm-eval's HFLM, in one run.
 
-    python tests/benchmarks/bench.py --data DIR [--only mmlu,gsm8k] [--docs 24] [--modes chat,plain]
+    python tests/benchmarks/bench.py --data DIR [--only mmlu,gsm8k] [--docs 32] [--modes chat,plain]
 
 Same weights, dtype, threads and docs (spread evenly over the task) for all; they take turns, and the median of at
 least three rounds counts. Time includes tokenisation. Each row is printed, and put into the table in README.md beside
@@ -401,9 +401,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", default=",".join(known), help=f"benchmarks, of {', '.join(known)}")
     parser.add_argument("--modes", default="chat,plain")
     parser.add_argument("--engines", default="shared,plain,lighteval,lm-eval")
-    parser.add_argument("--docs", type=int, default=24, help="docs of a likelihood benchmark")
-    parser.add_argument("--generated", type=int, default=8, help="docs of a generative benchmark")
-    parser.add_argument("--tokens", type=int, default=64, help="new tokens at most, a doc")
+    parser.add_argument("--docs", type=int, default=32, help="docs of a likelihood benchmark")
+    parser.add_argument("--generated", type=int, default=12, help="docs of a generative benchmark")
+    parser.add_argument("--tokens", type=int, default=48, help="new tokens at most, a doc")
     parser.add_argument("--rounds", type=int, default=3, help="at least 3 for the table")
     parser.add_argument("--batch", type=int, default=32, help="batch size of lighteval and lm-eval")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

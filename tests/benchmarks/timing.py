@@ -23,6 +23,12 @@ def table(records: list[dict]) -> str:
     heads = [f"{r['model']['name']}, {r['suite']}" for r in records]
     lines: list[list[object]] = [["total", *(f"{r['timing']['total_seconds']:.1f}" for r in records)]]
     lines += [[f"phase: {p}", *(f"{r['timing']['phases'].get(p, 0):.1f}" for r in records)] for p in PHASES]
+    for place in ("host", "device"):
+        peaks = [(r["provenance"].get("peak_memory_bytes") or {}).get(place) for r in records]
+        if any(peaks):
+            lines.append(
+                [f"peak memory, {place} (GiB)", *(f"{peak / 2**30:.1f}" if peak else None for peak in peaks)]
+            )
     labels = list(dict.fromkeys(row["label"] for r in records for row in r["rows"]))
     for label in labels:
         timed = [r["timing"]["rows"].get(label) for r in records]

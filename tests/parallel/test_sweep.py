@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from evals.cli import main
 from evals.errors import UserError
 from evals.estimate import Rates, RowPlan, table
 from evals.requests import ScoreRequest
@@ -148,7 +149,27 @@ def test_checkpoints_in_one_go(tmp_path: Path) -> None:
     one, two = (found[name] for name in ("step-1", "step-2"))
     assert one["provenance"]["prompt_hashes"] == two["provenance"]["prompt_hashes"]
     assert one["model"]["fingerprint"] != two["model"]["fingerprint"]
+    peak = one["provenance"]["peak_memory_bytes"]
+    assert (
+        50 << 20 < peak["host"] <= two["provenance"]["peak_memory_bytes"]["host"] and peak["device"] is None
+    )
 
     alone = evaluate(tmp_path / "alone", "--model", str(models[1]), "--dry-run", code=0)
     assert "base: PIQA" in alone.stdout and "Distinct tokens" in alone.stdout and "run: " not in alone.stdout
     assert not (tmp_path / "alone" / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("docs", "option", "planned"), [(4, [], True), (4, ["--no-plan"], False), (9999, [], False)]
+)
+def test_a_long_run_is_planned_aloud(
+    docs: int, option: list[str], planned: bool, tmp_path: Path, monkeypatch: Any, capfd: Any
+) -> None:
+    monkeypatch.setattr("evals.commands.run.PLANNED_DOCS", docs)
+    model = write_tiny_model(tmp_path / "tiny", 1)
+    results = ["--output-dir", str(tmp_path / "results")]
+    what = ["--model", str(model), "--suite", "base", "--data", "smoke", "--tasks", "piqa"]
+    assert main(["run", *what, *results, *option]) == 0
+    told = capfd.readouterr()
+    assert ("Distinct tokens" in told.err) == planned
+    assert "Distinct tokens" not in told.out and "PIQA" in told.out
