@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+# what a forward pass and log-probabilities are made of, as far as MKL's vector functions compute it
+_VECTOR_MATH = ("cos", "sin", "exp", "expm1", "log", "log1p", "sqrt", "rsqrt", "tanh", "erf", "sigmoid")
 _NUMPY = {torch.long: np.int64, torch.int32: np.int32, torch.float32: np.float32, torch.float64: np.float64}
 
 
@@ -21,6 +23,18 @@ def on_device(values: Any, device: torch.device, dtype: torch.dtype = torch.long
         values = np.array(values, dtype=_NUMPY[dtype])  # several times faster than torch does it
     tensor = torch.as_tensor(values, dtype=dtype)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def settle_vector_math() -> None:
+    """Call each of MKL's vector functions once from one thread, before several threads do.
+
+    A function's first call chooses its implementation; when several threads make that call at once, one of them may
+    compute its part with a far less exact one, without a word (pytorch/pytorch#188792).
+    """
+    for dtype in (torch.float32, torch.float64):
+        one = torch.ones(1, dtype=dtype)
+        for name in _VECTOR_MATH:
+            getattr(torch, name)(one)
 
 
 class Arriving:

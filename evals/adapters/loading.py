@@ -15,6 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from evals import weights
+from evals.adapters.device import settle_vector_math
 from evals.errors import UserError
 from evals.models import ModelSpec
 
@@ -103,6 +104,7 @@ def load(path: Path, device: torch.device, dtype: str) -> LoadedModel:
 
     Raises UserError for anything that a user's files can do wrong, and for too little memory.
     """
+    settle_vector_math()
     for note in weights.check(path):
         logger.warning("%s", note)
     fingerprint, quantization = weights.fingerprint(path), weights.quantization(path)

@@ -16,6 +16,7 @@ from evals.errors import UserError
 from evals.models import resolve
 from evals.requests import ScoreRequest
 from tasks import get_task
+from tests.hub.tiny import write_tiny_model
 
 pytestmark = pytest.mark.model
 
@@ -142,3 +143,12 @@ def test_missing_template_is_one_line(loaded):
 def test_the_embedded_name_means_the_package_and_the_hub_id_the_hub():
     assert resolve("SmolLM2-135M-Instruct").source == "package"
     assert resolve("HuggingFaceTB/SmolLM2-135M-Instruct").source == "hub"
+
+
+def test_vector_math_is_settled_before_a_model_computes(tmp_path, monkeypatch):
+    path, order = write_tiny_model(tmp_path / "tiny", 1), []
+    settle, load_model = loading.settle_vector_math, loading._load_model
+    monkeypatch.setattr(loading, "settle_vector_math", lambda: (order.append("settled"), settle()))
+    monkeypatch.setattr(loading, "_load_model", lambda *a: (order.append("loaded"), load_model(*a))[1])
+    loading.load(path, torch.device("cpu"), "float32")
+    assert order == ["settled", "loaded"]
