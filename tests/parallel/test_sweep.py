@@ -173,3 +173,17 @@ def test_a_long_run_is_planned_aloud(
     told = capfd.readouterr()
     assert ("Distinct tokens" in told.err) == planned
     assert "Distinct tokens" not in told.out and "PIQA" in told.out
+
+
+def test_nothing_is_measured_for_what_is_stored(tmp_path: Path, monkeypatch: Any, capfd: Any) -> None:
+    model = write_tiny_model(tmp_path / "tiny", 1)
+    results = ["--output-dir", str(tmp_path / "results")]
+    what = ["--model", str(model), "--suite", "base", "--data", "smoke", "--tasks", "piqa"]
+    assert main(["run", *what, *results]) == 0
+
+    def computed(*_: Any) -> Any:
+        raise AssertionError("all of it is stored")
+
+    monkeypatch.setattr("evals.adapters.prefix.PrefixModel.run", computed)
+    assert main(["run", *what, *results, "--dry-run"]) == 0
+    assert "tokens read and" not in capfd.readouterr().out
