@@ -56,7 +56,7 @@ def write_atomic(path: Path | str, content: bytes) -> None:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
 
@@ -84,13 +84,13 @@ def publish_folder(partial: Path | str, final: Path | str) -> Path:
         partial.chmod(0o777 & ~_UMASK)
         for folder, _, names in os.walk(partial):
             for name in names:
-                _sync(Path(folder, name))
-            _sync(Path(folder))
+                sync(Path(folder, name))
+            sync(Path(folder))
         target, number = final, 1
         while not _renamed(partial, target):
             number += 1
             target = final.with_name(f"{final.name}-{number}")
-        _sync(final.parent)
+        sync(final.parent)
         return target
     except OSError as error:
         raise cannot_write(final, error) from error
@@ -106,7 +106,7 @@ def _renamed(source: Path, target: Path) -> bool:
     return True
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Bring a file or a folder's entries to the disk (folders: where the file system knows how)."""
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -20,8 +20,9 @@ from types import TracebackType
 from typing import TypeVar
 
 from evals import database
+from evals.chore import Chore
 from evals.errors import UserError
-from evals.files import FileLock
+from evals.files import FileLock, cannot_write, sync
 from evals.records import GENERATION, SCORE, checksum, decode, encode, sound
 from evals.records import request_key as request_key
 from evals.records import request_keys as request_keys
@@ -30,8 +31,10 @@ from evals.requests import Result
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-FLUSH_SECONDS = 0.01, 1.0  # from a result to its write: at least (others come with it), at most
-REST = 20  # times what a write took, the next one waits: a slow disk gets fewer and larger ones
+WRITE_SECONDS = (
+    0.005  # from a result to its write, with others that come meanwhile: a killed process loses these
+)
+SYNC_SECONDS = 1.0  # from a write to its being forced to the disk: a power cut loses these
 REPAIR_SECONDS = 10.0
 PLAN_BYTES = 8  # of each key, kept with a plan
 
@@ -62,9 +65,9 @@ class Store:
         self._database = threading.RLock()
         self._buffer = threading.RLock()
         self._pending: dict[bytes, bytes] = {}
-        self._failure: Exception | None = None
-        self._writer: threading.Thread | None = None
-        self._wake, self._stop = threading.Event(), threading.Event()
+        # Two threads: a disk that takes long to sync does not hold up the writes.
+        self._writer = Chore(self._write, WRITE_SECONDS)
+        self._syncer = Chore(self._sync, SYNC_SECONDS)
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
         self._damaged_told = False
@@ -105,18 +108,18 @@ class Store:
             return found
 
     def put(self, pairs: Iterable[tuple[bytes, Result]]) -> None:
-        """Store results; on disk within FLUSH_SECONDS and at close. Replaces what a key had."""
+        """Store results. Replaces what a key had.
+
+        Within WRITE_SECONDS or so they outlive this process, within SYNC_SECONDS more the machine.
+        """
         records = {key: encode(result) for key, result in pairs}
         with self._buffer:
-            if self._stop.is_set():
+            if self._writer.stopped:
                 raise ValueError("the store is closed")
             self._pending |= records  # before a failure is told: close() tries once more to write all
             self._raise_failure()
-            if self._pending and not self._wake.is_set():
-                self._wake.set()
-                if self._writer is None:
-                    self._writer = threading.Thread(target=self._write_in_background, daemon=True)
-                    self._writer.start()
+            if self._pending:
+                self._writer.ask()
 
     def begin(self, keys: Sequence[bytes], known: Iterable[bytes], *, fresh: bool = False) -> set[bytes]:
         """Note that work on ``keys`` begins, of which ``known`` are stored; those known when it really began.
@@ -147,15 +150,14 @@ class Store:
     def flush(self) -> None:
         """Bring all to the disk now."""
         with self._database:
-            self._failure = None  # tried again here
+            self._writer.failure = self._syncer.failure = None  # tried again here
             self._write()
+            self._sync()
 
     def close(self) -> None:
         """Flush and close; closing twice is fine."""
-        self._stop.set()
-        self._wake.set()
-        if self._writer is not None:
-            self._writer.join()
+        self._writer.stop()
+        self._syncer.stop()
         with self._database:
             if self._connection is None:
                 return
@@ -172,7 +174,7 @@ class Store:
             query = "SELECT substr(value, 1, 1), count(*) FROM records GROUP BY 1"
             counts = dict(self._sql(lambda connection: connection.execute(query).fetchall()))
             kinds = {"score": counts.get(SCORE, 0), "generation": counts.get(GENERATION, 0)}
-            files = [self.path, self.path.with_name(f"{self.path.name}-wal")]
+            files = [self.path, database.log_of(self.path)]
             size = sum(file.stat().st_size for file in files if file.exists())
             return StoreInfo(self.path, sum(counts.values()), size, kinds)
 
@@ -205,42 +207,39 @@ class Store:
 
     def _write(self) -> None:
         """Write what is pending; if that fails, it stays pending."""
-        with self._buffer:
-            pending = dict(self._pending)
-        if not pending:
-            return
-        records = [(key, value, checksum(key, value)) for key, value in pending.items()]
-        try:
-            self._sql(lambda connection: database.insert(connection, records))
-        except UserError as error:
-            raise UserError(f"{error} (the last {len(records)} finished requests are not stored)") from error
-        with self._buffer:  # what came meanwhile waits for the next write
-            self._pending = {
-                key: value for key, value in self._pending.items() if pending.get(key) is not value
-            }
-
-    def _write_in_background(self) -> None:
-        least, most = FLUSH_SECONDS
-        rested = 0.0  # when the next write may begin
-        while self._wake.wait() and not self._stop.wait(max(least, rested - time.monotonic())):
-            self._wake.clear()
-            # close() may have woken this thread just before the line above
-            if self._stop.is_set():
+        with self._database:
+            with self._buffer:
+                pending = dict(self._pending)
+            if not pending:
                 return
-            start = time.monotonic()
+            records = [(key, value, checksum(key, value)) for key, value in pending.items()]
             try:
-                with self._database:
-                    self._write()
-            except Exception as error:  # told to the next caller: a thread has nobody to tell
-                self._failure = error
-            end = time.monotonic()
-            rested = end + min(most, REST * (end - start))
+                self._sql(lambda connection: database.insert(connection, records))
+            except UserError as error:
+                lost = f"the last {len(records)} finished requests are not stored"
+                raise UserError(f"{error} ({lost})") from error
+            with self._buffer:  # what came meanwhile waits for the next write
+                self._pending = {
+                    key: value for key, value in self._pending.items() if pending.get(key) is not value
+                }
+            self._syncer.ask()
+
+    def _sync(self) -> None:
+        """Force to the disk what was written. Takes no lock."""
+        log_file = database.log_of(self.path)
+        try:
+            with suppress(FileNotFoundError):  # SQLite has just brought all of it into the main file, synced
+                sync(log_file)
+                sync(log_file.parent)
+        except OSError as error:
+            raise cannot_write(log_file, error) from error
 
     def _raise_failure(self) -> None:
         """Hand over what went wrong in the background, once: the next write tries again."""
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
+        for chore in (self._writer, self._syncer):
+            failure, chore.failure = chore.failure, None
+            if failure is not None:
+                raise failure
 
     # Opening and repairing
 
@@ -295,7 +294,7 @@ class Store:
             time.sleep(0.1)
 
     def _open_file(self, *, check: bool) -> sqlite3.Connection:
-        left_over = self.path.with_name(f"{self.path.name}-wal")
+        left_over = database.log_of(self.path)
         unclean = check and left_over.exists() and left_over.stat().st_size > 0
         connection = database.connect(self.path, check=check)
         self._inode = self.path.stat().st_ino
