@@ -151,6 +151,9 @@ class _Decoding:
         """Put the next prompts into free slots; their first tokens come from the prompts' last outputs."""
         first = len(self.active)
         prompts = self.prompts.next(free)
+        longest = max(len(prompt.rows) for prompt in prompts)
+        for layer, kept in prompts[0].fed.own.items():
+            self.cache.reserve(layer, first + len(prompts), longest + 1, kept)
         for prompt in prompts:
             request = prompt.request
             generator = torch.Generator().manual_seed(request.seed) if request.temperature > 0 else None
@@ -222,16 +225,15 @@ class _SlotCache:
         self.layers: dict[int, KeyValues] = {}
 
     def fill(self, slot: int, rows: torch.Tensor, kept: dict[int, KeyValues]) -> None:
-        """Put a fed prompt into a slot."""
+        """Put a fed prompt into a slot, for which there is room."""
         for layer, new in kept.items():
-            stored = self._reserve(layer, slot + 1, len(rows) + 1, new)
-            for store, x in zip(stored, new, strict=True):
+            for store, x in zip(self.layers[layer], new, strict=True):
                 store[slot, :, : len(rows)] = x[rows].transpose(0, 1)
 
     def append(self, layer: int, lengths: torch.Tensor, most: int, new: KeyValues) -> KeyValues:
         """Add one token a slot behind ``lengths``; all slots' keys and values, ``most`` tokens of each."""
         n = len(lengths)
-        stored = self._reserve(layer, n, most, new)
+        stored = self.reserve(layer, n, most, new)
         slots = torch.arange(n, device=lengths.device)
         for store, x in zip(stored, new, strict=True):
             store[slots, :, lengths] = x
@@ -243,7 +245,7 @@ class _SlotCache:
             for store in stored:
                 store[target, :, :length] = store[source, :, :length]
 
-    def _reserve(self, layer: int, slots: int, tokens: int, like: KeyValues) -> KeyValues:
+    def reserve(self, layer: int, slots: int, tokens: int, like: KeyValues) -> KeyValues:
         """Room for at least so much; zeros where nothing was written (attention multiplies them by zero)."""
         stored = self.layers.get(layer)
         have = stored[0].shape[0::2] if stored else (0, 0)
@@ -344,6 +346,12 @@ def _attend_partly(
 
     Parts are joined by weighting each with its sum. float32 throughout; where no key is visible the sum is zero.
     """
+    if (q.device.type, q.dtype, kind.window, kind.softcap) == ("cpu", torch.float32, None, None):
+        # with neither window nor cap each query sees a key, as this needs
+        out, norm = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            *(x.view(-1, *x.shape[-3:]) for x in (q, k, v)), attn_mask=bias, scale=kind.scaling
+        )
+        return out.view(q.shape), norm.view(*q.shape[:-1], 1)
     scores = torch.matmul(q, k.transpose(-1, -2)).float() * kind.scaling
     if kind.softcap is not None:
         scores = torch.tanh(scores / kind.softcap) * kind.softcap

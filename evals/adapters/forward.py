@@ -16,6 +16,9 @@ from evals.adapters.fused import FusedLayers
 from evals.adapters.packed import TreeBatch
 from evals.adapters.tree import Block, Feed, last_rows, plan
 
+BUFFER_BYTES = 100 * 2**20  # of log-probabilities at a time, on a CPU
+SLOW_ROWS = 3, 16  # so many rows (the latter excluded) take MKL longer than the latter, times a wide matrix
+
 logger = logging.getLogger(__name__)
 
 
@@ -107,11 +110,14 @@ class OutputHead:
         self.cap = getattr(config, "final_logit_softcapping", None)
         if type(self.module) is not torch.nn.Linear:
             raise UnsupportedModel("its output head is not a plain linear layer")
+        self._buffer = torch.empty(0)
 
     def __call__(self, hidden: torch.Tensor, piece: slice = slice(None)) -> torch.Tensor:
         """Logits of the vocabulary's ``piece``, in the model's dtype."""
-        bias = self.module.bias
-        logits = linear(hidden, self.module.weight[piece], None if bias is None else bias[piece])
+        bias, n = self.module.bias, len(hidden)
+        if hidden.device.type == "cpu" and SLOW_ROWS[0] <= n < SLOW_ROWS[1]:
+            hidden = torch.cat([hidden, hidden.new_zeros(SLOW_ROWS[1] - n, hidden.shape[1])])
+        logits = linear(hidden, self.module.weight[piece], None if bias is None else bias[piece])[:n]
         return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
 
     def logprobs(self, hidden: torch.Tensor, rows: list[int], targets: list[int]) -> torch.Tensor:
@@ -124,7 +130,9 @@ class OutputHead:
         device = hidden.device
         used, where = torch.unique(torch.as_tensor(np.array(rows)), return_inverse=True)
         order = torch.argsort(where, stable=True)
-        n_rows = 128 if device.type == "cpu" else 4096
+        n_rows = 4096
+        if device.type == "cpu":
+            n_rows = max(64, BUFFER_BYTES // (4 * self.module.out_features))
         bounds = torch.searchsorted(where[order], torch.arange(0, len(used) + n_rows, n_rows)).tolist()
         used, where, wanted = (
             on_device(x, device) for x in (used, where[order], torch.as_tensor(np.array(targets))[order])
@@ -132,8 +140,21 @@ class OutputHead:
         found = []
         for i, piece in enumerate(used.split(n_rows)):
             mine = slice(bounds[i], bounds[i + 1])
-            logprobs = torch.log_softmax(self(hidden[piece]).float(), -1)
+            logprobs = self._log_softmax(hidden[piece])
             found.append(logprobs[where[mine] - i * n_rows, wanted[mine]])
         return torch.empty(len(rows), device=device).index_copy_(
             0, on_device(order, device), torch.cat(found)
         )
+
+    def _log_softmax(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities [n, vocabulary], float32; on a CPU valid until the next call, which uses their memory."""
+        if (hidden.device.type, hidden.dtype, self.cap) != ("cpu", torch.float32, None):
+            return torch.log_softmax(self(hidden).float(), -1)
+        n, size = len(hidden), self.module.out_features
+        if self._buffer.numel() < n * size:
+            self._buffer = torch.empty(n * size)
+        logits = self._buffer[: n * size].view(n, size)
+        torch.mm(hidden, self.module.weight.t(), out=logits)
+        if self.module.bias is not None:
+            logits.add_(self.module.bias)
+        return torch.log_softmax(logits, -1, out=logits)
