@@ -244,3 +244,16 @@ def _flip(file: Path, at: int) -> None:
     content = bytearray(file.read_bytes())
     content[at] ^= 1
     file.write_bytes(content)
+
+
+def test_the_gguf_loader_makes_its_table_of_names_once() -> None:
+    import gguf
+
+    from evals.adapters.loading import _gguf_read_once
+
+    arch, original = gguf.MODEL_ARCH.LLAMA, gguf.get_tensor_name_map
+    with _gguf_read_once(), _gguf_read_once():
+        assert gguf.get_tensor_name_map(arch, 2) is gguf.get_tensor_name_map(arch, 2)
+        assert gguf.get_tensor_name_map(arch, 3).get_name("model.layers.2.mlp.up_proj") == "blk.2.ffn_up"
+    assert gguf.get_tensor_name_map is original
+    assert gguf.get_tensor_name_map(arch, 2) is not gguf.get_tensor_name_map(arch, 2)

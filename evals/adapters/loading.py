@@ -81,7 +81,7 @@ def load_tokenizer(path: Path, chat: bool) -> Any:
 
     Raises UserError when `chat` and it has no chat template, or when it cannot be read.
     """
-    with quiet(), _one_gguf_reader():
+    with quiet(), _gguf_read_once():
         tokenizer = _guard(
             lambda: AutoTokenizer.from_pretrained(**_place(path)), f"the tokenizer of '{path.name}'"
         )
@@ -108,7 +108,7 @@ def load(path: Path, device: torch.device, dtype: str) -> LoadedModel:
     for note in weights.check(path):
         logger.warning("%s", note)
     fingerprint, quantization = weights.fingerprint(path), weights.quantization(path)
-    with quiet(), _one_gguf_reader():
+    with quiet(), _gguf_read_once():
         tokenizer = load_tokenizer(path, chat=False)
         model = _guard(lambda: _load_model(path, device, dtype), f"the model '{path.name}'")
     parameters = sum(tensor.numel() for tensor in model.parameters())
@@ -202,17 +202,24 @@ def _no_tqdm_in_gguf_loader() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _one_gguf_reader() -> Iterator[None]:
-    """Parses a GGUF file's header once, not for tokenizer, config and weights each (seconds every time)."""
+def _gguf_read_once() -> Iterator[None]:
+    """Does once what the GGUF loader does again and again, for seconds each time.
+
+    It parses the file's header for tokenizer, config and weights each, and makes the same table of tensor names for
+    every module of the model.
+    """
     import gguf
 
     package: Any = gguf
-    original = package.GGUFReader
-    if hasattr(original, "cache_info"):  # an outer use of this function is at work
+    names = ("GGUFReader", "get_tensor_name_map")
+    originals = {name: getattr(package, name) for name in names}
+    if hasattr(package.GGUFReader, "cache_info"):  # an outer use of this function is at work
         yield
         return
-    package.GGUFReader = functools.lru_cache(maxsize=1)(original)
+    for name, original in originals.items():
+        setattr(package, name, functools.lru_cache(maxsize=1)(original))
     try:
         yield
     finally:
-        package.GGUFReader = original
+        for name, original in originals.items():
+            setattr(package, name, original)
