@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import platform
 import subprocess
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
@@ -64,3 +66,19 @@ def device_name(device: Any) -> str:
 
         return f"cuda ({torch.cuda.get_device_name(device)})"
     return str(device.type)
+
+
+def peak_memory(device: Any) -> dict[str, int | None]:
+    """The most memory this process has held so far, in bytes: of the host, and of the GPU as PyTorch counts it."""
+    import torch
+
+    host: int | None = None
+    with contextlib.suppress(ImportError):  # not on Windows
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return {
+        "host": host,
+        "device": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+    }

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from evals.models import ModelSpec
 from evals.progress import Progress
-from evals.provenance import device_name, text_hash
+from evals.provenance import device_name, peak_memory, text_hash
 
 
 @dataclass(frozen=True)
@@ -71,19 +69,3 @@ def _local(args: argparse.Namespace, spec: ModelSpec, chats: Sequence[bool]) -> 
         }
 
     return Built(adapters, spec, describe, on_cpu=device.type == "cpu")
-
-
-def peak_memory(device: Any) -> dict[str, int | None]:
-    """The most memory this process has held so far, in bytes: of the host, and of the GPU as PyTorch counts it."""
-    import torch
-
-    host: int | None = None
-    with contextlib.suppress(ImportError):  # not on Windows
-        import resource
-
-        unit = 1 if sys.platform == "darwin" else 1024
-        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return {
-        "host": host,
-        "device": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
-    }

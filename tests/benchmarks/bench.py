@@ -33,15 +33,16 @@ warnings.filterwarnings("ignore")
 import torch  # noqa: E402
 from lighteval.tasks.requests import Doc  # noqa: E402
 
-from evals import data, prompts  # noqa: E402
+from evals import data  # noqa: E402
 from evals.adapters import loading  # noqa: E402
-from evals.adapters.prefix import MAX_LENGTH, PrefixModel  # noqa: E402
+from evals.adapters.prefix import PrefixModel  # noqa: E402
 from evals.adapters.scoring import feed_of  # noqa: E402
-from evals.adapters.tree import plan  # noqa: E402
+from evals.adapters.tree import Feed, plan  # noqa: E402
 from evals.models import resolve  # noqa: E402
 from evals.requests import GenerateRequest, ScoreRequest  # noqa: E402
 from tasks import get_task  # noqa: E402
 from tasks.metrics import predict  # noqa: E402
+from tests.benchmarks.contenders import Lighteval, LmEval, Ours  # noqa: E402
 
 LIKELIHOOD = ("mmlu", "arc_easy", "arc_challenge", "hellaswag", "piqa", "openbook_qa")
 GENERATIVE = ("gsm8k", "bbh_navigate", "bbh_object_counting", "ifeval")
@@ -51,97 +52,6 @@ HEADER = (
     "benchmark", "docs", "dtype", "engine docs/s", "distinct tokens/s", "× plain", "× lighteval", "× lm-eval",
     "same as plain", "same as lighteval", "of matrix rate", "bf16 flips", "date",
 )  # fmt: skip
-
-
-class Ours:
-    """This project's adapter: `engine` shared or plain."""
-
-    def __init__(self, loaded: loading.LoadedModel, chat: bool, engine: str) -> None:
-        self.adapter = PrefixModel(loaded, chat, "benchmark", engine)
-
-    def score(self, docs: list[Doc]) -> list[list[float]]:
-        """Log-likelihoods of every doc's choices."""
-        return [response.logprobs for response in self.adapter.loglikelihood(docs)]
-
-    def generate(self, docs: list[Doc]) -> list[str]:
-        """Every doc's answer."""
-        return [response.text[0] for response in self.adapter.greedy_until(docs)]
-
-
-class Lighteval:
-    """lighteval's transformers back end, given finished contexts (its own rendering would change them)."""
-
-    def __init__(self, loaded: loading.LoadedModel, chat: bool, folder: str, batch: int) -> None:
-        from lighteval.models.model_input import GenerationParameters
-        from lighteval.models.transformers.transformers_model import (
-            TransformersModel,
-            TransformersModelConfig,
-        )
-
-        config = TransformersModelConfig(
-            model_name=folder, dtype=loaded.dtype, batch_size=batch, max_length=MAX_LENGTH, add_special_tokens=False,
-            override_chat_template=False, model_parallel=False, cache_dir=str(Path(folder) / "cache"),
-            device=str(loaded.device), generation_parameters=GenerationParameters(temperature=0),
-        )  # fmt: skip
-
-        class Quiet(TransformersModel):
-            disable_tqdm = property(lambda self: True)
-
-        self.model = Quiet(config)
-        self.chat, self.tokenizer, self.batch = chat, loaded.tokenizer, batch
-
-    def score(self, docs: list[Doc]) -> list[list[float]]:
-        """Log-likelihoods of every doc's choices."""
-        with torch.inference_mode():
-            return [r.logprobs for r in self.model._loglikelihood_tokens(self._finished(docs))]
-
-    def generate(self, docs: list[Doc]) -> list[str]:
-        """Every doc's answer."""
-        with torch.inference_mode():
-            return [r.text[0] for r in self.model._padded_greedy_until(self._finished(docs))]
-
-    def _finished(self, docs: list[Doc]) -> list[Doc]:
-        finished = []
-        for doc in docs:
-            done = copy.copy(doc)
-            done.query = prompts.render(doc, self.tokenizer, self.chat)
-            done.fewshot_samples, done.instruction = [], None
-            done.stop_sequences = [] if self.chat else list(doc.stop_sequences or [])
-            finished.append(done)
-        return finished
-
-
-class LmEval:
-    """lm-eval's HFLM on the model that is loaded already."""
-
-    def __init__(self, loaded: loading.LoadedModel, chat: bool, batch: int) -> None:
-        from lm_eval.api.instance import Instance
-        from lm_eval.models.huggingface import HFLM
-
-        self.instance, self.chat, self.tokenizer = Instance, chat, loaded.tokenizer
-        self.model = HFLM(
-            pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=batch, max_length=MAX_LENGTH,
-            add_bos_token=False,
-        )  # fmt: skip
-
-    def score(self, docs: list[Doc]) -> list[list[float]]:
-        """Log-likelihoods of every doc's choices."""
-        pairs = [
-            (prompts.render(doc, self.tokenizer, self.chat), choice) for doc in docs for choice in doc.choices
-        ]
-        asked = [self.instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
-        results = iter(self.model.loglikelihood(asked, disable_tqdm=True))
-        return [[next(results)[0] for _ in doc.choices] for doc in docs]
-
-    def generate(self, docs: list[Doc]) -> list[str]:
-        """Every doc's answer."""
-        asked = []
-        for i, doc in enumerate(docs):
-            until = [] if self.chat else list(doc.stop_sequences or [])
-            options = {"until": until, "max_gen_toks": doc.generation_size, "do_sample": False}
-            pair = (prompts.render(doc, self.tokenizer, self.chat), options)
-            asked.append(self.instance("generate_until", {}, pair, i))
-        return list(self.model.generate_until(asked, disable_tqdm=True))
 
 
 @dataclass
@@ -190,16 +100,25 @@ def take_turns(
     return measured
 
 
-def needed(requests: Sequence[Any], model: Any) -> tuple[int, float]:
-    """Distinct tokens that scoring has to feed, and the operations in matrix products that this takes at least."""
-    feeds = list({feed_of(request): None for request in requests})
-    tokens = plan(feeds, 1 << 20, 1 << 20).tokens
-    outputs = {feed.tokens[:n] for feed in feeds for n in range(feed.first_output + 1, len(feed.tokens) + 1)}
+def needed(requests: Sequence[Any], model: Any, generated: int) -> tuple[int, float]:
+    """Distinct tokens that have to be fed, and the operations in matrix products that this takes at least.
+
+    ``requests``: to be scored, or prompts that are continued by ``generated`` tokens in all.
+    """
+    if isinstance(requests[0], GenerateRequest):
+        feeds = [Feed(prompt, len(prompt) - 1) for prompt in {request.prompt for request in requests}]
+        outputs = generated
+        fed_later = max(0, generated - len(requests))  # the last token of each answer is not fed
+    else:
+        feeds = list({feed_of(request): None for request in requests})
+        ends = {feed.tokens[:n] for feed in feeds for n in range(feed.first_output + 1, len(feed.tokens) + 1)}
+        outputs, fed_later = len(ends), 0
+    tokens = plan(feeds, 1 << 20, 1 << 20).tokens + fed_later
     head = model.get_output_embeddings().weight
     layers = sum(
         p.numel() for n, p in model.get_decoder().named_parameters() if p.ndim == 2 and "embed" not in n
     )
-    return tokens, 2.0 * (tokens * layers + len(outputs) * head.numel())
+    return tokens, 2.0 * (tokens * layers + outputs * head.numel())
 
 
 def agreement(left: Sequence[Any], right: Sequence[Any]) -> float:
@@ -314,16 +233,14 @@ class Bench:
         def same(key: str) -> str:
             return f"{agreement(answers['shared'], answers[key]):.0%}" if key in measured else "–"
 
-        share, tokens = "–", sum(len(request.prompt) for request in requests) if generative else 0
+        tokens, operations = needed(requests, self.loaded.model, contenders["shared"].generated)
+        shares = [operations / s / r for s, r in zip(ours.seconds, ours.rates, strict=True)]
         if not generative:
-            tokens, operations = needed(requests, self.loaded.model)
-            shares = [operations / s / r for s, r in zip(ours.seconds, ours.rates, strict=True)]
-            share = f"{statistics.median(shares):.0%}"
             self.together[chat].add(len(docs), tokens, operations, measured)
         return [
-            title, str(len(docs)), self.args.dtype, f"{len(docs) / best:.2f}",
-            f"{tokens / best:.0f}" if not generative else "–", times("plain"), times("lighteval"), times("lm-eval"),
-            same("plain"), same("lighteval"), share, self._flips(docs, chat, generative, answers["shared"]),
+            title, str(len(docs)), self.args.dtype, f"{len(docs) / best:.2f}", f"{tokens / best:.0f}",
+            times("plain"), times("lighteval"), times("lm-eval"), same("plain"), same("lighteval"),
+            f"{statistics.median(shares):.0%}", self._flips(docs, chat, generative, answers["shared"]),
             time.strftime("%Y-%m-%d"),
         ]  # fmt: skip
 
