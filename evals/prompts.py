@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -88,6 +89,21 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
+def encode_contexts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """As encode; but what stands between special tokens (a chat's turns: shots, say) is encoded once for all texts.
+
+    A tokenizer cuts the text at special tokens before anything else, so the ids are those of the whole text.
+    """
+    cuts = _cut_tokens(tokenizer)
+    if not cuts:
+        return encode(tokenizer, texts)
+    before_a_cut = re.compile(f"(?={'|'.join(map(re.escape, cuts))})")
+    split = [before_a_cut.split(text) for text in texts]
+    distinct = list(dict.fromkeys(part for parts in split for part in parts))
+    ids = dict(zip(distinct, encode(tokenizer, distinct), strict=True))
+    return [[token for part in parts for token in ids[part]] for parts in split]
+
+
 def split_seam(context: str, choice: str) -> tuple[str, str]:
     """Moves white space at the context's end to the front of the choice: words keep their space when encoded."""
     bare = context.rstrip()
@@ -100,8 +116,8 @@ def encode_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list
     The split is at the length of the encoded context; if both have the same length, one token earlier. A context that
     is empty leaves nothing to condition on: its first token is then the context.
 
-    What stands before a context's last special token (in chat: nearly all of it) is encoded once for all its choices:
-    a tokenizer cuts the text at special tokens before anything else, so the ids are those of the whole string.
+    What stands before a context's last special token (in chat: nearly all of it) is encoded once for all its choices
+    (see encode_contexts).
     """
     cuts = _cut_tokens(tokenizer)
     seams = [split_seam(context, choice) for context, choice in pairs]

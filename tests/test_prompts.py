@@ -61,6 +61,24 @@ def test_parts_equal_the_whole(tokenizer, context, choice):
 
 
 @pytest.mark.model
+@settings(max_examples=300, deadline=None)
+@given(texts=st.lists(TEXT, max_size=4))
+def test_turns_encoded_apart_equal_the_whole(tokenizer, texts):
+    whole = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    assert prompts.encode_contexts(tokenizer, texts) == whole
+
+
+@pytest.mark.model
+def test_a_turn_is_encoded_once_for_all_texts(tokenizer, monkeypatch):
+    asked = []
+    original = prompts.encode
+    monkeypatch.setattr(prompts, "encode", lambda one, texts: asked.extend(texts) or original(one, texts))
+    shot, ends = "<|im_start|>user\nshot<|im_end|>", ["<|im_start|>user\na", "<|im_start|>user\nb", "\nc"]
+    prompts.encode_contexts(tokenizer, [shot + end for end in ends])
+    assert sorted(asked) == sorted(["", "<|im_start|>user\nshot", "<|im_end|>", *ends[:2], "<|im_end|>\nc"])
+
+
+@pytest.mark.model
 def test_many_pairs_at_once_keep_their_order(tokenizer):
     pairs = [
         (f"<|im_start|>user\nQ{i}<|im_end|>\n<|im_start|>assistant\n", f" {c}")
@@ -77,6 +95,8 @@ def test_parts_equal_the_whole_for_qwen(qwen, context, choice):
     if not (context + choice).strip():
         return
     assert prompts.encode_pairs(qwen, [(context, choice)]) == [naive(qwen, context, choice)]
+    whole = qwen(context + choice, add_special_tokens=False)["input_ids"]
+    assert prompts.encode_contexts(qwen, [context + choice]) == [whole]
 
 
 @pytest.fixture(scope="module")

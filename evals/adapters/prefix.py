@@ -36,7 +36,7 @@ class TextToRequests:
 
     def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:
         """One request a choice, for each doc."""
-        contexts = [self._context(doc) for doc in docs]
+        contexts, _ = self._contexts(docs)
         pairs = [
             (context, choice) for doc, context in zip(docs, contexts, strict=True) for choice in doc.choices
         ]
@@ -48,9 +48,12 @@ class TextToRequests:
 
     def generate_requests(self, docs: Sequence[Doc]) -> list[GenerateRequest]:
         """One request a doc: budget None means to the end of the window; stops count in plain mode only."""
-        contexts = prompts.encode(self.tokenizer, [self._context(doc) for doc in docs])
+        contexts, encoded = self._contexts(docs)
+        rest = list(dict.fromkeys(text for text in contexts if text not in encoded))
+        encoded |= zip(rest, prompts.encode_contexts(self.tokenizer, rest), strict=True)
         requests = []
-        for doc, tokens in zip(docs, contexts, strict=True):
+        for doc, context in zip(docs, contexts, strict=True):
+            tokens = encoded[context]
             specific = doc.specific or {}
             if len(tokens) >= self.max_length:
                 tokens = tokens[-(self.max_length - 1) :]
@@ -66,23 +69,36 @@ class TextToRequests:
             )
         return requests
 
-    def _context(self, doc: Doc) -> str:
-        """The rendered context; shots that do not fit the window less the budget are dropped from the end."""
-        n_shots = None
-        if doc.fewshot_samples and not (doc.specific or {}).get("conversation"):
-            text = prompts.render(doc, self.tokenizer, self.chat)
-            budget = doc.generation_size or 1
-            # a token is at least one byte: most contexts are seen to fit without being encoded
-            if len(text.encode("utf-8", "surrogatepass")) <= self.max_length - budget:
-                return text
-            n_shots = prompts.fit_shots(
-                doc,
-                self.max_length - budget,
-                lambda n: len(
-                    prompts.encode(self.tokenizer, [prompts.render(doc, self.tokenizer, self.chat, n)])[0]
-                ),
-            )
-        return prompts.render(doc, self.tokenizer, self.chat, n_shots)
+    def _contexts(self, docs: Sequence[Doc]) -> tuple[list[str], dict[str, list[int]]]:
+        """The rendered contexts, and the tokens of those that had to be encoded to see whether they fit.
+
+        Shots that do not fit the window less the budget are dropped from the end.
+        """
+        texts = [prompts.render(doc, self.tokenizer, self.chat) for doc in docs]
+        rooms = [self.max_length - (doc.generation_size or 1) for doc in docs]
+        doubtful = [
+            i
+            for i, doc in enumerate(docs)
+            if doc.fewshot_samples
+            and not (doc.specific or {}).get("conversation")
+            # a token is at least one byte: short contexts are seen to fit without being encoded
+            and len(texts[i].encode("utf-8", "surrogatepass")) > rooms[i]
+        ]
+        some = list(dict.fromkeys(texts[i] for i in doubtful))
+        encoded = dict(zip(some, prompts.encode_contexts(self.tokenizer, some), strict=True))
+        for i in doubtful:
+            if len(encoded[texts[i]]) > rooms[i]:
+                texts[i] = self._with_fewer_shots(docs[i], rooms[i])
+        return texts, encoded
+
+    def _with_fewer_shots(self, doc: Doc, room: int) -> str:
+        """The context with as many shots as fit, none if none does."""
+
+        def length(n_shots: int) -> int:
+            text = prompts.render(doc, self.tokenizer, self.chat, n_shots)
+            return len(prompts.encode(self.tokenizer, [text])[0])
+
+        return prompts.render(doc, self.tokenizer, self.chat, prompts.fit_shots(doc, room, length))
 
 
 class PrefixModel(LightevalModel):
