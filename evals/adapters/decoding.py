@@ -15,7 +15,7 @@ import torch
 
 from evals.adapters.attention import AttentionKind, KeyValues, UnsupportedModel
 from evals.adapters.device import on_device, out_of_memory
-from evals.adapters.forward import TreeForward
+from evals.adapters.forward import TreeForward, sequences_that_fit
 from evals.adapters.plain import PlainDecoder, pick
 from evals.adapters.prompt_feed import Fed, Prompt, Prompts, RequestNotFinite
 from evals.adapters.static_decoding import StaticDecoding, StaticSlots, size_of_slots
@@ -127,7 +127,9 @@ class _Decoding:
     """One pass over distinct requests, each step's shapes as large as its sequences need."""
 
     def __init__(self, settings: BatchDecoder, forward: TreeForward, requests: list[GenerateRequest]) -> None:
-        self.forward, self.most = forward, settings.max_sequences
+        longest = max(len(request.prompt) + request.max_new_tokens for request in requests)
+        # asked for beforehand: a system that promises more memory than it has ends a process instead of refusing
+        self.forward, self.most = forward, sequences_that_fit(forward, longest, settings.max_sequences)
         self.endings = settings.endings
         self.prompts = Prompts(forward, requests, settings.max_tokens)
         self.cache = _SlotCache()

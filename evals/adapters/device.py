@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 # what a forward pass and log-probabilities are made of, as far as MKL's vector functions compute it
 _VECTOR_MATH = ("cos", "sin", "exp", "expm1", "log", "log1p", "sqrt", "rsqrt", "tanh", "erf", "sigmoid")
+_CONTAINER = Path("/sys/fs/cgroup")
 _NUMPY = {torch.long: np.int64, torch.int32: np.int32, torch.float32: np.float32, torch.float64: np.float64}
 
 
@@ -35,6 +40,18 @@ def settle_vector_math() -> None:
         one = torch.ones(1, dtype=dtype)
         for name in _VECTOR_MATH:
             getattr(torch, name)(one)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process may still take of a GPU's memory, or of the host's: what it and its like leave free."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = psutil.virtual_memory().available
+    with contextlib.suppress(OSError, ValueError):  # a container's limit, where there is one
+        limit = int((_CONTAINER / "memory.max").read_text())
+        used = dict(line.split() for line in (_CONTAINER / "memory.stat").read_text().splitlines())
+        free = min(free, limit - int(used.get("anon", 0)))
+    return max(0, free) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 class Arriving:

@@ -11,11 +11,12 @@ import torch
 from torch.nn.functional import linear
 
 from evals.adapters.attention import KeyValues, PackedBatch, UnsupportedModel, packed_attention
-from evals.adapters.device import has_triton, on_device
+from evals.adapters.device import free_memory, has_triton, on_device
 from evals.adapters.fused import FusedLayers
 from evals.adapters.packed import TreeBatch
 from evals.adapters.tree import Block, Feed, last_rows, plan
 
+CACHE_SHARE = 0.6  # of the free memory, at most, for keys and values of sequences in progress
 BUFFER_BYTES = 100 * 2**20  # of log-probabilities at a time, on a CPU
 SLOW_ROWS = 3, 16  # so many rows (the latter excluded) take MKL longer than the latter, times a wide matrix
 
@@ -100,6 +101,16 @@ class TreeForward:
 def use_kernels(device: torch.device) -> bool:
     """Whether layers on Triton's kernels are worth a try."""
     return device.type == "cuda" and has_triton()
+
+
+def sequences_that_fit(forward: TreeForward, tokens: int, most: int, reusable: int = 0) -> int:
+    """How many sequences of ``tokens``, at least one and at most ``most``, have room for their keys and values.
+
+    ``reusable``: tokens whose memory is taken already and can be used.
+    """
+    a_token = sum(x[0].numel() * x.element_size() for pair in forward.example.values() for x in pair)
+    free = free_memory(forward.model.device) + reusable * a_token
+    return max(1, min(most, int(CACHE_SHARE * free / (a_token * tokens))))
 
 
 class OutputHead:

@@ -17,13 +17,12 @@ import torch
 
 from evals.adapters.attention import AttentionKind
 from evals.adapters.device import Arriving, kernels_for, on_device
-from evals.adapters.forward import TreeForward
+from evals.adapters.forward import TreeForward, sequences_that_fit
 from evals.adapters.prompt_feed import Prompt, Prompts, RequestNotFinite
 from evals.adapters.stops import Endings
 from evals.requests import GenerateRequest, Generation
 
 LATE = 1  # steps that run before the host has seen what came out
-CACHE_SHARE = 0.6  # of the GPU's free memory, at most
 ROUND_CAPACITY = 256  # tokens of a slot are rounded up to this, so that slots serve the next requests too
 ADMITTED_TOGETHER = 64  # prompts whose keys and values exist twice while they are copied into slots
 
@@ -280,12 +279,8 @@ def size_of_slots(
     """How many slots, at most ``most``, of how many tokens suit these requests; the ``old`` ones' size if they do."""
     tokens = max(len(request.prompt) + request.max_new_tokens for request in requests) + LATE + 1
     capacity = -(-tokens // ROUND_CAPACITY) * ROUND_CAPACITY
-    if forward.model.device.type == "cuda":
-        a_token = sum(x[0].numel() * x.element_size() for pair in forward.example.values() for x in pair)
-        free, _ = torch.cuda.mem_get_info(forward.model.device)
-        if old is not None:
-            free += old.n * old.capacity * a_token
-        most = max(1, min(most, int(CACHE_SHARE * free / (a_token * capacity))))
+    reusable = 0 if old is None else old.n * old.capacity
+    most = sequences_that_fit(forward, capacity, most, reusable)
     waves = -(-len(requests) // most)
     n = -(-len(requests) // waves)  # no more than the waves need: answers to one task are often of one length
     if old is not None and old.capacity >= capacity and n <= old.n <= 2 * n:

@@ -146,6 +146,31 @@ def test_out_of_memory_halves_the_batch_and_changes_no_answer(monkeypatch, caplo
     assert ("out of memory" in caplog.text) == (largest < 40)
 
 
+@pytest.mark.usefixtures("static")
+def test_no_more_sequences_at_a_time_than_free_memory_holds(monkeypatch):
+    sizes = []
+    original = forward.TreeForward.hidden
+
+    def hidden(self, batch):
+        if not isinstance(batch, TreeBatch):
+            sizes.append(batch.tokens.shape[1])
+        return original(self, batch)
+
+    model = model_of("llama")
+    requests = [GenerateRequest(p, 6) for p in prompts(20, seed=5)]
+    expected = plainly(model, requests)
+    assert run(model, requests) == expected
+    shared = forward.TreeForward(model)
+    a_token = sum(x[0].numel() * x.element_size() for pair in shared.example.values() for x in pair)
+    longest = max(len(request.prompt) for request in requests) + 6
+    rounded = 256 if STATIC["on"] else longest  # a static slot's tokens
+    assert forward.sequences_that_fit(shared, rounded, 1000) == 1000
+    monkeypatch.setattr(forward, "free_memory", lambda device: int(3.5 * a_token * rounded / 0.6))
+    monkeypatch.setattr(forward.TreeForward, "hidden", hidden)
+    assert run(model, requests) == expected
+    assert max(sizes) == 3
+
+
 def test_no_memory_for_a_single_sequence_is_an_error(monkeypatch):
     decoder = BatchDecoder(model_of("llama"), TOKENIZER, [EOS])
     assert list(decoder.run([])) == []

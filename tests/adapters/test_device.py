@@ -1,0 +1,40 @@
+"""What a device says of itself."""
+
+from __future__ import annotations
+
+import psutil
+import pytest
+import torch
+
+from evals.adapters import device
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def container(tmp_path, monkeypatch):
+    """A control group's folder, with a limit that is no limit."""
+    monkeypatch.setattr(device, "_CONTAINER", tmp_path)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.stat").write_text("anon 4000\nfile 300\n")
+    return tmp_path
+
+
+def test_free_memory_is_the_hosts(container):
+    assert device.free_memory(CPU) == pytest.approx(psutil.virtual_memory().available, rel=0.2)
+    (container / "memory.max").unlink()
+    assert device.free_memory(CPU) == pytest.approx(psutil.virtual_memory().available, rel=0.2)
+
+
+def test_free_memory_is_within_a_containers_limit(container):
+    (container / "memory.max").write_text("10000\n")
+    assert device.free_memory(CPU) == 6000
+    (container / "memory.max").write_text("3000\n")
+    assert device.free_memory(CPU) == 0
+
+
+def test_free_memory_is_divided_among_processes(container, monkeypatch):
+    (container / "memory.max").write_text("10000\n")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert device.free_memory(CPU) == 2000
