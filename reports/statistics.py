@@ -191,7 +191,7 @@ def summarize_task(columns: Columns) -> dict[str, dict[str, float | None]]:
     "_macro".
     """
     scores = doc_scores(columns)
-    metrics = {name: mean(values) for name, values in scores.items()}
+    metrics = {name: mean(doc_scores(_with_items(columns, name))[name]) for name in scores}
     groups = columns.get("group")
     if groups is not None and len(groups) and all(group is not None for group in groups):
         for name in ("acc", "acc_norm_nospace"):
@@ -210,7 +210,7 @@ def row_estimate(metric: str, samples: Mapping[str, Columns]) -> Estimate | None
             scores = doc_scores(columns).get(metric.removesuffix(MACRO))
             parts.append(None if scores is None else group_average(scores, columns["group"]))
         else:
-            scores = doc_scores(columns).get(metric)
+            scores = doc_scores(_with_items(columns, metric)).get(metric)
             parts.append(None if scores is None else mean(scores))
     known = [part for part in parts if part is not None]
     return average(known) if known and len(known) == len(parts) else None
@@ -455,6 +455,13 @@ def independent_p(first: Estimate, second: Estimate) -> float:
     if stderr == 0:
         return 1.0 if first.value == second.value else 0.0
     return 2 * upper_tail(abs(first.value - second.value) / stderr)
+
+
+def _with_items(columns: Columns, metric: str) -> Columns:
+    """Without the docs that have no item of a metric (an answer with no rating): they tell nothing of its spread."""
+    if metric not in PER_ITEM or metric not in columns:
+        return columns
+    return {metric: [items for items in columns[metric] if len(items)]}
 
 
 def _verdict(p_equivalent: float, p_differs: float, alpha: float) -> str:

@@ -152,7 +152,15 @@ def test_rows_are_in_the_cards_units():
 def test_ratings_are_clustered_by_question_and_unrated_turns_left_out():
     row = st.summarize_row("judge_score", {"mt_bench": {"judge_score": [[4, 2], [3], [], [10, 9]]}})
     assert row["value"] == pytest.approx(28 / 5)
-    assert row["n"] == 4
+    assert row["n"] == 3
+    rated = st.summarize_row("judge_score", {"mt_bench": {"judge_score": [[4, 2], [3], [10, 9]]}})
+    assert row["stderr"] == pytest.approx(rated["stderr"])
+
+
+def test_one_answer_with_a_rating_among_many_tells_no_error():
+    columns = {"judge_score": [[], [], [10], []]}
+    assert st.summarize_row("judge_score", {"mt_bench": columns}) == {"value": 10.0, "stderr": None, "n": 1}
+    assert st.summarize_task(columns) == {"judge_score": {"value": 10.0, "stderr": None}}
 
 
 def test_a_row_without_scores_has_no_value():
