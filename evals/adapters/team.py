@@ -160,8 +160,9 @@ def _serve(team: Team, adapters: Sequence[Any]) -> bool:
                     for pair in _run(adapters[number], unpack_requests(content[start:]), set(skip)):
                         sender.results.put(pair)
                         if leader.over.is_set():
-                            return False
-                leader.send(DONE, _JOB.pack(job))
+                            break  # the next message tells whether the run has ended, or its leader
+                if not leader.over.is_set():
+                    leader.send(DONE, _JOB.pack(job))
             except RowUnavailable as error:
                 leader.send(FAILED, json.dumps(["row", str(error), job]).encode())
             except NotFinite as error:
