@@ -188,9 +188,14 @@ def own_device(wanted: str | None) -> str | None:
     return f"cuda:{_number('LOCAL_RANK', 0)}" if torch.cuda.is_available() else wanted
 
 
+def processes_here() -> int:
+    """How many of the run's processes this host has."""
+    return max(1, _number("LOCAL_WORLD_SIZE", _number("WORLD_SIZE", 1)))
+
+
 def share_cores() -> None:
     """Gives each process of this host its part of the cores (a launcher sets one thread, or leaves all)."""
-    here = _number("LOCAL_WORLD_SIZE", _number("WORLD_SIZE", 1))
+    here = processes_here()
     if here > 1:
         import torch
 

@@ -31,9 +31,7 @@ from evals.requests import Result
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-WRITE_SECONDS = (
-    0.005  # from a result to its write, with others that come meanwhile: a killed process loses these
-)
+WRITE_SECONDS = 0.005  # from a result to its write, with others of that time: a kill loses these
 SYNC_SECONDS = 1.0  # from a write to its being forced to the disk: a power cut loses these
 REPAIR_SECONDS = 10.0
 PLAN_BYTES = 8  # of each key, kept with a plan

@@ -191,7 +191,8 @@ def summarize_task(columns: Columns) -> dict[str, dict[str, float | None]]:
     "_macro".
     """
     scores = doc_scores(columns)
-    metrics = {name: mean(doc_scores(_with_items(columns, name))[name]) for name in scores}
+    rated = {name: doc_scores(_with_items(columns, name))[name] for name in PER_ITEM if name in scores}
+    metrics = {name: mean(values) for name, values in (scores | rated).items()}
     groups = columns.get("group")
     if groups is not None and len(groups) and all(group is not None for group in groups):
         for name in ("acc", "acc_norm_nospace"):

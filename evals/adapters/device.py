@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import torch
+
+from evals.parallel import processes_here
 
 # what a forward pass and log-probabilities are made of, as far as MKL's vector functions compute it
 _VECTOR_MATH = ("cos", "sin", "exp", "expm1", "log", "log1p", "sqrt", "rsqrt", "tanh", "erf", "sigmoid")
@@ -51,7 +52,7 @@ def free_memory(device: torch.device) -> int:
         limit = int((_CONTAINER / "memory.max").read_text())
         used = dict(line.split() for line in (_CONTAINER / "memory.stat").read_text().splitlines())
         free = min(free, limit - int(used.get("anon", 0)))
-    return max(0, free) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return max(0, free) // processes_here()
 
 
 class Arriving:

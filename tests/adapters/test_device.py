@@ -15,7 +15,8 @@ CPU = torch.device("cpu")
 def container(tmp_path, monkeypatch):
     """A control group's folder, with a limit that is no limit."""
     monkeypatch.setattr(device, "_CONTAINER", tmp_path)
-    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.stat").write_text("anon 4000\nfile 300\n")
     return tmp_path
@@ -38,3 +39,5 @@ def test_free_memory_is_divided_among_processes(container, monkeypatch):
     (container / "memory.max").write_text("10000\n")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     assert device.free_memory(CPU) == 2000
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "many")
+    assert device.free_memory(CPU) == 6000
