@@ -1,10 +1,14 @@
-"""A thread that does one kind of work in the background, soon after it is asked to."""
+"""Threads in the background: one that does one kind of work soon after it is asked to, one that works ahead."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+T = TypeVar("T")
 
 REST = 50  # times the processor time that a piece of work took, the next one waits: 2 % of one core at most
 
@@ -54,3 +58,18 @@ class Chore:
             except Exception as error:  # told to the next caller: a thread has nobody to tell
                 self.failure = error
             rested = time.monotonic() + REST * (time.thread_time() - start)
+
+
+def ahead(work: Callable[[], T]) -> Future[T]:
+    """Have ``work`` done by a thread meanwhile; what it raises comes with its result. It does not outlive the process,
+    nor hold up its end."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # handed over
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future

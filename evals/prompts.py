@@ -83,8 +83,11 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    backend.no_truncation()
-    backend.no_padding()
+    # only where needed: a backend cannot be changed while another thread uses it
+    if backend.truncation is not None:
+        backend.no_truncation()
+    if backend.padding is not None:
+        backend.no_padding()
     # the same ids as the call above, without the offsets and masks that nobody asks for
     return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 

@@ -65,9 +65,20 @@ def run_record(
         "timing": {
             "total_seconds": round(sum(phases.values()) + time.monotonic() - run.clock, 3),
             "phases": {name: round(seconds, 3) for name, seconds in every_phase.items()},
+            "spans": _spans(run, phases),
             "rows": run.row_timing,
         },
     }
+
+
+def _spans(run: Run, before: dict[str, float]) -> list[list[Any]]:
+    """[phase, row or "", begin, end] of every stretch of work, in Unix seconds; `before`: phases before the loop."""
+    begin = run.began - sum(before.values())
+    spans: list[list[Any]] = []
+    for name, seconds in before.items():
+        spans.append([name, "", round(begin, 3), round(begin + seconds, 3)])
+        begin += seconds
+    return spans + [[name, row, round(start, 3), round(end, 3)] for name, row, start, end in run.spans]
 
 
 def _settings(run: Run, name: str) -> dict[str, Any]:

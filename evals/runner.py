@@ -6,10 +6,12 @@ continued by the same command. The run folder itself appears whole, at the end.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import time
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from evals import provenance, samples
+from evals.chore import ahead
 from evals.data import SMOKE_BUDGET, Source, TaskData, build_docs, load
 from evals.errors import RowUnavailable, UserError
 from evals.files import partial_folder, publish_folder, write_atomic
@@ -40,6 +43,8 @@ class Adapter(Protocol):
 
     chat: bool
     identity: str
+    leaves_cpu: bool
+    """Whether `run` leaves the processor mostly idle: the next row's requests are then made meanwhile, by a thread."""
 
     def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:
         """One request a choice, for each doc."""
@@ -117,6 +122,15 @@ def _set_budget(docs: list[Doc], budget: int | None, smoke: bool) -> None:
             doc.generation_size = min(doc.generation_size or SMOKE_BUDGET, SMOKE_BUDGET)
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A row's requests: of each likelihood task one list a doc; one a doc of all its generative tasks."""
+
+    choices: list[tuple[CardTask, list[list[ScoreRequest]]]]
+    generative: list[CardTask]
+    answers: list[GenerateRequest]
+
+
 class Run:
     """One suite on one model, from requests to a published folder."""
 
@@ -129,21 +143,25 @@ class Run:
         self.columns: dict[str, Columns] = {}
         self.phases: dict[str, float] = {}
         self.row_timing: dict[str, dict[str, float | int]] = {}
+        self.spans: list[tuple[str, str, float, float]] = []
         self.started = provenance.now()
-        self.clock = time.monotonic()
+        self.clock, self.began = time.monotonic(), time.time()
+        self.rows = [
+            (row, names) for row in work.rows if (names := [name for name in row.tasks if name in work.docs])
+        ]
+        self._label = ""
+        self._ahead: tuple[Row, Future[_Asked]] | None = None
 
     def execute(self) -> None:
         """Computes every row that can be had; results are in the store as they come."""
-        for row in self.work.rows:
-            tasks = [name for name in row.tasks if name in self.work.docs]
-            if not tasks:
-                continue
+        for row, names in self.rows:
             start = time.monotonic()
+            self._label = row.label
             self._counts = {"requests": 0, "computed": 0, "cached": 0}
             try:
-                self._run_row(row, tasks)
+                self._run_row(row)
             except RowUnavailable as error:
-                self.missing.update(dict.fromkeys(tasks, str(error)))
+                self.missing.update(dict.fromkeys(names, str(error)))
                 self.progress.note(f"{row.label}: left out: {error}")
                 continue
             seconds = time.monotonic() - start
@@ -151,69 +169,91 @@ class Run:
             counts = "{requests} requests, {cached} of them stored before".format(**self._counts)
             self.progress.note(f"{self.work.suite.name}, {row.label}: {counts}, {seconds:.1f} s")
 
-    def _run_row(self, row: Row, names: list[str]) -> None:
+    def _run_row(self, row: Row) -> None:
         """All tasks of a row in one go, so that a back end can share among them."""
+        with self.phase("tokenise"):
+            asked = self._requests(row)
+        if asked.choices:
+            self._run_likelihood(row, asked.choices)
+        if [task.name for task in asked.generative] == ["mt_bench"]:
+            self._run_conversation(row, asked)
+        elif asked.generative:
+            self._run_generative(row, asked)
+
+    def _requests(self, row: Row) -> _Asked:
+        """A row's requests; where the processor is idle otherwise, the next row's are begun with."""
+        if self._ahead is not None and self._ahead[0] is row:
+            asked = self._ahead[1].result()
+        else:
+            asked = self._ask(row)
+        rows = [other for other, _ in self.rows]
+        for following in rows[rows.index(row) + 1 :][:1] if self.adapter.leaves_cpu else []:
+            self._ahead = following, ahead(functools.partial(self._ask, following))
+        return asked
+
+    def _ask(self, row: Row) -> _Asked:
         from lighteval.tasks.requests import SamplingMethod
 
         from tasks import get_task
 
-        tasks = {name: get_task(name) for name in names}
-        likelihood = [n for n in names if tasks[n].method == SamplingMethod.LOGPROBS]
-        generative = [n for n in names if n not in likelihood]
-        if likelihood:
-            self._run_likelihood(row, [tasks[n] for n in likelihood])
-        if generative == ["mt_bench"]:
-            self._run_conversation(row, tasks["mt_bench"])
-        elif generative:
-            self._run_generative(row, [tasks[n] for n in generative])
+        tasks = [get_task(name) for name in row.tasks if name in self.work.docs]
+        likelihood = [task for task in tasks if task.method == SamplingMethod.LOGPROBS]
+        generative = [task for task in tasks if task not in likelihood]
+        docs = [doc for task in generative for doc in self.work.docs[task.name]]
+        return _Asked(
+            [(task, self.adapter.score_requests(self.work.docs[task.name])) for task in likelihood],
+            generative,
+            self.adapter.generate_requests(docs) if docs else [],
+        )
 
-    def _run_likelihood(self, row: Row, tasks: list[CardTask]) -> None:
-        with self.phase("tokenise"):
-            requests = {task.name: self.adapter.score_requests(self.work.docs[task.name]) for task in tasks}
-        flat = [one for task in tasks for group in requests[task.name] for one in group]
+    def _run_likelihood(self, row: Row, asked: Sequence[tuple[CardTask, list[list[ScoreRequest]]]]) -> None:
+        flat = [one for _, groups in asked for group in groups for one in group]
         owners = [
             (task.name, doc.id)
-            for task in tasks
-            for doc, group in zip(self.work.docs[task.name], requests[task.name], strict=True)
+            for task, groups in asked
+            for doc, group in zip(self.work.docs[task.name], groups, strict=True)
             for _ in group
         ]
         with self.phase("score"):
             results = iter(self.compute(row.label, flat, owners))
         with self.phase("metrics"):
-            for task in tasks:
-                scores = [[_score(next(results)) for _ in group] for group in requests[task.name]]
+            for task, groups in asked:
+                scores = [[_score(next(results)) for _ in group] for group in groups]
                 self.columns[task.name] = self._guarded(
                     samples.likelihood_columns,
                     task,
                     self.work.docs[task.name],
                     self.adapter.chat,
-                    requests[task.name],
+                    groups,
                     scores,
                 )
 
-    def _run_generative(self, row: Row, tasks: list[CardTask]) -> None:
-        docs = [doc for task in tasks for doc in self.work.docs[task.name]]
-        results = iter(self._generate(row.label, docs))
+    def _run_generative(self, row: Row, asked: _Asked) -> None:
+        docs = [doc for task in asked.generative for doc in self.work.docs[task.name]]
+        results = iter(self._generate(row.label, docs, asked.answers))
         with self.phase("metrics"):
-            for task in tasks:
+            for task in asked.generative:
                 own = self.work.docs[task.name]
                 generations = [next(results) for _ in own]
                 self.columns[task.name] = self._guarded(
                     samples.generative_columns, task, own, self.adapter.chat, generations
                 )
 
-    def _run_conversation(self, row: Row, task: CardTask) -> None:
+    def _run_conversation(self, row: Row, asked: _Asked) -> None:
         from tasks.mt_bench import follow_up
 
+        (task,) = asked.generative
         docs = self.work.docs[task.name]
-        first = self._generate(f"{row.label}, turn 1", docs)
+        first = self._generate(f"{row.label}, turn 1", docs, asked.answers)
         seconds = [follow_up(doc, answer.text) for doc, answer in zip(docs, first, strict=True)]
-        second = self._generate(f"{row.label}, turn 2", seconds)
+        with self.phase("tokenise"):
+            requests = self.adapter.generate_requests(seconds)
+        second = self._generate(f"{row.label}, turn 2", seconds, requests)
         self.columns[task.name] = samples.conversation_columns(docs, self.adapter.chat, first, second)
 
-    def _generate(self, label: str, docs: Sequence[Doc]) -> list[Generation]:
-        with self.phase("tokenise"):
-            requests = self.adapter.generate_requests(docs)
+    def _generate(
+        self, label: str, docs: Sequence[Doc], requests: Sequence[GenerateRequest]
+    ) -> list[Generation]:
         owners = [(doc.task_name, doc.id) for doc in docs]
         with self.phase("generate"):
             return [_generation(result) for result in self.compute(label, requests, owners)]
@@ -266,11 +306,12 @@ class Run:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Adds the time inside to the phase `name`."""
-        start = time.monotonic()
+        start, clock = time.monotonic(), time.time()
         try:
             yield
         finally:
             self.phases[name] = self.phases.get(name, 0.0) + time.monotonic() - start
+            self.spans.append((name, self._label, clock, time.time()))
 
     @staticmethod
     def _guarded(function: Any, *arguments: Any) -> Any:
@@ -304,12 +345,11 @@ def publish(run: Run, spec: ModelSpec, described: dict[str, Any], finished_phase
 
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     final = run.settings.output / spec.name / f"{stamp}-{run.work.suite.name}"
-    start = time.monotonic()
     partial = partial_folder(final)
-    (partial / "samples").mkdir()
-    for name, columns in run.columns.items():
-        write_atomic(partial / "samples" / f"{name}.parquet", samples.to_parquet(columns))
-    run.phases["write"] = time.monotonic() - start
+    with run.phase("write"):
+        (partial / "samples").mkdir()
+        for name, columns in run.columns.items():
+            write_atomic(partial / "samples" / f"{name}.parquet", samples.to_parquet(columns))
     record = run_record(run, spec, described, finished_phases)
     write_atomic(partial / "run.json", (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
     return publish_folder(partial, final)

@@ -85,6 +85,7 @@ class _Remembering:
         self._adapter, self._kept, self._key = adapter, kept, key
         self.chat: bool = adapter.chat
         self.identity: str = adapter.identity
+        self.leaves_cpu: bool = adapter.leaves_cpu
 
     def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:
         """One request a choice, for each doc."""

@@ -46,7 +46,7 @@ class BatchDecoder:
         self.model = model
         self.tokenizer = tokenizer
         self.eos = frozenset(eos_token_ids)
-        self.max_sequences = max_sequences or (64 if on_cpu else 512)
+        self.max_sequences = max_sequences or (64 if on_cpu else 1024)
         self.max_tokens = max_tokens or (2048 if on_cpu else 32768)
         self.static = (
             model.device.type == "cuda"

@@ -72,6 +72,11 @@ class EndpointModel(LightevalModel):
         return self._max_length
 
     @property
+    def leaves_cpu(self) -> bool:
+        """False: requests for a server are made in no time, and tell the user what they lack."""
+        return False
+
+    @property
     def identity(self) -> str:
         """What a stored result depends on besides its request, as far as a client can know."""
         return f"endpoint {self.client.base_url} {self.client.model} {ENGINE_VERSION}"

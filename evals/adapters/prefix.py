@@ -144,6 +144,11 @@ class PrefixModel(LightevalModel):
         return self._texts.max_length
 
     @property
+    def leaves_cpu(self) -> bool:
+        """Whether a GPU does the work."""
+        return self.loaded.device.type != "cpu"
+
+    @property
     def identity(self) -> str:
         """What a stored result depends on besides its request."""
         device = self.loaded.device

@@ -22,8 +22,8 @@ ENGINE_VERSION = "2"  # to be raised whenever results change: stored results of 
 
 MAX_TRUNK = 2048  # tokens whose keys and values are kept
 # Requests planned at a time: the more, the more they share; but a GPU computes while the next are planned.
-PLANNED_ON_CPU, PLANNED_ON_GPU = 65536, 16384
-IN_FLIGHT = 1  # batches that run while the host reads the one before
+PLANNED_ON_CPU, PLANNED_ON_GPU = 65536, 8192
+IN_FLIGHT = 3  # batches that run while the host reads the one before
 
 logger = logging.getLogger(__name__)
 

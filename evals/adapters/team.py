@@ -42,6 +42,7 @@ class TeamModel:
         self.team, self.adapter, self.number = team, adapter, number
         self.chat: bool = adapter.chat
         self.identity: str = adapter.identity
+        self.leaves_cpu: bool = adapter.leaves_cpu
         self._job = 0
 
     def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:

@@ -55,6 +55,7 @@ class Counting:
 
     chat = False
     identity = "weights"
+    leaves_cpu = False
 
     def __init__(self, backend: str) -> None:
         self.tokenizer = SimpleNamespace(
