@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -186,7 +186,7 @@ class OutputHead:
         logits = linear(hidden, self.module.weight[piece], None if bias is None else bias[piece])[:n]
         return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
 
-    def logprobs(self, hidden: torch.Tensor, rows: list[int], targets: list[int]) -> torch.Tensor:
+    def logprobs(self, hidden: torch.Tensor, rows: np.ndarray, targets: Sequence[int]) -> torch.Tensor:
         """Log-probability of token ``targets[i]`` after ``hidden[rows[i]]``, float32 [len(rows)], in nats.
 
         Equal rows are projected once; logits exist only for some rows at a time. The whole row goes through
@@ -194,7 +194,7 @@ class OutputHead:
         CPU, by some 1e-5 nats a token) would differ from it by more than everything before it does.
         """
         device = hidden.device
-        used, where = torch.unique(torch.as_tensor(np.array(rows)), return_inverse=True)
+        used, where = torch.unique(torch.as_tensor(rows), return_inverse=True)
         order = torch.argsort(where, stable=True)
         n_rows = 4096
         if device.type == "cpu":
@@ -206,11 +206,20 @@ class OutputHead:
         found = []
         for i, piece in enumerate(used.split(n_rows)):
             mine = slice(bounds[i], bounds[i + 1])
-            logprobs = self._log_softmax(hidden[piece])
-            found.append(logprobs[where[mine] - i * n_rows, wanted[mine]])
+            found.append(self._logprobs_at(hidden[piece], where[mine] - i * n_rows, wanted[mine]))
         return torch.empty(len(rows), device=device).index_copy_(
             0, on_device(order, device), torch.cat(found)
         )
+
+    def _logprobs_at(self, hidden: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Log-probability of ``targets[i]`` after ``hidden[rows[i]]``."""
+        if not use_kernels(hidden.device):
+            return self._log_softmax(hidden)[rows, targets]
+        from evals.adapters.kernels import log_normalizer
+
+        logits = self(hidden)
+        tops, totals = log_normalizer(logits)
+        return logits[rows, targets].float() - tops[rows] - totals[rows]
 
     def _log_softmax(self, hidden: torch.Tensor) -> torch.Tensor:
         """Log-probabilities [n, vocabulary], float32; on a CPU valid until the next call, which uses their memory."""

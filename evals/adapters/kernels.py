@@ -116,7 +116,7 @@ def attend_in_trees(
 
 @triton.jit
 def _slots_kernel(
-    q, k, v, out, lengths, scaling, window, softcap, stride_slot, stride_head,
+    q, k, v, out, lengths, scaling, window, softcap, q_row, q_head, stride_slot, stride_head,
     GROUP: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, N: tl.constexpr,
     CAPPED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -125,8 +125,8 @@ def _slots_kernel(
     length = tl.load(lengths + slot).to(tl.int32) + 1
     group = tl.arange(0, ROWS)
     size = tl.arange(0, SIZE)
-    at = ((slot * tl.num_programs(1) + head) * GROUP + group)[:, None] * SIZE + size[None, :]
-    queries = tl.load(q + at, mask=group[:, None] < GROUP, other=0.0)
+    own = slot.to(tl.int64) * q_row + (head * GROUP + group)[:, None] * q_head + size[None, :]
+    queries = tl.load(q + own, mask=group[:, None] < GROUP, other=0.0)
     top = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     summed = tl.zeros([ROWS, SIZE], tl.float32)
@@ -141,6 +141,7 @@ def _slots_kernel(
         scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * scaling
         scores = _soften(scores, softcap, CAPPED)
         top, total, summed = _take_in(top, total, summed, scores, seen[None, :], values, PRECISION)
+    at = ((slot * tl.num_programs(1) + head) * GROUP + group)[:, None] * SIZE + size[None, :]
     tl.store(out + at, summed / total[:, None], mask=group[:, None] < GROUP)
 
 
@@ -156,12 +157,40 @@ def attend_in_slots(
     n_kv = k.shape[1]
     out = torch.empty(slots, heads, size, dtype=q.dtype, device=q.device)
     _slots_kernel[slots, n_kv](
-        q.contiguous(), k, v, out, lengths, scaling, window or k.shape[2] + 1, softcap or 0.0,
-        k.stride(0), k.stride(1), GROUP=heads // n_kv, SIZE=size,
+        q, k, v, out, lengths, scaling, window or k.shape[2] + 1, softcap or 0.0,
+        q.stride(0), q.stride(1), k.stride(0), k.stride(1), GROUP=heads // n_kv, SIZE=size,
         ROWS=max(MIN_ROWS, triton.next_power_of_2(heads // n_kv)), N=KEYS,
         CAPPED=softcap is not None, PRECISION=_precision(q),
     )  # fmt: skip
     return out
+
+
+@triton.jit
+def _store_kernel(
+    k, v, keys, values, lengths, k_row, v_row, stride_slot, stride_head,
+    HEADS: tl.constexpr, PADDED: tl.constexpr, SIZE: tl.constexpr,
+):  # fmt: skip
+    slot = tl.program_id(0).to(tl.int64)
+    head = tl.arange(0, PADDED)[:, None]
+    size = tl.arange(0, SIZE)[None, :]
+    inside = head < HEADS
+    place = slot * stride_slot + head * stride_head + tl.load(lengths + slot) * SIZE + size
+    tl.store(keys + place, tl.load(k + slot * k_row + head * SIZE + size, mask=inside), mask=inside)
+    tl.store(values + place, tl.load(v + slot * v_row + head * SIZE + size, mask=inside), mask=inside)
+
+
+def store_in_slots(
+    k: torch.Tensor, v: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor
+) -> None:
+    """Put ``k``, ``v`` [slots, kv heads, size] behind the ``lengths`` tokens of each slot.
+
+    ``keys``, ``values``: [slots, kv heads, tokens, size], contiguous; a row's heads stand side by side in ``k``, ``v``.
+    """
+    slots, heads, size = k.shape
+    _store_kernel[slots,](
+        k, v, keys, values, lengths, k.stride(0), v.stride(0), keys.stride(0), keys.stride(1),
+        HEADS=heads, PADDED=triton.next_power_of_2(heads), SIZE=size,
+    )  # fmt: skip
 
 
 def _precision(q: torch.Tensor) -> str:
@@ -189,41 +218,72 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
 
 
 @triton.jit
-def _rotate_kernel(x, cos, sin, out, HEADS: tl.constexpr, PADDED: tl.constexpr, HALF: tl.constexpr):
+def _rotate_kernel(x, cos, sin, stride, HEADS: tl.constexpr, PADDED: tl.constexpr, HALF: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     half = tl.arange(0, HALF)[None, :]
     head = tl.arange(0, PADDED)[:, None]
     inside = head < HEADS
-    at = (row * HEADS + head) * 2 * HALF + half
+    at = row * stride + head * 2 * HALF + half
     left = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
     right = tl.load(x + at + HALF, mask=inside, other=0.0).to(tl.float32)
     angle = row * 2 * HALF + half
     cos_left, cos_right = tl.load(cos + angle).to(tl.float32), tl.load(cos + angle + HALF).to(tl.float32)
     sin_left, sin_right = tl.load(sin + angle).to(tl.float32), tl.load(sin + angle + HALF).to(tl.float32)
-    tl.store(out + at, left * cos_left - right * sin_left, mask=inside)
-    tl.store(out + at + HALF, right * cos_right + left * sin_right, mask=inside)
+    tl.store(x + at, left * cos_left - right * sin_left, mask=inside)
+    tl.store(x + at + HALF, right * cos_right + left * sin_right, mask=inside)
 
 
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding of ``x`` [tokens, heads, size] by ``cos``, ``sin`` [tokens, size]; all contiguous."""
-    out = torch.empty_like(x)
+def rotate_(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
+    """Rotary embedding of ``x`` [tokens, heads, size], in place, by ``cos``, ``sin`` [tokens, size].
+
+    A row's heads stand side by side; rows may have more beside them. ``cos``, ``sin`` are contiguous.
+    """
     n, heads, size = x.shape
-    _rotate_kernel[n,](x, cos, sin, out, HEADS=heads, PADDED=triton.next_power_of_2(heads), HALF=size // 2)
+    _rotate_kernel[n,](
+        x, cos, sin, x.stride(0), HEADS=heads, PADDED=triton.next_power_of_2(heads), HALF=size // 2
+    )
+
+
+@triton.jit
+def _gate_kernel(x, out, n, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < n
+    place = at + at // WIDTH * WIDTH  # of the gate in rows of gates and ups
+    gate = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(x + place + WIDTH, mask=inside, other=0.0)
+    # rounded between the two products, as separate operations do
+    tl.store(out + at, (gate * tl.sigmoid(gate)).to(up.dtype) * up, mask=inside)
+
+
+def silu_gate(x: torch.Tensor) -> torch.Tensor:
+    """``silu(gate) * up`` [tokens, width] of ``x`` [tokens, gate and up: 2 · width], contiguous."""
+    n, width = len(x), x.shape[1] // 2
+    out = torch.empty(n, width, dtype=x.dtype, device=x.device)
+    _gate_kernel[triton.cdiv(n * width, 1024),](x, out, n * width, WIDTH=width, BLOCK=1024)
     return out
 
 
 @triton.jit
-def _gate_kernel(gate, up, out, n, BLOCK: tl.constexpr):
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < n
-    x = tl.load(gate + at, mask=inside, other=0.0).to(tl.float32)
-    y = tl.load(up + at, mask=inside, other=0.0)
-    # rounded between the two products, as separate operations do
-    tl.store(out + at, (x * tl.sigmoid(x)).to(y.dtype) * y, mask=inside)
+def _normalizer_kernel(logits, tops, totals, size, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    top = tl.full([BLOCK], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, size, BLOCK):
+        inside = start + column < size
+        x = tl.load(logits + row * size + start + column, mask=inside, other=float("-inf")).to(tl.float32)
+        new_top = tl.maximum(top, x)
+        safe_top = tl.where(new_top == float("-inf"), 0.0, new_top)
+        total = total * tl.exp(top - safe_top) + tl.exp(x - safe_top)
+        top = new_top
+    highest = tl.max(top, 0)
+    tl.store(tops + row, highest)
+    tl.store(totals + row, tl.log(tl.sum(total * tl.exp(top - highest), 0)))
 
 
-def silu_gate(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """``silu(gate) * up``, both contiguous."""
-    out = torch.empty_like(gate)
-    _gate_kernel[triton.cdiv(gate.numel(), 1024),](gate, up, out, gate.numel(), BLOCK=1024)
-    return out
+def log_normalizer(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each row of ``logits`` [n, vocabulary], contiguous, float32 [n]: the largest; the logarithm of the sum of
+    exponentials of what the others are less than it. A log-probability is its logit less both, in this order."""
+    tops, totals = (torch.empty(len(logits), device=logits.device) for _ in range(2))
+    _normalizer_kernel[len(logits),](logits, tops, totals, logits.shape[1], BLOCK=2048)
+    return tops, totals

@@ -40,8 +40,8 @@ class TreeBatch:
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kind: AttentionKind
     ) -> torch.Tensor:
         """Each block attends to its stretch of the trunk and to itself."""
-        if self.keep:
-            self.kept[layer] = (k, v)
+        if self.keep:  # contiguous: not parts of something larger, which would be kept with them
+            self.kept[layer] = (k.contiguous(), v.contiguous())
         n_trunk = 0
         if layer in self.trunk:
             n_trunk = len(self.trunk[layer][0])

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from evals.adapters.attention import KeyValues, UnsupportedModel
@@ -15,7 +16,7 @@ from evals.adapters.device import Arriving, on_device, out_of_memory
 from evals.adapters.forward import TreeForward
 from evals.adapters.packed import TreeBatch
 from evals.adapters.plain import PlainScorer
-from evals.adapters.tree import Block, Feed, batches, last_rows, plan
+from evals.adapters.tree import Block, Feed, batches, last_ranges, plan
 from evals.requests import Score, ScoreRequest
 
 ENGINE_VERSION = "2"  # to be raised whenever results change: stored results of other versions are not used
@@ -135,18 +136,22 @@ class _Batch:
     ) -> None:
         self.blocks = blocks
         self.names: list[int] = []
-        self.owners: list[int] = []
-        self.rows: list[int] = []
         self.targets: list[int] = []
-        start = 0
+        lengths: list[int] = []
+        ranges: list[tuple[int, int]] = []
+        begin = 0
         for block in blocks:
             for i, path in block.paths:
                 n = requests[i].n_continuation
-                self.owners.extend([len(self.names)] * n)
                 self.names.append(names[i])
-                self.rows.extend(start + row for row in last_rows(path, n))
                 self.targets.extend(requests[i].tokens[-n:])
-            start += len(block.tokens)
+                lengths.append(n)
+                ranges.extend((begin + start, begin + stop) for start, stop in last_ranges(path, n))
+            begin += len(block.tokens)
+        self.owners = np.repeat(np.arange(len(lengths)), lengths)
+        starts, stops = np.array(ranges, np.int64).reshape(-1, 2).T
+        sizes = stops - starts
+        self.rows = np.repeat(starts - (sizes.cumsum() - sizes), sizes) + np.arange(sizes.sum())
 
     def start(self, forward: TreeForward, trunk: dict[int, KeyValues]) -> bool:
         """Run the model."""

@@ -56,12 +56,13 @@ class StaticSlots:
     ) -> torch.Tensor:
         """Each slot's token attends to its slot, itself included."""
         keys, values = self.layers[layer]
-        keys[self.slots, :, self.lengths] = k
-        values[self.slots, :, self.lengths] = v
         if not kernels_for(q):
+            keys[self.slots, :, self.lengths] = k
+            values[self.slots, :, self.lengths] = v
             return _attend_masked(q, keys, values, self.lengths, kind)
-        from evals.adapters.kernels import attend_in_slots
+        from evals.adapters.kernels import attend_in_slots, store_in_slots
 
+        store_in_slots(k, v, keys, values, self.lengths)
         return attend_in_slots(q, keys, values, self.lengths, kind.scaling, kind.window, kind.softcap)
 
     def step(self, sampled: bool) -> None:

@@ -106,17 +106,23 @@ def batches(blocks: Sequence[Block], budget: int) -> Iterator[list[Block]]:
         yield batch
 
 
-def last_rows(path: Path, n: int) -> list[int]:
-    """The last ``n`` rows of a path, in order of position."""
+def last_ranges(path: Path, n: int) -> list[tuple[int, int]]:
+    """The last ``n`` rows of a path as half-open ranges, in order of position."""
     start, stop = path[-1] if path else (0, 0)
     if stop - start >= n:  # most often
-        return list(range(stop - n, stop))
-    rows: list[int] = []
+        return [(stop - n, stop)]
+    ranges: list[tuple[int, int]] = []
     for start, stop in reversed(path):
-        rows[:0] = range(max(start, stop - (n - len(rows))), stop)
-        if len(rows) == n:
+        if n <= 0:
             break
-    return rows
+        ranges.insert(0, (max(start, stop - n), stop))
+        n -= stop - start
+    return ranges
+
+
+def last_rows(path: Path, n: int) -> list[int]:
+    """The last ``n`` rows of a path, in order of position."""
+    return [row for start, stop in last_ranges(path, n) for row in range(start, stop)]
 
 
 @dataclass(slots=True, eq=False)

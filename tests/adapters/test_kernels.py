@@ -107,3 +107,41 @@ def test_a_model_on_kernels_alone(make, monkeypatch):
 def test_the_kernels_are_for_gpus():
     assert device.kernels_for(random_(2, 16)) == (PLACE.type == "cuda")
     assert not device.kernels_for(random_(2, 12))
+
+
+def test_the_logarithm_of_a_rows_sum_of_exponentials():
+    logits = random_(7, 5000) * 30
+    logits[1, 17], logits[2, 4999], logits[3], logits[4, 100:] = 300.0, -1e30, -7.0, float("-inf")
+    logits[5, 3] = float("nan")
+    tops, totals = kernels.log_normalizer(logits)
+    found = logits - tops[:, None] - totals[:, None]
+    assert torch.isnan(found[5]).all(), "what is no number must not look like one"
+    rest = [0, 1, 2, 3, 4, 6]
+    assert torch.allclose(found[rest], torch.log_softmax(logits, -1)[rest], atol=1e-5)
+    half = logits[rest].bfloat16()
+    tops, totals = kernels.log_normalizer(half)
+    expected = torch.log_softmax(half.float(), -1)
+    assert torch.allclose(half.float() - tops[:, None] - totals[:, None], expected, atol=1e-5)
+
+
+def test_a_tokens_keys_and_values_go_into_its_slot_alone():
+    heads = random_(3, 7, 16)  # queries, keys and values side by side, as one product makes them
+    k, v = heads[:, 3:5], heads[:, 5:]
+    keys, values = random_(3, 2, 20, 16), random_(3, 2, 20, 16) + 1
+    lengths = torch.tensor([0, 19, 7], device=PLACE)
+    expected = keys.clone(), values.clone()
+    for slot, length in enumerate(lengths.tolist()):
+        expected[0][slot, :, length], expected[1][slot, :, length] = k[slot], v[slot]
+    kernels.store_in_slots(k, v, keys, values, lengths)
+    assert torch.equal(keys, expected[0]) and torch.equal(values, expected[1])
+
+
+def test_rotation_leaves_what_stands_beside_the_heads():
+    x, angle = random_(5, 6, 16), random_(5, 8)
+    cos, sin = (torch.cat([f(angle)] * 2, -1) for f in (torch.cos, torch.sin))
+    expected = x.clone()
+    left, right = x[:, :4, :8], x[:, :4, 8:]
+    turned = torch.cat([-right, left], -1)
+    expected[:, :4] = x[:, :4] * cos[:, None] + turned * sin[:, None]
+    kernels.rotate_(x[:, :4], cos, sin)
+    assert torch.allclose(x, expected, atol=1e-6)
