@@ -42,14 +42,11 @@ class TreeBatch:
         """Each block attends to its stretch of the trunk and to itself."""
         if self.keep:  # contiguous: not parts of something larger, which would be kept with them
             self.kept[layer] = (k.contiguous(), v.contiguous())
-        n_trunk = 0
-        if layer in self.trunk:
-            n_trunk = len(self.trunk[layer][0])
-            k, v = (torch.cat([above, new]) for above, new in zip(self.trunk[layer], (k, v), strict=True))
+        trunk = self.trunk.get(layer)
         if self._attention is None:
-            tiled = kernels_for(q)
-            self._attention = _Tiled(self) if tiled else _Grouped(self.blocks, n_trunk, q.device)
-        return self._attention.attend(q, k, v, kind)
+            n_trunk = len(trunk[0]) if trunk else 0
+            self._attention = _Tiled(self) if kernels_for(q) else _Grouped(self.blocks, n_trunk, q.device)
+        return self._attention.attend(q, k, v, trunk, kind)
 
 
 class _Tiled:
@@ -76,14 +73,17 @@ class _Tiled:
         )
         self.positions = batch.positions[0].int()
 
-    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kind: AttentionKind) -> torch.Tensor:
-        """From [rows, heads, size] of the batch (k, v: of trunk + batch) to the same of the batch."""
+    def attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, trunk: KeyValues | None, kind: AttentionKind
+    ) -> torch.Tensor:
+        """From [rows, heads, size] of the batch (and its trunk's keys and values) to the same of the batch."""
         from evals.adapters.kernels import attend_in_trees
 
         return attend_in_trees(
             q,
             k,
             v,
+            trunk,
             self.tiles,
             self.trunk_rows,
             self.ends,
@@ -100,8 +100,12 @@ class _Grouped:
     def __init__(self, blocks: Sequence[Block], n_trunk: int, device: torch.device) -> None:
         self.groups, self.place = _groups(blocks, n_trunk, device)
 
-    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kind: AttentionKind) -> torch.Tensor:
-        """From [rows, heads, size] of the batch (k, v: of trunk + batch) to the same of the batch."""
+    def attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, trunk: KeyValues | None, kind: AttentionKind
+    ) -> torch.Tensor:
+        """From [rows, heads, size] of the batch (and its trunk's keys and values) to the same of the batch."""
+        if trunk is not None:
+            k, v = (torch.cat([above, new]) for above, new in zip(trunk, (k, v), strict=True))
         # not cuDNN's attention: it builds a plan for every new shape, which takes longer than all else
         with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
             parts = [group.attend(q, k, v, kind) for group in self.groups]

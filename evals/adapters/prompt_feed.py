@@ -63,11 +63,11 @@ class Prompts:
         return bool(self._ready or self._blocks or self._unplanned)
 
     def next(self, most: int) -> list[Prompt]:
-        """Up to ``most`` fed prompts, at least one if any is left."""
-        while len(self._ready) < most and (self._blocks or self._unplanned):
+        """Up to ``most`` fed prompts, those of one pass at most; at least one if any is left."""
+        while not self._ready and (self._blocks or self._unplanned):
             if not self._blocks:
                 self._plan()
-            self._feed(most - len(self._ready))
+            self._feed(most)
         return [self._ready.popleft() for _ in range(min(most, len(self._ready)))]
 
     def _plan(self) -> None:

@@ -38,7 +38,7 @@ class PrefixScorer:
 
     def __init__(self, model: Any, max_tokens: int | None = None) -> None:
         self.model = model
-        self.max_tokens = max_tokens or (2048 if model.device.type == "cpu" else 65536)
+        self.max_tokens = max_tokens or (2048 if model.device.type == "cpu" else 131072)
         self._forward: TreeForward | None = None
 
     def run(

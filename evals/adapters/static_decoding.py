@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from evals.adapters.attention import AttentionKind
+from evals.adapters.attention import AttentionKind, KeyValues
 from evals.adapters.device import Arriving, kernels_for, on_device
 from evals.adapters.forward import TreeForward, sequences_that_fit
 from evals.adapters.prompt_feed import Prompt, Prompts, RequestNotFinite
@@ -24,7 +24,7 @@ from evals.requests import GenerateRequest, Generation
 
 LATE = 1  # steps that run before the host has seen what came out
 ROUND_CAPACITY = 256  # tokens of a slot are rounded up to this, so that slots serve the next requests too
-ADMITTED_TOGETHER = 64  # prompts whose keys and values exist twice while they are copied into slots
+ADMIT_AT = 1 / 4  # of the slots free: a pass over few prompts takes as long as one over many
 
 
 class StaticSlots:
@@ -37,17 +37,19 @@ class StaticSlots:
     def __init__(self, forward: TreeForward, n: int, capacity: int) -> None:
         device = forward.model.device
         self.forward, self.n, self.capacity = forward, n, capacity
-        self.tokens = torch.zeros(1, n, dtype=torch.long, device=device)
-        self.positions = torch.zeros(1, n, dtype=torch.long, device=device)
-        self.lengths = torch.zeros(n, dtype=torch.long, device=device)
-        self.alive = torch.zeros(n, dtype=torch.long, device=device)
+        self._state = torch.zeros(4, n, dtype=torch.long, device=device)
+        self.tokens, self.positions = self._state[0:1], self._state[1:2]
+        self.lengths, self.alive = self._state[2], self._state[3]
         self.chosen = torch.zeros(n, dtype=torch.long, device=device)
         self.temperatures = torch.zeros(n, device=device)
         self.draws = torch.zeros(n, dtype=torch.float64, device=device)
         self.slots = torch.arange(n, device=device)
-        self.layers = {
-            layer: tuple(x.new_zeros(n, x.shape[1], capacity, x.shape[2]) for x in pair)
-            for layer, pair in forward.example.items()
+        self.layers: dict[int, KeyValues] = {
+            layer: (
+                k.new_zeros(n, k.shape[1], capacity, k.shape[2]),
+                v.new_zeros(n, v.shape[1], capacity, v.shape[2]),
+            )
+            for layer, (k, v) in forward.example.items()
         }
         self._graphs: dict[bool, torch.cuda.CUDAGraph] = {}
 
@@ -116,8 +118,14 @@ class StaticSlots:
                 at.append(np.arange(len(rows[-1])))
             source, target, place = (on_device(np.concatenate(x), device) for x in (rows, into, at))
             for layer, own in fed.own.items():
+                trunk = fed.trunk[layer] if above else None
+                if kernels_for(own[0]):
+                    from evals.adapters.kernels import fill_slots
+
+                    fill_slots(own, trunk, self.layers[layer], source, target, place)
+                    continue
                 for i, store in enumerate(self.layers[layer]):
-                    new = torch.cat([fed.trunk[layer][i], own[i]]) if above else own[i]
+                    new = torch.cat([trunk[i], own[i]]) if trunk else own[i]
                     store[target, :, place] = new.index_select(0, source)
 
     def start(self, slots: Sequence[int], prompts: Sequence[Prompt], first: torch.Tensor) -> None:
@@ -132,9 +140,7 @@ class StaticSlots:
 
     def stop(self, slots: Sequence[int]) -> None:
         """Set slots out of use."""
-        where = on_device(slots, self.tokens.device)
-        for state in (self.alive, self.lengths, self.positions[0], self.tokens[0], self.temperatures):
-            state[where] = 0
+        self._state.index_fill_(1, on_device(slots, self.tokens.device), 0)
 
 
 def choose(logits: torch.Tensor, temperatures: torch.Tensor | None, draws: torch.Tensor) -> torch.Tensor:
@@ -205,7 +211,7 @@ class StaticDecoding:
         try:
             while True:
                 free = [slot for slot, running in enumerate(self.running) if running is None]
-                if self.prompts.waiting and 8 * len(free) >= self.slots.n:
+                if self.prompts.waiting and len(free) >= ADMIT_AT * self.slots.n:
                     self._admit(free)
                 running = any(self.running)
                 if running:
@@ -220,7 +226,7 @@ class StaticDecoding:
     def _admit(self, free: list[int]) -> None:
         """Feed prompts into free slots, some at a time."""
         while free and self.prompts.waiting:
-            prompts = self.prompts.next(min(len(free), ADMITTED_TOGETHER))
+            prompts = self.prompts.next(len(free))
             slots, free = free[: len(prompts)], free[len(prompts) :]
             members = []
             for slot, prompt in zip(slots, prompts, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,6 +101,7 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
     # nearly all objects of a run are needed to its end: looking for garbage among them takes a third of its Python time
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
+    sys.setswitchinterval(0.001)  # who waits for a GPU goes on soon after, whatever other threads do
     for work in works:
         for reason in dict.fromkeys(work.missing[n] for r in work.rows for n in r.tasks if n in work.missing):
             progress.note(f"left out: {reason}")

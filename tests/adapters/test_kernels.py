@@ -145,3 +145,19 @@ def test_rotation_leaves_what_stands_beside_the_heads():
     expected[:, :4] = x[:, :4] * cos[:, None] + turned * sin[:, None]
     kernels.rotate_(x[:, :4], cos, sin)
     assert torch.allclose(x, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("above", [0, 9])
+def test_prompts_go_into_their_slots_alone(above):
+    own, trunk = (random_(11, 2, 16), random_(11, 2, 16) + 1), (random_(9, 2, 16) + 2, random_(9, 2, 16) + 3)
+    into = random_(3, 2, 20, 16), random_(3, 2, 20, 16) + 1
+    expected = tuple(x.clone() for x in into)
+    sources = torch.tensor([above, above + 10, above + 3, *range(above)], device=PLACE)
+    slots = torch.tensor([2, 0, 1, *[1] * above], device=PLACE)
+    places = torch.tensor([0, 19, 4, *range(5, 5 + above)], device=PLACE)
+    for i in range(2):
+        rows = torch.cat([trunk[i], own[i]]) if above else own[i]
+        for source, slot, place in zip(sources, slots, places, strict=True):
+            expected[i][slot, :, place] = rows[source]
+    kernels.fill_slots(own, trunk if above else None, into, sources, slots, places)
+    assert torch.equal(into[0], expected[0]) and torch.equal(into[1], expected[1])
