@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
@@ -58,6 +59,7 @@ class _Tiled:
         tiles: list[tuple[int, int, int, int]] = []
         trunk_rows: list[int] = []
         ends: list[int] = []
+        starts: list[int] = []
         placed: dict[tuple[int, ...], int] = {}
         for block in batch.blocks:
             start, stop = len(ends), len(ends) + len(block.tokens)
@@ -66,10 +68,12 @@ class _Tiled:
                 placed[rows] = len(trunk_rows)
                 trunk_rows += [len(rows), *rows]
             tiles += [(start, first, stop, placed[rows]) for first in range(start, stop, QUERIES)]
-            ends += [start + end for end in block.ends]
+            ends += block.ends
+            starts.append(start)
+        of_block = np.repeat(starts, np.diff([*starts, len(ends)]))
         device = batch.tokens.device
         self.tiles, self.trunk_rows, self.ends = (
-            on_device(x, device, torch.int32) for x in (tiles, trunk_rows, ends)
+            on_device(x, device, torch.int32) for x in (tiles, trunk_rows, np.array(ends) + of_block)
         )
         self.positions = batch.positions[0].int()
 

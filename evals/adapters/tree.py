@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import gc
 import heapq
+import sys
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 # A token's way through the linear layers costs about as much as this many query-key pairs in attention: 24·h²
 # operations against 4·h a layer, for hidden sizes h of some hundreds, and attention runs at a lower rate.
 PAIRS_PER_TOKEN = 1024
 # A shared beginning goes into the trunk when that saves at least this many tokens.
 MIN_SAVING = 8
+WIDTH = array("I").itemsize  # bytes of a token in a key
 
 Path = tuple[tuple[int, int], ...]  # rows of a block, as half-open ranges in order of position
 
 
-@dataclass(frozen=True, slots=True)
-class Feed:
+class Feed(NamedTuple):
     """Token ids to feed, and the position (0-based) from which on the model's outputs are asked for."""
 
     tokens: tuple[int, ...]
@@ -140,15 +143,17 @@ class _Node:
 
 def _radix_tree(feeds: Sequence[Feed]) -> _Node:
     """The root of the tree over ``feeds``; ends are ``terminals``, so feeds of equal tokens share a node."""
-    order = sorted(range(len(feeds)), key=lambda i: feeds[i].tokens)
+    keys = [_key(feed.tokens) for feed in feeds]
+    order = sorted(range(len(feeds)), key=keys.__getitem__)
     root = _Node(0, 0, order[0])
     stack = [root]
     between = 0  # what two docs had in common the last time: a good guess for the next
     for i in order:
-        tokens, before = feeds[i].tokens, feeds[stack[-1].source].tokens
-        shared = _shared(tokens, before, feeds[i].first_output)
-        if shared < feeds[i].first_output:
-            shared = between = _shared(tokens, before, between)
+        key, before = keys[i], keys[stack[-1].source]
+        first, length = feeds[i].first_output, len(feeds[i].tokens)
+        shared = _shared(key, before, first)
+        if shared < first:
+            shared = between = _shared(key, before, between)
         shared = min(shared, stack[-1].depth)
         while len(stack) > 1 and stack[-2].depth >= shared and stack[-1].depth > shared:
             _close(stack.pop(), feeds)
@@ -160,8 +165,8 @@ def _radix_tree(feeds: Sequence[Feed]) -> _Node:
             stack[-2].children[-1] = upper
             _close(stack.pop(), feeds)
             stack.append(upper)
-        if len(tokens) > shared:
-            leaf = _Node(shared, len(tokens), i)
+        if length > shared:
+            leaf = _Node(shared, length, i)
             stack[-1].children.append(leaf)
             stack.append(leaf)
         stack[-1].terminals.append(i)
@@ -170,26 +175,40 @@ def _radix_tree(feeds: Sequence[Feed]) -> _Node:
     return root
 
 
-def _shared(a: tuple[int, ...], b: tuple[int, ...], guess: int) -> int:
-    """How many tokens two sequences have in common at the beginning; fast when that is ``guess`` or a little more."""
+def _key(tokens: tuple[int, ...]) -> bytes:
+    """Four bytes a token, in the same order as the tokens' own: compared several times faster."""
+    packed = array("I", tokens)
+    if sys.byteorder == "little":
+        packed.byteswap()
+    return packed.tobytes()
+
+
+def _shared(a: bytes, b: bytes, guess: int) -> int:
+    """How many tokens two keys have in common at the beginning; fast when that is ``guess`` or a little more."""
     low, high = 0, min(len(a), len(b))
-    if guess <= high and a[:guess] == b[:guess]:
-        low = guess
-        while low < high and a[low] == b[low]:
-            low += 1
-        return low
-    high = min(high, guess)
+    step = WIDTH * guess
+    if step <= high and a[:step] == b[:step]:
+        low, step = step, WIDTH
+        while low + step <= high and a[low : low + step] == b[low : low + step]:
+            low += step
+            step *= 2
+        high = min(high, low + step)
+    else:
+        high = min(high, step)
     while low < high:  # bisected: slices compare fast
         middle = (low + high + 1) // 2
         if a[low:middle] == b[low:middle]:
             low = middle
         else:
             high = middle - 1
-    return low
+    return low // WIDTH
 
 
 def _close(node: _Node, feeds: Sequence[Feed]) -> None:
     """Sum up a finished node; its children are finished."""
+    if not node.children and len(node.terminals) == 1:  # most often
+        node.size, node.first_output = node.depth - node.start, feeds[node.terminals[0]].first_output
+        return
     node.size = node.depth - node.start + sum(child.size for child in node.children)
     outputs = [child.first_output for child in node.children] + [
         feeds[i].first_output for i in node.terminals
@@ -287,16 +306,21 @@ def _stays_whole(node: _Node, max_block: int) -> bool:
 
 def _emit(top: _Node, feeds: Sequence[Feed], trunk: list[int]) -> Block:
     """The block of a subtree."""
-    block = Block(trunk)
+    tokens: list[int] = []
+    positions: list[int] = []
+    ends: list[int] = []
+    paths: list[tuple[int, Path]] = []
     stack: list[tuple[_Node, Path]] = [(top, ())]
     while stack:
         node, path = stack.pop()
-        row, length = len(block.tokens), node.depth - node.start
-        if length:
-            path = (*path, (row, row + length))
-        block.tokens.extend(feeds[node.source].tokens[node.start : node.depth])
-        block.positions.extend(range(node.start, node.depth))
-        block.ends.extend([row + node.size] * length)
-        block.paths.extend((i, path) for i in node.terminals)
-        stack.extend((child, path) for child in node.children)
-    return block
+        row, start, depth = len(tokens), node.start, node.depth
+        if depth > start:
+            path = (*path, (row, row + depth - start))
+            tokens += feeds[node.source].tokens[start:depth]
+            positions += range(start, depth)
+            ends += [row + node.size] * (depth - start)
+        for i in node.terminals:
+            paths.append((i, path))
+        for child in node.children:
+            stack.append((child, path))
+    return Block(trunk, tokens, positions, ends, paths)
