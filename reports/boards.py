@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from evals.suites import SUITES
-from reports import statistics
+from reports import significance, statistics
 from reports.results import RowResult, Run
 from reports.statistics import Estimate
 
@@ -159,11 +159,11 @@ def rank(runs: Sequence[Run]) -> Board:
     """
 
     @functools.cache
-    def difference(i: int, j: int, position: int) -> statistics.Difference:
+    def difference(i: int, j: int, position: int) -> significance.Difference:
         row = runs[i].rows[position]
         # all runs of a board have the same docs in the same order
         first, second = ([run.scores(task, row.metric) for task in row.tasks] for run in (runs[i], runs[j]))
-        return statistics.paired_difference(first, second, scale=statistics.row_scale(row.metric))
+        return significance.paired_difference(first, second, scale=statistics.row_scale(row.metric))
 
     def row_p(position: int, i: int, j: int) -> float:
         return difference(i, j, position).p
@@ -171,13 +171,13 @@ def rank(runs: Sequence[Run]) -> Board:
     def mean_p(i: int, j: int) -> float:
         parts = [difference(i, j, k) for k, row in enumerate(runs[i].rows) if _in_mean(row)]
         mean = statistics.average([Estimate(part.value, part.stderr, part.n) for part in parts])
-        return statistics.independent_p(mean, Estimate(0.0, 0.0, 0))
+        return significance.independent_p(mean, Estimate(0.0, 0.0, 0))
 
     means = [_mean(run) for run in runs]
     known = [mean.value for mean in means if mean is not None]
     ranks: Sequence[int | None] = [None] * len(runs)
     if len(runs) > 1 and len(known) == len(runs):
-        ranks = statistics.ranks(known, mean_p, ALPHA)
+        ranks = significance.ranks(known, mean_p, ALPHA)
     columns = [_cells(runs, k, functools.partial(row_p, k)) for k in range(len(runs[0].rows))]
     cells = [tuple(column[k] for column in columns) for k in range(len(runs))]
     entries = [Entry(*parts) for parts in zip(runs, ranks, means, cells, strict=True)]
@@ -204,7 +204,7 @@ def _cells(runs: Sequence[Run], position: int, p_value: Callable[[int, int], flo
     judges = {judge(run, row) for run, row in zip(runs, rows, strict=True)}
     if len(rows) < 2 or len(values) < len(rows) or len(judges) > 1:
         return [Cell(row, None, False) for row in rows]
-    ranks = statistics.ranks(values, p_value, ALPHA)
+    ranks = significance.ranks(values, p_value, ALPHA)
     return [Cell(row, place, place == 1 < max(ranks)) for row, place in zip(rows, ranks, strict=True)]
 
 

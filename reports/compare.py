@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from evals.errors import EXIT_OK, UserError
-from reports import published, statistics
+from reports import published, significance, statistics
 from reports.card import DASH, signed
 from reports.comparability import CIRCUMSTANCES, Mismatch, mismatches
 from reports.results import RowResult, Run, load_run, paired_scores
-from reports.statistics import Difference
+from reports.significance import Difference
 from reports.tables import Cell, Footnotes, Table, markdown, markdown_text, one_line
 
 ALPHA = 0.05
@@ -87,7 +87,7 @@ def on_shared_docs(
     means = [
         scale * statistics.average([statistics.mean(part) for part in side]).value for side in (one, two)
     ]
-    return means[0], means[1], statistics.paired_difference(one, two, scale=scale)
+    return means[0], means[1], significance.paired_difference(one, two, scale=scale)
 
 
 def compare_rows(first: Run, second: Run) -> list[Pair]:
@@ -124,7 +124,7 @@ def _why_not(first: Run, second: Run, tasks: Sequence[str]) -> str:
 
 def _corrected(pairs: list[Pair], run: Run) -> list[Pair]:
     tested = [k for k, one in enumerate(pairs) if one.difference is not None]
-    adjusted = statistics.holm([one.difference.p for one in pairs if one.difference is not None])
+    adjusted = significance.holm([one.difference.p for one in pairs if one.difference is not None])
     unit = published.load(run.suite).unit
     for k, p in zip(tested, adjusted, strict=True):
         pairs[k] = replace(pairs[k], p=p, verdict=_verdict(pairs[k], p, MARGIN[unit(pairs[k].label)]))
@@ -136,7 +136,7 @@ def _verdict(one: Pair, p: float, margin: float) -> str:
     assert difference is not None
     if difference.changed == 0:
         return "same on every doc"
-    near = statistics.equivalence(difference.value, difference.stderr, margin) < ALPHA
+    near = significance.equivalence(difference.value, difference.stderr, margin) < ALPHA
     if p < ALPHA:
         return f"B is {'better' if difference.value > 0 else 'worse'}" + (
             f" (within ±{margin:g})" if near else ""

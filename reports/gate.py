@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from reports.comparability import Mismatch
     from reports.policy import Policy, Rule
     from reports.results import RowResult, Run
-    from reports.statistics import Difference
+    from reports.significance import Difference
 
 EXIT_REGRESSION, EXIT_INCONCLUSIVE = 1, 4
 PASS, REGRESSION, INCONCLUSIVE, MISSING = "PASS", "REGRESSION", "INCONCLUSIVE", "MISSING"
@@ -168,9 +168,9 @@ def _alike(one: RowResult, two: RowResult) -> bool:
 
 def judge(pairs: Mapping[str, tuple[float, float, Difference]], policy: Policy) -> dict[str, RowGate]:
     """The verdicts on rows of which (baseline, candidate, difference) on the shared docs are known."""
-    from reports import statistics
+    from reports import significance
 
-    adjusted = statistics.holm([pair[2].p_drop for pair in pairs.values()])
+    adjusted = significance.holm([pair[2].p_drop for pair in pairs.values()])
     return {
         label: _judge(label, policy.rule(label), *pair, p, len(pairs))
         for (label, pair), p in zip(pairs.items(), adjusted, strict=True)
@@ -180,12 +180,12 @@ def judge(pairs: Mapping[str, tuple[float, float, Difference]], policy: Policy) 
 def _judge(
     label: str, rule: Rule, before: float, after: float, difference: Difference, p: float, rows: int
 ) -> RowGate:
-    from reports import statistics
+    from reports import significance, statistics
 
     drop, allowed = before - after, rule.allowed(before)
     alpha = rule.alpha / rows  # Holm's first step: what a single row's drop has to pass
     noise = statistics.quantile(1 - alpha) * difference.stderr
-    mde = statistics.detectable_drop(difference.stderr, allowed, alpha)
+    mde = significance.detectable_drop(difference.stderr, allowed, alpha)
     too_large, real = drop > allowed + 1e-9, p < rule.alpha
     if too_large and real:
         verdict, reason = REGRESSION, f"dropped by {drop:.2f}, allowed are {allowed:.2f}"

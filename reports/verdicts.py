@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reports import statistics
+from reports import significance
 from reports.published import PublishedTable
 from reports.results import RowResult, Run
-from reports.statistics import Reproduction
+from reports.significance import Reproduction
 
 MARGIN = {"percent": 2.5, "score": 0.25}
 """The largest difference that still counts as reproduced, in the row's unit …"""
@@ -41,7 +41,7 @@ def row_verdicts(run: Run, table: PublishedTable) -> dict[str, RowVerdict]:
             result = _test(run, row, table)
             if result is not None:
                 tested[row.label] = result
-    corrected = dict(zip(tested, statistics.with_holm(list(tested.values())), strict=True))
+    corrected = dict(zip(tested, significance.with_holm(list(tested.values())), strict=True))
     return {row.label: _verdict(run, row, table, corrected.get(row.label)) for row in run.rows}
 
 
@@ -63,7 +63,7 @@ def _test(run: Run, row: RowResult, table: PublishedTable) -> Reproduction | Non
     if printed is None or published is None or row.estimate is None:
         return None
     value = float(printed)
-    return statistics.reproduction(
+    return significance.reproduction(
         row.estimate,
         value,
         len(printed.partition(".")[2]),

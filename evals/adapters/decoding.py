@@ -17,7 +17,7 @@ from evals.adapters.attention import AttentionKind, KeyValues, UnsupportedModel
 from evals.adapters.device import on_device, out_of_memory
 from evals.adapters.forward import TreeForward, sequences_that_fit
 from evals.adapters.plain import PlainDecoder, pick
-from evals.adapters.prompt_feed import Fed, Prompt, Prompts, RequestNotFinite
+from evals.adapters.prompt_feed import Prompt, Prompts, RequestNotFinite
 from evals.adapters.static_decoding import StaticDecoding, StaticSlots, size_of_slots
 from evals.adapters.stops import Endings
 from evals.requests import GenerateRequest, Generation, NotFinite
@@ -134,7 +134,7 @@ class _Decoding:
         self.prompts = Prompts(forward, requests, settings.max_tokens)
         self.cache = _SlotCache()
         self.active: list[_Sequence] = []  # active[slot]
-        self.prefixes: dict[tuple[int, ...], tuple[Fed, _Prefix]] = {}
+        self.prefixes: dict[tuple[int, ...], tuple[dict[int, KeyValues], _Prefix]] = {}
 
     @torch.inference_mode()
     def run(self) -> Iterator[tuple[GenerateRequest, Generation]]:
@@ -168,8 +168,8 @@ class _Decoding:
     def _prefix(self, prompt: Prompt) -> _Prefix:
         """The prompt's stretch of trunk, copied together once for all that have it."""
         rows = prompt.trunk_rows
-        fed, prefix = self.prefixes.get(rows, (None, None))
-        if prefix is None or fed is None or fed.trunk is not prompt.fed.trunk:
+        trunk, prefix = self.prefixes.get(rows, (None, None))
+        if prefix is None or trunk is not prompt.fed.trunk:
             layers = {
                 layer: (
                     k[list(rows)].transpose(0, 1).contiguous(),
@@ -178,10 +178,11 @@ class _Decoding:
                 for layer, (k, v) in (prompt.fed.trunk.items() if rows else ())
             }
             prefix = _Prefix(len(rows), layers)
-            self.prefixes = {
-                key: kept for key, kept in self.prefixes.items() if kept[0].trunk is prompt.fed.trunk
-            }
-            self.prefixes[rows] = (prompt.fed, prefix)
+            self.prefixes = {key: kept for key, kept in self.prefixes.items() if kept[0] is prompt.fed.trunk}
+            self.prefixes[rows] = (
+                prompt.fed.trunk,
+                prefix,
+            )  # not what the prompt was fed with: that is large
         return prefix
 
     def _step(self) -> torch.Tensor:

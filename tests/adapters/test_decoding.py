@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import random
 
@@ -14,6 +15,7 @@ from evals.adapters import decoding, forward
 from evals.adapters.decoding import BatchDecoder, split_by_length
 from evals.adapters.packed import TreeBatch
 from evals.adapters.plain import PlainDecoder
+from evals.adapters.prompt_feed import Fed
 from evals.requests import GenerateRequest, NotFinite
 
 TOKENIZER = byte_tokenizer()
@@ -169,6 +171,18 @@ def test_no_more_sequences_at_a_time_than_free_memory_holds(monkeypatch):
     monkeypatch.setattr(forward.TreeForward, "hidden", hidden)
     assert run(model, requests) == expected
     assert max(sizes) == 3
+
+
+def test_what_prompts_were_fed_with_is_let_go_once_they_stand_in_slots():
+    headers = [tuple((7 * i + 3 * k) % VOCABULARY for i in range(30)) for k in range(12)]
+    requests = [GenerateRequest((*header, 5 + n), 4) for header in headers for n in range(3)]
+    decoder = BatchDecoder(model_of("llama"), TOKENIZER, [EOS], max_sequences=3, max_tokens=8)
+    kept = []
+    for _ in decoder.run(requests):
+        kept.append(sum(isinstance(one, Fed) for one in gc.get_objects()))
+    assert len(kept) == len(requests) and max(kept) <= 2, (
+        "keys and values of every header's prompts were kept"
+    )
 
 
 def test_no_memory_for_a_single_sequence_is_an_error(monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 from made_runs import Made, build, edit, edit_samples
 
 from evals.errors import UserError
-from reports import bless, gate, gate_output, statistics
+from reports import bless, gate, gate_output, significance
 from reports.policy import Policy, Rule, load_policy, parse
 from reports.results import load_run
 
@@ -433,7 +433,7 @@ def simulated(generator, rows: int, n: int, flips: float, drop: float, policy: P
         kind = generator.choice(3, n, p=[flips / 2 + shift, flips / 2 - shift, 1 - flips])
         before = np.where(kind == 0, 1.0, np.where(kind == 1, 0.0, 1.0))
         after = np.where(kind == 0, 0.0, 1.0)
-        difference = statistics.paired_difference([before], [after], scale=100)
+        difference = significance.paired_difference([before], [after], scale=100)
         pairs[f"row {k}"] = (100 * before.mean(), 100 * after.mean(), difference)
     return gate.judge(pairs, policy)
 
@@ -457,7 +457,7 @@ def test_a_drop_of_the_stated_mde_is_found_four_times_in_five(max_drop):
     policy = Policy(Rule(max_drop=max_drop))
     rows, n, flips = 6, 2000, 0.12
     stderr = 100 * np.sqrt(flips / n)
-    mde = statistics.detectable_drop(stderr, max_drop, 0.05 / rows)
+    mde = significance.detectable_drop(stderr, max_drop, 0.05 / rows)
     trials = 400
     results = [simulated(generator, rows, n, flips, mde / 100, policy)["row 0"] for _ in range(trials)]
     found = sum(row.verdict == "REGRESSION" for row in results)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from reports import significance as sg
 from reports import statistics as st
 
 
@@ -54,7 +55,7 @@ def test_wilson_is_scipys(successes, n):
 
 @pytest.mark.parametrize("worse, better", [(0, 0), (1, 0), (5, 2), (2, 5), (30, 30), (800, 700)])
 def test_mcnemar_is_the_exact_binomial_test(worse, better):
-    p, p_drop = st.mcnemar(worse, better)
+    p, p_drop = sg.mcnemar(worse, better)
     if worse + better:
         assert p == pytest.approx(stats.binomtest(worse, worse + better).pvalue)
         assert p_drop == pytest.approx(stats.binomtest(worse, worse + better, alternative="greater").pvalue)
@@ -69,23 +70,23 @@ def test_quantiles_are_scipys():
 
 def test_equivalence_is_two_one_sided_z_tests():
     expected = max(stats.norm.sf((2 - 0.5) / 0.8), stats.norm.sf((2 + 0.5) / 0.8))
-    assert st.equivalence(0.5, 0.8, 2.0) == pytest.approx(expected)
-    assert st.equivalence(-0.5, 0.8, 2.0) == pytest.approx(expected)
-    assert st.equivalence(0.5, 0.0, 2.0) == 0.0
-    assert st.equivalence(2.5, 0.0, 2.0) == 1.0
+    assert sg.equivalence(0.5, 0.8, 2.0) == pytest.approx(expected)
+    assert sg.equivalence(-0.5, 0.8, 2.0) == pytest.approx(expected)
+    assert sg.equivalence(0.5, 0.0, 2.0) == 0.0
+    assert sg.equivalence(2.5, 0.0, 2.0) == 1.0
 
 
 def test_holm_on_the_textbook_case():
     # 0.01·4, 0.02·3, max(0.06, 0.03·2), max(0.06, 0.04·1)
-    assert st.holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
-    assert st.holm([0.6, 0.7]) == [1.0, 1.0]
-    assert st.holm([]) == []
+    assert sg.holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert sg.holm([0.6, 0.7]) == [1.0, 1.0]
+    assert sg.holm([]) == []
 
 
 def test_paired_difference_of_right_or_wrong_docs():
     first = np.array([1, 1, 1, 0, 0, 1, 0, 0.0])
     second = np.array([1, 0, 0, 0, 1, 0, 0, 0.0])
-    result = st.paired_difference([first], [second], scale=100)
+    result = sg.paired_difference([first], [second], scale=100)
     assert result.value == pytest.approx(-25)
     assert result.stderr == pytest.approx(100 * stats.sem(second - first))
     assert (result.n, result.changed, result.test) == (8, 4, "exact McNemar")
@@ -95,14 +96,14 @@ def test_paired_difference_of_right_or_wrong_docs():
 
 def test_paired_difference_without_a_changed_doc():
     scores = np.array([1.0, 0.0, 1.0])
-    result = st.paired_difference([scores], [scores])
+    result = sg.paired_difference([scores], [scores])
     assert (result.value, result.stderr, result.p, result.changed) == (0, 0, 1, 0)
 
 
 def test_paired_bootstrap_is_seeded_and_near_the_t_test():
     differences = rng().normal(0.1, 1, 400)
-    p, p_drop = st.bootstrap_test([differences])
-    assert (p, p_drop) == st.bootstrap_test([differences])
+    p, p_drop = sg.bootstrap_test([differences])
+    assert (p, p_drop) == sg.bootstrap_test([differences])
     assert p == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, abs=0.02)
     assert p_drop == pytest.approx(stats.ttest_1samp(differences, 0, alternative="less").pvalue, abs=0.02)
 
@@ -221,8 +222,8 @@ def test_paired_tests_keep_their_level():
     exact = boot = 0
     for _ in range(trials):
         one, two = flips(generator, 300, 0.1, 0.1), flips(generator, 200, 0.1, 0.1)
-        exact += st.paired_difference([one[0]], [one[1]]).p < 0.05
-        boot += st.paired_difference([one[0], two[0]], [one[1], two[1]]).p < 0.05
+        exact += sg.paired_difference([one[0]], [one[1]]).p < 0.05
+        boot += sg.paired_difference([one[0], two[0]], [one[1], two[1]]).p < 0.05
     assert exact / trials <= 0.07
     assert 0.02 <= boot / trials <= 0.085
 
@@ -231,19 +232,19 @@ def test_the_stated_mde_is_found_four_times_in_five():
     generator = rng()
     n, worse, better = 800, 0.10, 0.05
     spread = math.sqrt((worse + better - (worse - better) ** 2) / n)
-    assert st.detectable(spread) == pytest.approx(0.05, rel=0.3)
-    drop = st.detectable(spread)
+    assert sg.detectable(spread) == pytest.approx(0.05, rel=0.3)
+    drop = sg.detectable(spread)
     worse, better = 0.075 + drop / 2, 0.075 - drop / 2
     runs = [flips(generator, n, worse, better) for _ in range(500)]
     runs = [flips(generator, n, worse, better) for _ in range(500)]
-    found = sum(st.paired_difference([a], [b]).p < 0.05 for a, b in runs)
+    found = sum(sg.paired_difference([a], [b]).p < 0.05 for a, b in runs)
     assert 0.72 <= found / 500 <= 0.86
 
 
 def test_holm_keeps_the_familywise_level():
     generator = rng()
     p = generator.random((2000, 9))
-    false = sum(min(st.holm(list(row))) < 0.05 for row in p)
+    false = sum(min(sg.holm(list(row))) < 0.05 for row in p)
     assert false / 2000 <= 0.065
 
 
@@ -258,7 +259,7 @@ def test_reproduction_keeps_both_levels_for_correlated_answers():
         theirs = np.where(redraw, (generator.random(docs) < p).astype(float), ours)
         estimate = st.Estimate(100 * ours.mean(), 100 * stats.sem(ours), docs)
         for shift in (0.0, 2.5):
-            result = st.reproduction(
+            result = sg.reproduction(
                 estimate, round(100 * theirs.mean() + shift, 1), 1, docs, margin=2.5, correlation=0.9
             )
             if shift:
@@ -270,23 +271,23 @@ def test_reproduction_keeps_both_levels_for_correlated_answers():
 
 
 def test_reproduction_says_what_n_could_tell():
-    few = st.reproduction(st.Estimate(42.0, 4.9, 100), 42.1, 1, 10042, margin=2.5, correlation=0.9)
+    few = sg.reproduction(st.Estimate(42.0, 4.9, 100), 42.1, 1, 10042, margin=2.5, correlation=0.9)
     assert few.verdict == "cannot tell"
     assert few.needed is not None and 100 < few.needed <= 10042
     assert (
-        st.reproduction(st.Estimate(42.0, 0.49, 10042), 42.1, 1, 10042, margin=2.5, correlation=0.9).verdict
+        sg.reproduction(st.Estimate(42.0, 0.49, 10042), 42.1, 1, 10042, margin=2.5, correlation=0.9).verdict
         == "reproduced"
     )
     assert (
-        st.reproduction(st.Estimate(37.0, 0.49, 10042), 42.1, 1, 10042, margin=2.5, correlation=0.9).verdict
+        sg.reproduction(st.Estimate(37.0, 0.49, 10042), 42.1, 1, 10042, margin=2.5, correlation=0.9).verdict
         == "differs"
     )
     # as independent samples 500 docs can never tell 2.5 points
-    assert st.reproduction(st.Estimate(37.4, 2.2, 500), 37.4, 1, 500, margin=2.5).needed is None
+    assert sg.reproduction(st.Estimate(37.4, 2.2, 500), 37.4, 1, 500, margin=2.5).needed is None
 
 
 def test_reproduction_as_independent_samples_doubles_the_variance_and_adds_rounding():
-    result = st.reproduction(st.Estimate(40.0, 2.0, 500), 41.0, 0, 500, margin=2.5)
+    result = sg.reproduction(st.Estimate(40.0, 2.0, 500), 41.0, 0, 500, margin=2.5)
     assert result.stderr == pytest.approx(math.sqrt(2 * 4 + 1 / 12))
     assert result.p_differs == pytest.approx(2 * stats.norm.sf(1 / result.stderr))
 
@@ -294,7 +295,7 @@ def test_reproduction_as_independent_samples_doubles_the_variance_and_adds_round
 def test_ranks_tie_what_cannot_be_told_apart():
     values = [50.0, 49.5, 40.0]
     p = {(1, 0): 0.6, (2, 0): 0.001, (2, 1): 0.002}
-    assert st.ranks(values, lambda i, j: p[i, j]) == [1, 1, 3]
+    assert sg.ranks(values, lambda i, j: p[i, j]) == [1, 1, 3]
 
 
 def test_start_is_light():
