@@ -33,10 +33,12 @@ Line = dict[str, Any]
 
 
 class Judge(Protocol):
-    """What judging needs of a judge. `name` stands in results; `identity` is what its judgments depend on."""
+    """What judging needs of a judge. `name` stands in results; `identity` is what its judgments depend on;
+    `at_a_time`: judgments under way together, at most."""
 
     name: str
     identity: str
+    at_a_time: int
 
     def fits(self, system: str, user: str) -> bool:
         """Whether the prompt leaves room for a judgment."""
@@ -55,6 +57,7 @@ class EndpointJudge:
         self.client = client
         self.name = f"openai:{shown_model(client.model)}"
         self.identity = f"judge {client.base_url} {client.model}"
+        self.at_a_time = client.parallel
 
     def fits(self, system: str, user: str) -> bool:
         """True: a prompt that is too long is refused by the server."""
@@ -77,6 +80,7 @@ class LocalJudge:
         self.model = model
         self.name = f"local:{name}"
         self.identity = f"judge {model.identity}"
+        self.at_a_time: int = model.at_a_time
         tokenizer = model.tokenizer
         special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         # the longest first: one may hold another
@@ -172,7 +176,7 @@ def judge_run(
     stored = len(known)
     unique = dict(zip(keys, requests, strict=True))
     todo = [key for key in unique if key not in known]
-    with progress.counting(f"judge {judge.name}", len(unique), stored) as counter:
+    with progress.counting(f"judge {judge.name}", len(unique), stored, at_a_time=judge.at_a_time) as counter:
         for i, result in judge.run([unique[key] for key in todo]):
             known[todo[i]] = result
             if isinstance(result, Generation):

@@ -30,58 +30,84 @@ class Progress:
         print(text, file=sys.stderr, flush=True)
 
     @contextmanager
-    def counting(self, label: str, total: int, done: int, work: float | None = None) -> Iterator[Counter]:
+    def counting(
+        self, label: str, total: int, done: int, work: float | None = None, at_a_time: int = 1
+    ) -> Iterator[Counter]:
         """Shows one row: `total` requests, `done` of them stored before; `work` is what the others cost together.
 
-        Costs are in any unit (tokens, say); by default each request costs 1.
+        Costs are in any unit (tokens, say); by default each request costs 1. `at_a_time`: requests under way together.
         """
-        work = float(total - done) if work is None else work
+        left = _Left(float(total - done) if work is None else work, total - done, at_a_time)
         if self.terminal and total > done:
-            with _bar(label, total, done, work) as counter:
+            with _bar(label, total, done, left) as counter:
                 yield counter
         else:
-            yield _Lines(label, total, done, work)
+            yield _Lines(label, total, done, left)
+
+
+class _Left:
+    """The time left, by the work done so far; of what is under way, half is taken for done."""
+
+    def __init__(self, work: float, requests: int, at_a_time: int) -> None:
+        self.work, self.requests, self.at_a_time = work, requests, at_a_time
+        self.finished, self.n_finished = 0.0, 0
+        self.start = time.monotonic()
+
+    def advance(self, work: float) -> None:
+        """One request more is finished."""
+        self.finished += work
+        self.n_finished += 1
+
+    def seconds(self) -> float | None:
+        """About how long the rest takes; None as long as too little is done to tell."""
+        if self.finished <= self.work * SEEN:
+            return None
+        under_way = min(self.at_a_time - 1, self.requests - self.n_finished)
+        done = min(self.work, self.finished + under_way * self.work / self.requests / 2)
+        return (time.monotonic() - self.start) * (self.work - done) / done
 
 
 class _Lines:
     """A line of text now and then."""
 
-    def __init__(self, label: str, total: int, done: int, work: float) -> None:
-        self.label, self.total, self.done, self.work = label, total, done, work
-        self.finished = 0.0
-        self.start = self.last = time.monotonic()
+    def __init__(self, label: str, total: int, done: int, left: _Left) -> None:
+        self.label, self.total, self.done, self.left = label, total, done, left
+        self.last = left.start
 
     def advance(self, work: float = 1.0) -> None:
         self.done += 1
-        self.finished += work
+        self.left.advance(work)
         now = time.monotonic()
-        if now - self.last >= LINE_SECONDS and self.work * SEEN < self.finished and self.done < self.total:
-            self.last = now
-            left = (now - self.start) * max(0.0, self.work - self.finished) / self.finished
-            text = f"{self.label}: {self.done} of {self.total} requests, about {_span(left)} left"
-            print(text, file=sys.stderr, flush=True)
+        if now - self.last >= LINE_SECONDS and self.done < self.total:
+            seconds = self.left.seconds()
+            if seconds is not None:
+                self.last = now
+                text = f"{self.label}: {self.done} of {self.total} requests, about {_span(seconds)} left"
+                print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
-def _bar(label: str, total: int, done: int, work: float) -> Iterator[Counter]:
+def _bar(label: str, total: int, done: int, left: _Left) -> Iterator[Counter]:
     from rich import progress as rich_progress
     from rich.console import Console
 
     columns = (
         rich_progress.TextColumn("{task.description:<30}"),
         rich_progress.BarColumn(),
-        rich_progress.TextColumn("{task.fields[count]} of {task.fields[requests]}, left"),
-        rich_progress.TimeRemainingColumn(),
+        rich_progress.TextColumn("{task.fields[count]} of {task.fields[requests]}{task.fields[left]}"),
     )
     with rich_progress.Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(label, total=work, count=done, requests=total)
+        task = bars.add_task(label, total=left.work, count=done, requests=total, left="")
 
         class Bar:
             count = done
 
             def advance(self, work: float = 1.0) -> None:
                 self.count += 1
-                bars.update(task, advance=work, count=self.count)
+                left.advance(work)
+                seconds = left.seconds()
+                text = "" if seconds is None else f", about {_span(seconds)} left"
+                bars.update(task, advance=work, count=self.count, left=text)
 
         yield Bar()
 

@@ -43,6 +43,8 @@ class Adapter(Protocol):
 
     chat: bool
     identity: str
+    at_a_time: int
+    """Generations under way together, at most."""
     leaves_cpu: bool
     """Whether `run` leaves the processor mostly idle: the next row's requests are then made meanwhile, by a thread."""
 
@@ -279,7 +281,8 @@ class Run:
             first = [first_of[key] for key in planned]
             skip = {i for i, key in enumerate(planned) if key in known}
             costs = [0 if i in skip else _cost(requests[k]) for i, k in enumerate(first)]
-            with self.progress.counting(label, len(unique), cached, sum(costs)) as counter:
+            at_a_time = self.adapter.at_a_time if isinstance(requests[0], GenerateRequest) else 1
+            with self.progress.counting(label, len(unique), cached, sum(costs), at_a_time) as counter:
                 for i, result in self._run([requests[k] for k in first], skip, [owners[k] for k in first]):
                     known[planned[i]] = result
                     self.store.put([(planned[i], result)])

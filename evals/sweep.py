@@ -86,6 +86,7 @@ class _Remembering:
         self.chat: bool = adapter.chat
         self.identity: str = adapter.identity
         self.leaves_cpu: bool = adapter.leaves_cpu
+        self.at_a_time: int = adapter.at_a_time
 
     def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:
         """One request a choice, for each doc."""

@@ -72,6 +72,11 @@ class EndpointModel(LightevalModel):
         return self._max_length
 
     @property
+    def at_a_time(self) -> int:
+        """Requests under way together, at most."""
+        return self.client.parallel
+
+    @property
     def leaves_cpu(self) -> bool:
         """False: requests for a server are made in no time, and tell the user what they lack."""
         return False

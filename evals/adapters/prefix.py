@@ -144,6 +144,11 @@ class PrefixModel(LightevalModel):
         return self._texts.max_length
 
     @property
+    def at_a_time(self) -> int:
+        """Generations under way together, at most."""
+        return int(getattr(self._engine_decoder(), "max_sequences", 1))
+
+    @property
     def leaves_cpu(self) -> bool:
         """Whether a GPU does the work."""
         return self.loaded.device.type != "cpu"

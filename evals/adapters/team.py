@@ -43,6 +43,7 @@ class TeamModel:
         self.chat: bool = adapter.chat
         self.identity: str = adapter.identity
         self.leaves_cpu: bool = adapter.leaves_cpu
+        self.at_a_time: int = team.size * adapter.at_a_time
         self._job = 0
 
     def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:

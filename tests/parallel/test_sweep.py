@@ -56,6 +56,7 @@ class Counting:
     chat = False
     identity = "weights"
     leaves_cpu = False
+    at_a_time = 1
 
     def __init__(self, backend: str) -> None:
         self.tokenizer = SimpleNamespace(

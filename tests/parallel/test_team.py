@@ -31,7 +31,7 @@ class Echo:
 
     def __init__(self, identity: str = "model A", failure: Exception | None = None) -> None:
         self.identity, self.failure = identity, failure
-        self.leaves_cpu = False
+        self.leaves_cpu, self.at_a_time = False, 1
         self.seen: list[Request] = []
 
     def run(self, requests: Sequence[Request], skip: Collection[int] = ()) -> Iterator[tuple[int, Result]]:

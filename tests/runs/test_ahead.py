@@ -25,6 +25,7 @@ class Adapter:
     """Scores by length. While a row is computed it waits for the next row's requests to be made."""
 
     chat = False
+    at_a_time = 1
 
     def __init__(self, leaves_cpu: bool, broken: str = "") -> None:
         self.leaves_cpu, self.broken = leaves_cpu, broken
