@@ -189,8 +189,9 @@ class Run:
         else:
             asked = self._ask(row)
         rows = [other for other, _ in self.rows]
-        for following in rows[rows.index(row) + 1 :][:1] if self.adapter.leaves_cpu else []:
-            self._ahead = following, ahead(functools.partial(self._ask, following))
+        later = rows[rows.index(row) + 1 :]
+        if later and self.adapter.leaves_cpu:
+            self._ahead = later[0], ahead(functools.partial(self._ask, later[0]))
         return asked
 
     def _ask(self, row: Row) -> _Asked:
