@@ -166,6 +166,7 @@ def test_no_more_sequences_at_a_time_than_free_memory_holds(monkeypatch):
     a_token = sum(x[0].numel() * x.element_size() for pair in shared.example.values() for x in pair)
     longest = max(len(request.prompt) for request in requests) + 6
     rounded = 256 if STATIC["on"] else longest  # a static slot's tokens
+    monkeypatch.setattr(forward, "free_memory", lambda device: 2000 * a_token * rounded)
     assert forward.sequences_that_fit(shared, rounded, 1000) == 1000
     monkeypatch.setattr(forward, "free_memory", lambda device: int(3.5 * a_token * rounded / 0.6))
     monkeypatch.setattr(forward.TreeForward, "hidden", hidden)

@@ -21,7 +21,17 @@ def test_models_below_float32_are_shared(name, dtype):
     TreeForward(tiny_model(name).to(dtype))
 
 
-def test_a_deep_model_whose_rounding_grows_is_shared_in_bfloat16():
+def test_a_deep_model_whose_rounding_grows_is_shared_in_bfloat16(monkeypatch):
+    """How a machine rounds is its own affair, so the shared pass is made to round otherwise here."""
+    attend = packed._attend_masked
+
+    def rounded_otherwise(*args):
+        """Attention of which every other number is off by a unit in bfloat16's last place."""
+        out = attend(*args)
+        steps = 1 + 2**-7 * (torch.arange(out.numel()).reshape(out.shape) % 2)
+        return (out.float() * steps).to(out.dtype)
+
+    monkeypatch.setattr(packed, "_attend_masked", rounded_otherwise)
     torch.manual_seed(0)
     config = LlamaConfig(**COMMON | {"num_hidden_layers": 48, "head_dim": 16, "initializer_range": 0.6})
     model = LlamaForCausalLM(config).eval()
