@@ -1,20 +1,33 @@
 # Two commands: `make eval` measures the embedded model, `make test` runs the tests. Each sets up all it needs.
+# Before a merge: `make test-all` runs the slow tests too, `make test-plain` the engine's on the plainest processor.
 PYTHON ?= python3
 DATA   ?= ../shared/data
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: eval test lint bench clean
+# The instructions that every x86-64 processor has had for years, and one thread: other rounding than here, likely.
+PLAIN  := ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=1
+PYTEST  = $(BIN)/python -m pytest
+
+.PHONY: eval test test-all test-plain lint bench clean
 
 eval: $(STAMP)
 	$(BIN)/python run_evals.py --suite all --data smoke
 
-test: $(STAMP)
+test: lint
+	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses auto --dist loadfile -m "not slow"
+
+test-all: lint
+	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses auto --dist loadfile --durations 25
+
+test-plain: $(STAMP)
+	$(PLAIN) $(PYTEST) --numprocesses auto --dist loadfile tests/adapters
+
+lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy evals tasks reports run_evals.py
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/bench.py --data $(DATA)
