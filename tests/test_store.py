@@ -287,23 +287,19 @@ def test_two_processes_ten_times_on_one_store(tmp_path: Path) -> None:
 # Speed
 
 
-def test_sixty_thousand_requests_are_keyed_stored_and_found_in_seconds(tmp_path: Path) -> None:
+def test_sixty_thousand_requests_are_stored_and_found_with_work_in_proportion(tmp_path: Path) -> None:
+    """Counted in steps of SQLite's machine, a thousand at a time: they are the same on every computer."""
     generator = random.Random(3)
     contexts = [tuple(generator.choices(range(49152), k=150)) for _ in range(100)]
     requests = [ScoreRequest((*contexts[number % 100], number), 1) for number in range(60_000)]
+    thousands = []
     with Store.open(tmp_path / "s") as store:
-        start = time.process_time()
+        assert store._connection is not None
+        store._connection.set_progress_handler(lambda: thousands.append(1), 1000)
         keys = request_keys("model", requests)
-        keyed = time.process_time()
         assert store.get(keys) == {}
-        missed = time.process_time()
         store.put((key, Score(-float(number))) for number, key in enumerate(keys))
         store.flush()
-        stored = time.process_time()
         assert len(store.get(keys)) == 60_000
-        found = time.process_time()
-    print(
-        f"60,000 requests: keys {keyed - start:.2f} s, look-up of none {missed - keyed:.2f} s, "
-        f"storing {stored - missed:.2f} s, look-up of all {found - stored:.2f} s"
-    )
-    assert found - start < 15  # on a crowded machine too; about two seconds of processor time otherwise
+    assert 0 < len(thousands) < 60 * 200, "a request costs 200 steps or more"
+    print(f"{1000 * len(thousands) / 60_000:.0f} steps a request")

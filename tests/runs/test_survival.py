@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -53,10 +52,9 @@ def test_a_stopped_run_ends_soon_keeps_what_is_done_and_says_how_to_go_on(bench:
     counter = bench.log.with_suffix(".count")
     pid = bench.forks.start(bench.arguments(), bench.log, "tests.runs.bench:slow", str(counter))
     wait_for(lambda: counter.exists() and counter.stat().st_size >= 4)
-    start = time.monotonic()
     os.kill(pid, stop)
     assert bench.forks.wait(pid) == 130
-    assert time.monotonic() - start < 10
+    assert counter.stat().st_size < ALL, "it did not wait for the rest"
     text = bench.log.read_text()
     assert "Go on with: python run_evals.py --model tiny" in text
     assert "Traceback" not in text
