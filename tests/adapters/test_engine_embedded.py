@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from evals.adapters import loading
 from evals.adapters.decoding import BatchDecoder
 from evals.adapters.plain import PlainDecoder, PlainScorer
 from evals.adapters.scoring import PrefixScorer
@@ -23,8 +22,8 @@ CHOICES = [" an apple", " a stone", "ve", " an apple pie", "語 is a language", 
 
 
 @pytest.fixture(scope="module")
-def loaded(embedded_path):
-    return loading.load(embedded_path, torch.device("cpu"), "float32")
+def loaded(embedded):
+    return embedded
 
 
 def test_scores(loaded):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from lighteval.tasks.requests import Doc
@@ -22,8 +20,8 @@ pytestmark = pytest.mark.model
 
 
 @pytest.fixture(scope="module")
-def loaded(embedded_path: Path) -> loading.LoadedModel:
-    return loading.load(embedded_path, torch.device("cpu"), "float32")
+def loaded(embedded: loading.LoadedModel) -> loading.LoadedModel:
+    return embedded
 
 
 def pieces(tokenizer, request: ScoreRequest) -> tuple[list[str], list[str]]:

@@ -19,14 +19,14 @@ from evals.errors import RowUnavailable
 from tasks import get_task
 from tasks.mt_bench import follow_up
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.slow]
 BUDGET = 24
 WINDOW = 384
 
 
 @pytest.fixture(scope="module")
-def loaded(embedded_path: Path) -> loading.LoadedModel:
-    return loading.load(embedded_path, loading.pick_device("cpu"), "float32")
+def loaded(embedded: loading.LoadedModel) -> loading.LoadedModel:
+    return embedded
 
 
 @pytest.fixture(scope="module")

@@ -86,8 +86,8 @@ def test_row_without_data_is_shown_and_the_others_go_on(
     ("match", "status", "says"),
     [
         ("/api/models", 404, "no such repo"),
-        ("/api/models", 401, "asks for a login"),
-        ("/api/", 503, "out of order"),
+        pytest.param("/api/models", 401, "asks for a login", marks=pytest.mark.slow),
+        pytest.param("/api/", 503, "out of order", marks=pytest.mark.slow),
     ],
 )
 def test_no_model_or_no_hub_is_one_line(

@@ -11,7 +11,7 @@ import pytest
 from conftest import CATEGORIES, question
 
 from evals import judge as judge_module
-from evals.adapters import loading
+from evals.adapters.loading import LoadedModel
 from evals.adapters.prefix import PrefixModel
 from evals.cli import main
 from evals.judge import LocalJudge, judge_run, read_judgments
@@ -24,9 +24,8 @@ pytestmark = pytest.mark.model
 
 
 @pytest.fixture(scope="module")
-def model(embedded_path: Path) -> PrefixModel:
-    loaded = loading.load(embedded_path, loading.pick_device("cpu"), "float32")
-    return PrefixModel(loaded, chat=True, name=EMBEDDED_NAME)
+def model(embedded: LoadedModel) -> PrefixModel:
+    return PrefixModel(embedded, chat=True, name=EMBEDDED_NAME)
 
 
 def test_an_answer_cannot_speak_for_the_judge(model: PrefixModel) -> None:
@@ -54,13 +53,14 @@ def test_long_answers_are_cut_to_the_window_and_counted(model: PrefixModel) -> N
         assert one.cut > 1000 and "reference two" in one.user and one.user.endswith("Rating: [[8]]")
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_a_run_on_smoke_items_is_judged_in_one_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Generate and judge in one go, then again: everything comes from the store."""
     monkeypatch.setattr(judge_module, "JUDGMENT_TOKENS", 12)
     command = [
-        "run", "--tasks", "mt_bench", "--data", "smoke", "--limit", "3", "--dtype", "float32",
+        "run", "--tasks", "mt_bench", "--data", "smoke", "--limit", "3", "--dtype", "float32", "--device", "cpu",
         "--output-dir", str(tmp_path), "--judge", f"local:{EMBEDDED_NAME}", "--judge-prompts", "own",
     ]  # fmt: skip
     assert main(command) == 0

@@ -6,9 +6,6 @@ import os
 import signal
 import socket
 import sqlite3
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,9 +15,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from tests.forks import Forks, wait_for
 from tests.hub.tiny import write_tiny_model
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.data
 
 # every way of computing: likelihood, plain and chat generation, shots, a conversation
@@ -28,41 +25,39 @@ TASKS = "hellaswag,arc,winogrande,trivia_qa,gsm8k,bbh_snarks,mt_bench"
 
 
 class Launch:
-    """``run_evals.py`` on several processes, started as a launcher does, with a model of random weights."""
+    """The command on several processes, started as a launcher does, with a model of random weights."""
 
-    def __init__(self, folder: Path, data: Path) -> None:
-        self.folder, self.data = folder, data
+    def __init__(self, forks: Forks, folder: Path, data: Path) -> None:
+        self.forks, self.folder, self.data = forks, folder, data
         self.model = write_tiny_model(folder / "tiny")
-        self.running: list[subprocess.Popen[str]] = []
+        self.logs: dict[int, Path] = {}
 
-    def start(self, processes: int, output: str, *options: str) -> list[subprocess.Popen[str]]:
+    def start(self, processes: int, output: str, *options: str) -> list[int]:
         """The processes, process 0 first."""
         with closing(socket.socket()) as one:
             one.bind(("127.0.0.1", 0))
             port = one.getsockname()[1]
-        command = [sys.executable, "run_evals.py", "--model", str(self.model), "--data", str(self.data)]
+        command = ["--model", str(self.model), "--data", str(self.data), "--device", "cpu"]
         command += ["--output-dir", str(self.folder / output), "--dtype", "float32", *options]
         started = []
         for rank in range(processes):
-            env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+            env = {"CUDA_VISIBLE_DEVICES": ""}
             if processes > 1:
                 env |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
                 env |= {"LOCAL_WORLD_SIZE": "64", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            started.append(
-                subprocess.Popen(
-                    command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-                )
-            )
-        self.running += started
+            log = self.folder / f"{len(self.logs)}.out"
+            hook = "tests.parallel.test_processes:as_launched"
+            pid = self.forks.start(command, log, hook, env, str(log.with_suffix(".err")))
+            self.logs[pid] = log
+            started.append(pid)
         return started
 
-    def finish(self, started: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    def finish(self, started: list[int]) -> list[tuple[int, str, str]]:
         """(exit code, stdout, stderr) of each process."""
-        ended = []
-        for process in started:
-            out, err = process.communicate(timeout=400)
-            ended.append((process.returncode, out, err))
-        return ended
+        return [
+            (self.forks.wait(pid), self.logs[pid].read_text(), self.logs[pid].with_suffix(".err").read_text())
+            for pid in started
+        ]
 
     def run(self, processes: int, output: str, *options: str) -> dict[str, Any]:
         """A whole run's samples by suite and task; all but process 0 have to be silent."""
@@ -80,6 +75,12 @@ class Launch:
                 return int(connection.execute("SELECT count(*) FROM records").fetchone()[0])
         except sqlite3.OperationalError:
             return 0
+
+
+def as_launched(env: dict[str, str], errors: str) -> None:
+    """In the fork: a launcher's environment, and a file of its own for what goes to stderr."""
+    os.environ |= env
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
 
 
 def samples(output: Path) -> dict[str, Any]:
@@ -102,14 +103,15 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
             row["logprobs"], twin["logprobs"] = logprobs, twins
 
 
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks() as server:
+        yield server
+
+
 @pytest.fixture
-def launch(tmp_path: Path, data_dir: Path) -> Iterator[Launch]:
-    launch = Launch(tmp_path, data_dir.resolve())
-    yield launch
-    for process in launch.running:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+def launch(forks: Forks, tmp_path: Path, data_dir: Path) -> Launch:
+    return Launch(forks, tmp_path, data_dir.resolve())
 
 
 def test_one_two_and_three_processes_give_the_same_samples(launch: Launch) -> None:
@@ -123,8 +125,8 @@ def test_one_two_and_three_processes_give_the_same_samples(launch: Launch) -> No
 def test_a_killed_process_ends_the_run_and_any_number_goes_on(launch: Launch) -> None:
     options = ("--suite", "base", "--limit", "40", "--tasks", "gsm8k,trivia_qa")
     started = launch.start(2, "team", *options)
-    wait_for(lambda: launch.stored("team") >= 10, started)
-    started[1].send_signal(signal.SIGKILL)
+    wait_for(lambda: launch.stored("team") >= 10)
+    os.kill(started[1], signal.SIGKILL)
     leader, _ = launch.finish(started)
     assert leader[0] == 2
     error = leader[2].splitlines()[-1]
@@ -149,8 +151,8 @@ def test_the_others_end_when_the_leader_is_killed(launch: Launch) -> None:
     # results come in bursts: there must be far more to do than one of them, or all may be done before the kill
     options = ("--suite", "base", "--limit", "1000", "--tasks", "gsm8k,trivia_qa")
     started = launch.start(2, "team", *options)
-    wait_for(lambda: launch.stored("team") >= 3, started)
-    started[0].send_signal(signal.SIGKILL)
+    wait_for(lambda: launch.stored("team") >= 3)
+    os.kill(started[0], signal.SIGKILL)
     assert launch.finish(started[1:]) == [(2, "", "")]
 
 
@@ -159,12 +161,3 @@ def test_a_mistake_is_told_once(launch: Launch) -> None:
     leader, other = launch.finish(started)
     assert leader[0] == 2 and len(leader[2].splitlines()) == 1 and "nonsense" in leader[2]
     assert other[1:] == ("", "")
-
-
-def wait_for(condition: Any, started: list[subprocess.Popen[str]]) -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline
-        for process in started:
-            assert process.poll() is None, process.communicate()
-        time.sleep(0.1)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,8 +17,6 @@ from evals.requests import ScoreRequest
 from evals.sweep import Remembered, read_sweep, resolve_all, tokenizer_key
 from reports.tables import markdown
 from tests.hub.tiny import write_tiny_model
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_sweep_file(tmp_path: Path) -> None:
@@ -121,28 +116,20 @@ def test_plan_table_by_hand() -> None:
     ]
 
 
-def evaluate(tmp_path: Path, *options: str, code: int) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "run_evals.py", "--suite", "base", "--data", "smoke", "--tasks", "piqa,gsm8k"]
-    done = subprocess.run(
-        [*command, "--output-dir", str(tmp_path / "results"), *options],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == code, done.stderr
-    return done
+def evaluate(tmp_path: Path, *options: str) -> int:
+    command = ["--suite", "base", "--data", "smoke", "--tasks", "piqa,gsm8k", "--limit", "5"]
+    return main([*command, "--output-dir", str(tmp_path / "results"), *options])
 
 
-def test_checkpoints_in_one_go(tmp_path: Path) -> None:
+def test_checkpoints_in_one_go(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     models = [write_tiny_model(tmp_path / f"step-{seed}", seed) for seed in (1, 2)]
     broken = tmp_path / "step-3"
     broken.mkdir()
     file = tmp_path / "models.txt"
     file.write_text(f"{models[1]}\n{broken}\n")
-    done = evaluate(tmp_path, "--model", str(models[0]), "--sweep", str(file), code=3)
-    assert "step-3: left out: " in done.stderr and "Traceback" not in done.stderr
+    assert evaluate(tmp_path, "--model", str(models[0]), "--sweep", str(file)) == 3
+    told = capfd.readouterr().err
+    assert "step-3: left out: " in told and "Traceback" not in told
     found = {
         run.parent.parent.name: json.loads(run.read_text())
         for run in (tmp_path / "results").glob("*/*/run.json")
@@ -156,8 +143,9 @@ def test_checkpoints_in_one_go(tmp_path: Path) -> None:
         50 << 20 < peak["host"] <= two["provenance"]["peak_memory_bytes"]["host"] and peak["device"] is None
     )
 
-    alone = evaluate(tmp_path / "alone", "--model", str(models[1]), "--dry-run", code=0)
-    assert "base: PIQA" in alone.stdout and "Distinct tokens" in alone.stdout and "run: " not in alone.stdout
+    assert evaluate(tmp_path / "alone", "--model", str(models[1]), "--dry-run") == 0
+    planned = capfd.readouterr().out
+    assert "base: PIQA" in planned and "Distinct tokens" in planned and "run: " not in planned
     assert not (tmp_path / "alone" / "results").exists()
 
 

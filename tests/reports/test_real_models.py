@@ -16,7 +16,7 @@ from reports.results import find_runs, load_run
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = 40
 
-pytestmark = [pytest.mark.model, pytest.mark.data]
+pytestmark = [pytest.mark.model, pytest.mark.data, pytest.mark.slow]
 
 
 def command(*words: object) -> subprocess.CompletedProcess[str]:
