@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import importlib
 import os
+import re
 import shlex
 import signal
 import sys
@@ -34,8 +35,28 @@ COMMANDS = {
 INTERRUPTED = 130
 
 
+class Once(argparse.Action):
+    """Stores an option's value; a second one, which would silently replace the first, is refused."""
+
+    given = False
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, flag: Any = None
+    ) -> None:
+        """Stores the value."""
+        if self.given and flag is not None:
+            parser.error(f"{flag} is given twice: give it once")
+        self.given = True
+        setattr(namespace, self.dest, values)
+
+
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser whose errors are one line; nothing that is given is dropped."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for name in (None, "store"):
+            self.register("action", name, Once)
 
     def error(self, message: str) -> NoReturn:
         """Raises UserError instead of printing the usage."""
@@ -50,6 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         name, rest = _command(argv)
         module = importlib.import_module(COMMANDS[name][0])
+        _refuse_empty(rest)
         args = _parser(name, module).parse_args(rest)
         return int(module.main(args))
     except UserError as error:
@@ -99,6 +121,13 @@ def _command(argv: list[str]) -> tuple[str, list[str]]:
 
         raise UserError(f"unknown command '{argv[0]}': {nearest(argv[0], list(COMMANDS))}")
     return "run", argv
+
+
+def _refuse_empty(words: list[str]) -> None:
+    """A variable of a script that was not set is no choice. Raises UserError for an empty word."""
+    for before, word in zip(["", *words], words, strict=False):
+        if not word or re.fullmatch(r"--[\w-]+=", word):
+            raise UserError(f"empty value after '{word or before}': give one, or leave it out")
 
 
 def _parser(name: str, module: Any) -> Parser:

@@ -1,12 +1,12 @@
-"""Models behind an OpenAI-compatible server: the options that name them and the adapters that they become.
+"""Models behind an OpenAI-compatible server: what a user chooses of them and the adapters that they become.
 
 Nothing heavy is imported before an adapter is made.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,36 +19,22 @@ if TYPE_CHECKING:
 PREFIX = "openai:"
 
 
-def add_endpoint_arguments(parser: Any) -> None:
-    """The options of `--model openai:NAME`."""
-    group = parser.add_argument_group("a model behind an OpenAI-compatible server (--model openai:NAME)")
-    group.add_argument("--base-url", metavar="URL", help="where it is, like http://127.0.0.1:8000/v1")
-    group.add_argument("--api-key-env", metavar="NAME",
-                       help="environment variable that holds the key (default: OPENAI_API_KEY)")  # fmt: skip
-    group.add_argument("--tokenizer", metavar="PATH|ID",
-                       help="the model's tokenizer (a folder, a .gguf file or a hub id): likelihood rows need it, "
-                       "and rows without a budget of their own (BBH)")  # fmt: skip
-    group.add_argument("--parallel", type=int, default=4, metavar="N", help="requests at once (default: 4)")
-    group.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS",
-                       help="for one answer (default: 600)")  # fmt: skip
+@dataclass(frozen=True)
+class ServerOptions:
+    """Where a server is and how it is asked. `tokenizer`: a path or hub id; `parallel`: requests at once;
+    `timeout`: seconds for one answer.
+    """
+
+    base_url: str
+    api_key_env: str | None = None
+    tokenizer: str | None = None
+    parallel: int = 4
+    timeout: float = 600.0
 
 
 def is_endpoint(name: str | None) -> bool:
     """Whether a `--model` names a model behind a server."""
     return name is not None and name.startswith(PREFIX)
-
-
-def check_endpoint(args: argparse.Namespace, names: Sequence[str | None]) -> None:
-    """The options that belong to endpoints, checked before anything heavy is imported. Raises UserError."""
-    if not any(map(is_endpoint, names)):
-        for option, value in (("--base-url", args.base_url), ("--tokenizer", args.tokenizer)):
-            if value is not None:
-                raise UserError(f"{option} belongs to --model openai:NAME")
-        return
-    if not args.base_url:
-        raise UserError("--model openai:NAME needs --base-url, like http://127.0.0.1:8000/v1")
-    if args.parallel < 1 or args.timeout <= 0:
-        raise UserError("--parallel and --timeout must be positive")
 
 
 def endpoint_spec(name: str) -> ModelSpec:
@@ -60,20 +46,24 @@ def endpoint_spec(name: str) -> ModelSpec:
 
 
 def endpoint_adapters(
-    args: argparse.Namespace, spec: ModelSpec, chats: Sequence[bool], on_note: Callable[[str], None]
+    options: ServerOptions,
+    spec: ModelSpec,
+    chats: Sequence[bool],
+    offline: bool,
+    on_note: Callable[[str], None],
 ) -> tuple[list[EndpointModel], Callable[[EndpointModel], dict[str, Any]]]:
     """An adapter for each of `chats` (True: a chat suite), and what run.json says of model and machine."""
     from evals.client import Client
 
     client = Client(
         spec.location,
-        args.base_url,
-        key_env=args.api_key_env,
-        parallel=args.parallel,
-        timeout=args.timeout,
-        offline=args.offline,
+        options.base_url,
+        key_env=options.api_key_env,
+        parallel=options.parallel,
+        timeout=options.timeout,
+        offline=offline,
     )
-    tokenizer = None if args.tokenizer is None else load_tokenizer(args.tokenizer, args.offline)
+    tokenizer = None if options.tokenizer is None else load_tokenizer(options.tokenizer, offline)
 
     from evals.adapters.endpoint import ENGINE_VERSION, EndpointModel
     from evals.provenance import text_hash

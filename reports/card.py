@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evals.commands.options import Use, refuse_unused, split_names
 from evals.errors import EXIT_OK, UserError
 from reports import published
 from reports.published import PublishedTable
@@ -61,6 +62,29 @@ class Section:
         return list(dict.fromkeys([*known, *measured]))
 
 
+@dataclass(frozen=True)
+class Options:
+    """What `report` was asked for; None: left out."""
+
+    runs: tuple[Path, ...]
+    columns: tuple[str, ...] | None
+    format: str
+    output: Path | None
+    plot: Path | None
+    curve: bool
+    model_index: Path | None
+
+
+_TABLES = "is about the card's tables, not about --curve"
+USES: tuple[Use[Options], ...] = (
+    Use("--columns", lambda o: not o.curve, _TABLES),
+    Use("--model-index", lambda o: not o.curve, _TABLES),
+    Use(
+        "--format", lambda o: not o.curve or o.format == "md", "is about the card's tables: --curve prints md"
+    ),
+)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `report`."""
     parser.add_argument(
@@ -71,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="columns and their order, by comma: names of models; a measured one is taken before a published one, "
         "NAME:published and NAME:measured choose",
     )
-    parser.add_argument("--format", choices=FORMATS, default="md", help="default: md")
+    parser.add_argument("--format", choices=FORMATS, help="default: md")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write there instead of printing")
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="a picture of the rows with intervals: .svg or .png"
@@ -91,25 +115,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Prints or writes the tables of the given runs."""
-    if args.curve:
+    options = Options(
+        runs=tuple(args.runs),
+        columns=split_names("--columns", args.columns, "column"),
+        format=args.format or "md",
+        output=args.output,
+        plot=args.plot,
+        curve=args.curve,
+        model_index=args.model_index,
+    )
+    refuse_unused(args, options, USES)
+    if options.curve:
         from reports import curve
 
-        return curve.main(args)
-    runs = [load_run(folder) for folder in args.runs]
-    columns = [name.strip() for name in args.columns.split(",") if name.strip()] if args.columns else None
-    text = render_tables(runs, columns, args.format)
-    if args.output:
-        write(args.output, text)
+        return curve.show(curve.Options(options.runs, options.plot, options.output))
+    return show(options)
+
+
+def show(options: Options) -> int:
+    """Prints or writes the tables, and what else was asked for."""
+    runs = [load_run(folder) for folder in options.runs]
+    text = render_tables(runs, options.columns, options.format)
+    if options.output:
+        write(options.output, text)
     else:
         print(text, end="")
-    if args.plot:
+    if options.plot:
         from reports.pictures import forest
 
-        forest(runs, args.plot)
-    if args.model_index:
+        forest(runs, options.plot, options.columns)
+    if options.model_index:
         from reports.model_index import write_model_index
 
-        write_model_index(runs, args.model_index)
+        write_model_index(runs, options.model_index)
     return EXIT_OK
 
 

@@ -35,6 +35,17 @@ class Pair:
     digits: int = 1
 
 
+@dataclass(frozen=True)
+class Options:
+    """What `compare` was asked for."""
+
+    first: Path
+    second: Path
+    show_flips: int
+    format: str
+    output: Path | None
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `compare`."""
     parser.add_argument("first", type=Path, metavar="A", help="run folder or blessed baseline")
@@ -50,13 +61,14 @@ def main(args: argparse.Namespace) -> int:
     """Prints the comparison of two runs."""
     from reports.card import write
 
-    if args.show_flips < 0:
+    options = Options(args.first, args.second, args.show_flips, args.format, args.output)
+    if options.show_flips < 0:
         raise UserError("--show-flips needs a number of docs, zero or more")
-    first, second = load_run(args.first), load_run(args.second)
-    render = as_json if args.format == "json" else as_markdown
-    text = render(first, second, args.show_flips)
-    if args.output:
-        write(args.output, text)
+    first, second = load_run(options.first), load_run(options.second)
+    render = as_json if options.format == "json" else as_markdown
+    text = render(first, second, options.show_flips)
+    if options.output:
+        write(options.output, text)
     else:
         print(text, end="")
     return EXIT_OK

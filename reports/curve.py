@@ -46,6 +46,15 @@ class Curve:
         return self.points[0][0] is None
 
 
+@dataclass(frozen=True)
+class Options:
+    """What ``curve`` was asked for; None: left out."""
+
+    runs: tuple[Path, ...]
+    plot: Path | None = None
+    output: Path | None = None
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``curve``."""
     parser.add_argument(
@@ -63,17 +72,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Prints the tables of all trainings; draws them with --plot. Raises UserError."""
+    return show(Options(tuple(args.runs), args.plot, args.output))
+
+
+def show(options: Options) -> int:
+    """Prints or writes the tables, and draws. Raises UserError."""
     folders = [
-        found for path in args.runs for found in ([path] if (path / "run.json").exists() else find_runs(path))
+        found
+        for path in options.runs
+        for found in ([path] if (path / "run.json").exists() else find_runs(path))
     ]
     curves = find_curves([load_run(folder) for folder in dict.fromkeys(folders)])
     text = "\n".join(markdown(table) for table in tables(curves))
-    if args.output:
-        write(args.output, text)
+    if options.output:
+        write(options.output, text)
     else:
         print(text, end="")
-    if args.plot:
-        draw(curves, args.plot)
+    if options.plot:
+        draw(curves, options.plot)
     return EXIT_OK
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evals.commands.options import split_names
 from evals.errors import EXIT_OK, UserError
 
 if TYPE_CHECKING:
@@ -73,6 +74,20 @@ class GateResult:
         return EXIT_OK
 
 
+@dataclass(frozen=True)
+class Options:
+    """What `gate` was asked for; None: left out. `baselines`: where the name `baseline` is looked up."""
+
+    baseline: str
+    candidate: Path
+    policy: Path | None
+    allow: tuple[str, ...]
+    allow_inconclusive: bool
+    baselines: Path | None
+    junit: Path | None
+    summary: Path | None
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `gate`."""
     parser.add_argument(
@@ -109,12 +124,21 @@ def main(args: argparse.Namespace) -> int:
     from reports.policy import load_policy
     from reports.results import load_run
 
-    allowed = [name.strip() for names in args.allow for name in names.split(",") if name.strip()]
-    policy = load_policy(args.policy)
-    baseline, candidate = load_run(find_baseline(args.baseline, args.baselines)), load_run(args.candidate)
-    result = gate(baseline, candidate, policy, allowed)
-    code = result.exit_code(args.allow_inconclusive)
-    write_outputs(result, code, args.junit, args.summary)
+    options = Options(
+        baseline=args.baseline,
+        candidate=args.candidate,
+        policy=args.policy,
+        allow=split_names("--allow", args.allow, "difference") or (),
+        allow_inconclusive=args.allow_inconclusive,
+        baselines=args.baselines,
+        junit=args.junit,
+        summary=args.summary,
+    )
+    policy = load_policy(options.policy)
+    baseline = load_run(find_baseline(options.baseline, options.baselines))
+    result = gate(baseline, load_run(options.candidate), policy, options.allow)
+    code = result.exit_code(options.allow_inconclusive)
+    write_outputs(result, code, options.junit, options.summary)
     return code
 
 

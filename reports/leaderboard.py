@@ -11,9 +11,11 @@ import csv
 import io
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evals.commands.options import Use, refuse_unused
 from evals.errors import EXIT_OK, UserError
 
 if TYPE_CHECKING:
@@ -40,6 +42,22 @@ COLUMNS = (
     ),
     *("n", "unit", "metric", "row_rank", "notes", "run"),
 )
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `leaderboard` was asked for."""
+
+    folder: Path
+    all: bool
+    output: Path
+    formats: tuple[str, ...]
+    no_samples: bool
+
+
+USES: tuple[Use[Options], ...] = (
+    Use("--no-samples", lambda o: "site" in o.formats, "is about the site, which is not written: add --format site"),
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,20 +94,28 @@ def main(args: argparse.Namespace) -> int:
     from evals.files import write_atomic
     from reports.boards import build_boards, latest
 
-    runs, refused = load_all(args.folder)
-    boards = build_boards(runs if args.all else latest(runs))
-    output, formats = args.output or args.folder / "leaderboard", args.format or FORMATS
+    options = Options(
+        folder=args.folder,
+        all=args.all,
+        output=args.output or args.folder / "leaderboard",
+        formats=tuple(args.format or FORMATS),
+        no_samples=args.no_samples,
+    )
+    refuse_unused(args, options, USES)
+    runs, refused = load_all(options.folder)
+    boards = build_boards(runs if options.all else latest(runs))
+    output, formats = options.output, options.formats
     written = []
     if "md" in formats:
         written.append(output / "LEADERBOARD.md")
         write_atomic(written[-1], markdown(boards, refused).encode())
     if "csv" in formats:
         written.append(output / "leaderboard.csv")
-        write_atomic(written[-1], csv_text(boards, args.folder).encode())
+        write_atomic(written[-1], csv_text(boards, options.folder).encode())
     if "site" in formats:
         from reports.site.build import write_site
 
-        written.append(write_site(output / "site", boards, refused, not args.no_samples) / "index.html")
+        written.append(write_site(output / "site", boards, refused, not options.no_samples) / "index.html")
     for line in refused:
         print(f"left out: {line}", file=sys.stderr)
     for path in written:

@@ -21,8 +21,8 @@ HOLLOW = "#666666"
 SHAPES = ("D", "s", "^", "v", "P", "X")
 
 
-def forest(runs: Sequence[Run], path: Path) -> None:
-    """Writes the picture as SVG or PNG. Raises UserError for another ending or an unwritable place."""
+def forest(runs: Sequence[Run], path: Path, columns: Sequence[str] | None = None) -> None:
+    """Writes the picture as SVG or PNG; `columns`: as in `sections`. Raises UserError for another ending or place."""
     if path.suffix.lower() not in FORMATS:
         raise UserError(f"--plot writes .svg or .png, not '{path.name}'")
     import matplotlib
@@ -34,7 +34,7 @@ def forest(runs: Sequence[Run], path: Path) -> None:
     options: dict[Any, Any] = {"svg.hashsalt": "smol-evals", "svg.fonttype": "none", "text.parse_math": False}
     panels = [
         (part, unit, [label for label in part.labels if part.card.unit(label) == unit])
-        for part in sections(runs)
+        for part in sections(runs, columns)
         for unit in ("percent", "score")
     ]
     panels = [panel for panel in panels if panel[2]]

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from evals.errors import UserError
 from evals.models import ModelSpec
 from evals.progress import Progress
 from evals.provenance import device_name, peak_memory, text_hash
+
+if TYPE_CHECKING:
+    from evals.endpoints import ServerOptions
+
+
+@dataclass(frozen=True)
+class LocalOptions:
+    """How this machine computes. `device`, `dtype`: None is the best there is; `engine`: "shared" or "plain"."""
+
+    device: str | None = None
+    dtype: str | None = None
+    engine: str = "shared"
 
 
 @dataclass(frozen=True)
@@ -25,31 +37,42 @@ class Built:
     on_cpu: bool = False
 
 
-def build(args: argparse.Namespace, spec: ModelSpec, chats: Sequence[bool]) -> Built:
-    """One adapter for each of `chats` on the same weights, by the options of the command `run`. Raises UserError."""
+def build(
+    spec: ModelSpec,
+    chats: Sequence[bool],
+    local: LocalOptions | None = None,
+    server: ServerOptions | None = None,
+    offline: bool = False,
+) -> Built:
+    """One adapter for each of `chats` on the same weights, or the same server. Raises UserError.
+
+    A model behind a server needs `server`; `offline`: nothing is fetched.
+    """
     if spec.source != "endpoint":
-        return _local(args, spec, chats)
+        return _local(spec, chats, local or LocalOptions(), offline)
     from evals.endpoints import endpoint_adapters
 
-    adapters, describe = endpoint_adapters(args, spec, chats, Progress().note)
+    if server is None:
+        raise UserError(f"'{spec.name}' is behind a server: say where it is")
+    adapters, describe = endpoint_adapters(server, spec, chats, offline, Progress().note)
     return Built(list(adapters), spec, describe)
 
 
-def _local(args: argparse.Namespace, spec: ModelSpec, chats: Sequence[bool]) -> Built:
+def _local(spec: ModelSpec, chats: Sequence[bool], options: LocalOptions, offline: bool) -> Built:
     import torch
 
     from evals import parallel
     from evals.adapters import loading
     from evals.adapters.prefix import PrefixModel
 
-    device = loading.pick_device(parallel.own_device(args.device))
+    device = loading.pick_device(parallel.own_device(options.device))
     if device.type == "cpu":
         parallel.share_cores()
-    path = loading.local_path(spec, args.offline)
+    path = loading.local_path(spec, offline)
     if spec.source == "hub":
         spec = replace(spec, revision=path.name)
-    loaded = loading.load(path, device, loading.pick_dtype(args.dtype, device))
-    adapters = [PrefixModel(loaded, chat, spec.name, args.engine) for chat in chats]
+    loaded = loading.load(path, device, loading.pick_dtype(options.dtype, device))
+    adapters = [PrefixModel(loaded, chat, spec.name, options.engine) for chat in chats]
 
     def describe(adapter: Any) -> dict[str, Any]:
         return {
@@ -63,7 +86,7 @@ def _local(args: argparse.Namespace, spec: ModelSpec, chats: Sequence[bool]) -> 
                 "chat_template_sha256": text_hash(loaded.tokenizer.chat_template if adapter.chat else None),
                 "device": parallel.every_device(device_name(device)),
                 "threads": torch.get_num_threads(),
-                "engine": args.engine,
+                "engine": options.engine,
                 "peak_memory_bytes": peak_memory(device),
             },
         }

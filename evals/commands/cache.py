@@ -6,11 +6,20 @@ Every run keeps each finished request in `<output-dir>/.cache`, and computes onl
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 from evals.errors import EXIT_OK, UserError
 
 STORE = Path(".cache", "requests.sqlite")  # in the output folder
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `cache` was asked for: the action ("info" or "clear") on an output folder's store."""
+
+    action: str
+    output: Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,13 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Prints what the store holds or what was removed; a store that does not exist is empty."""
-    output = Path(args.output_dir).expanduser()
-    if not output.is_dir():
+    options = Options(args.action, Path(args.output_dir).expanduser())
+    if not options.output.is_dir():
         raise UserError(f"--output-dir '{args.output_dir}' is not a folder")
-    path = output / STORE
+    path = options.output / STORE
     if not path.exists() and not list(path.parent.glob(f"{path.name}.damaged-*")):
         print(f"nothing is stored in '{args.output_dir}'")
-    elif args.action == "info":
+    elif options.action == "info":
         _show(path)
     else:
         print(f"removed {_clear(path)} from '{args.output_dir}'")

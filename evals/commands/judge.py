@@ -6,14 +6,69 @@ A stopped judging goes on where it was; several judges can stand side by side in
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evals.adapters.build import LocalOptions
+from evals.commands.options import Use, given, refuse_unused, require_positive
+from evals.endpoints import is_endpoint
 from evals.errors import EXIT_OK, EXIT_ROWS_MISSING, UserError
+from evals.models import ModelSpec, resolve
 
 if TYPE_CHECKING:
     from evals.judge import Judge
     from evals.progress import Progress
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """A judge: a server's (`name`, `url`) or, where `spec` is given, this machine's own chat model.
+
+    `prompts`: a folder or "own"; None: FastChat's where the folder `data` has them, else our own. `published`: it is
+    the judge behind the published number.
+    """
+
+    name: str
+    spec: ModelSpec | None
+    local: LocalOptions | None
+    data: Path | None
+    offline: bool
+    url: str | None = None
+    key_env: str | None = None
+    prompts: str | None = None
+    published: bool = False
+    parallel: int = 4
+    timeout: float = 600.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `judge` was asked for. `cache`: the store of finished requests."""
+
+    run: Path
+    judge: JudgeOptions
+    cache: Path
+
+
+def _is_served(judge: JudgeOptions | None) -> bool:
+    return judge is not None and judge.spec is None
+
+
+_SERVED = "belongs to --judge openai:MODEL"
+JUDGE_USES: tuple[Use[JudgeOptions | None], ...] = (
+    Use("--judge-url", _is_served, _SERVED),
+    Use("--judge-key-env", _is_served, _SERVED),
+    Use("--judge-parallel", _is_served, _SERVED),
+    Use("--judge-timeout", _is_served, _SERVED),
+    Use("--judge-prompts", lambda judge: judge, "belongs to --judge"),
+    Use("--same-judge-as-published", lambda judge: judge, "belongs to --judge"),
+)
+USES: tuple[Use[Options], ...] = (
+    Use("--device", lambda o: o.judge.spec, "belongs to --judge local:NAME"),
+    Use("--dtype", lambda o: o.judge.spec, "belongs to --judge local:NAME"),
+    Use("--data", lambda o: o.judge.prompts is None, "gives the judge's prompts, as --judge-prompts does: give one"),
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,54 +103,81 @@ def add_judge_arguments(parser: Any, required: bool = False) -> None:
                        "(default: FastChat's when the data folder has them)")  # fmt: skip
     group.add_argument("--same-judge-as-published", action="store_true",
                        help="state that this judge is the one behind the published number")  # fmt: skip
-    group.add_argument("--judge-parallel", type=int, default=4, metavar="N",
-                       help="requests to an endpoint at once (default: 4)")  # fmt: skip
-    group.add_argument("--judge-timeout", type=float, default=600.0, metavar="SECONDS",
-                       help="for one answer of an endpoint (default: 600)")  # fmt: skip
+    group.add_argument("--judge-parallel", type=int, metavar="N",
+                       help=f"requests to an endpoint at once (default: {JudgeOptions.parallel})")  # fmt: skip
+    group.add_argument("--judge-timeout", type=float, metavar="SECONDS",
+                       help=f"for one answer of an endpoint (default: {JudgeOptions.timeout:.0f})")  # fmt: skip
 
 
-def check_judge(args: argparse.Namespace) -> None:
-    """Everything about the judge that can be checked before anything heavy is imported. Raises UserError."""
+def judge_options(args: argparse.Namespace, data: Path | None) -> JudgeOptions | None:
+    """The judge of --judge and its own options, checked; None without --judge. `data`: may hold FastChat's prompts.
+
+    Raises UserError.
+    """
+    judge = None if args.judge is None else _judge(args, data)
+    refuse_unused(args, judge, JUDGE_USES)
+    return judge
+
+
+def _judge(args: argparse.Namespace, data: Path | None) -> JudgeOptions:
     kind, _, name = args.judge.partition(":")
     if kind not in ("openai", "local") or not name:
         raise UserError(f"--judge '{args.judge}' is neither openai:MODEL nor local:NAME")
-    if kind == "openai" and not args.judge_url:
+    if kind == "openai" and args.judge_url is None:
         raise UserError("--judge openai:... needs --judge-url, like http://127.0.0.1:8000/v1")
-    if kind == "local" and args.judge_url:
-        raise UserError("--judge-url belongs to --judge openai:..., not to a local judge")
-    if args.judge_parallel < 1 or args.judge_timeout <= 0:
-        raise UserError("--judge-parallel and --judge-timeout must be positive")
+    if kind == "local" and is_endpoint(name):
+        raise UserError(f"--judge local:{name} is behind a server: give --judge {name} with --judge-url")
+    require_positive(args, "--judge-parallel", "--judge-timeout")
+    return JudgeOptions(
+        name=name,
+        spec=resolve(name) if kind == "local" else None,
+        local=LocalOptions(**given(args, "device", "dtype")) if kind == "local" else None,
+        data=data,
+        offline=args.offline,
+        published=args.same_judge_as_published,
+        **given(args, "url", "key_env", "prompts", "parallel", "timeout", prefix="judge_"),
+    )
+
+
+def options_from(args: argparse.Namespace) -> Options:
+    """The command's options, checked. Raises UserError."""
+    data = None if args.data is None else Path(args.data).expanduser()
+    judge = judge_options(args, data)
+    assert judge is not None  # the command requires --judge
+    run = Path(args.run)
+    cache = default_cache(run) if args.cache is None else Path(args.cache)
+    options = Options(run, judge, cache)
+    refuse_unused(args, options, USES)
+    if data is not None and not (data / "mt_bench" / "judge_prompts.jsonl").is_file():
+        raise UserError(
+            f"no mt_bench/judge_prompts.jsonl in '{args.data}' (--data): give a folder that has it"
+        )
+    return options
 
 
 def main(args: argparse.Namespace) -> int:
     """Judges the run; exit code 0, or 3 when some turns could not be judged."""
-    check_judge(args)
-    folder = Path(args.run)
+    options = options_from(args)
     from evals.judge import read_items, read_record
 
-    read_record(folder)
-    read_items(folder)
+    read_record(options.run)
+    read_items(options.run)
 
     from evals.progress import Progress
 
-    progress = Progress()
-    cache = Path(args.cache) if args.cache else default_cache(folder)
-    data = Path(args.data) if args.data not in (None, "hub", "smoke") else None
-    return judge_folder(folder, make_judge(args), cache, data, args, progress)
+    return judge_folder(options.run, make_judge(options.judge), options.judge, options.cache, Progress())
 
 
-def judge_folder(
-    folder: Path, judge: Judge, cache: Path, data: Path | None, args: argparse.Namespace, progress: Progress
-) -> int:
+def judge_folder(folder: Path, judge: Judge, options: JudgeOptions, cache: Path, progress: Progress) -> int:
     """Judges one run, prints its scores and draws them beside it."""
     from evals.judge import judge_run
     from evals.judge_prompts import load_prompts
     from evals.store import Store
     from reports import mt_bench
 
-    prompts = load_prompts(args.judge_prompts, data)
+    prompts = load_prompts(options.prompts, options.data)
     with Store.open(cache, progress.note) as store:
-        done = judge_run(folder, judge, prompts, store, progress, published=args.same_judge_as_published)
+        done = judge_run(folder, judge, prompts, store, progress, published=options.published)
     progress.note(
         f"judge {judge.name}: {done.asked} answers judged now, {done.stored} stored before, "
         f"{len(done.refused)} could not be judged"
@@ -114,38 +196,34 @@ def default_cache(folder: Path) -> Path:
     return (output if output.is_dir() else folder / ".cache") / "requests.sqlite"
 
 
-def make_judge(args: argparse.Namespace) -> Judge:
+def make_judge(options: JudgeOptions) -> Judge:
     """The judge that the options name. Raises UserError."""
-    kind, _, name = args.judge.partition(":")
-    if kind == "openai":
-        from evals.client import Client
-        from evals.judge import EndpointJudge
+    if options.spec is not None:
+        return _local_judge(options.spec, options.local or LocalOptions(), options.offline)
+    from evals.client import Client
+    from evals.judge import EndpointJudge
 
-        return EndpointJudge(
-            Client(
-                name,
-                args.judge_url,
-                key_env=args.judge_key_env,
-                parallel=args.judge_parallel,
-                timeout=args.judge_timeout,
-                offline=args.offline,
-                option="--judge-url",
-                key_option="--judge-key-env",
-            )
+    assert options.url is not None
+    return EndpointJudge(
+        Client(
+            options.name,
+            options.url,
+            key_env=options.key_env,
+            parallel=options.parallel,
+            timeout=options.timeout,
+            offline=options.offline,
+            option="--judge-url",
+            key_option="--judge-key-env",
         )
-    return _local_judge(args, name)
+    )
 
 
-def _local_judge(args: argparse.Namespace, name: str) -> Judge:
-    from evals.models import resolve
-
-    spec = resolve(name)
-
+def _local_judge(spec: ModelSpec, options: LocalOptions, offline: bool) -> Judge:
     from evals.adapters import loading
     from evals.adapters.prefix import PrefixModel
     from evals.judge import LocalJudge
 
-    device = loading.pick_device(args.device)
-    path = loading.local_path(spec, args.offline)
-    loaded = loading.load(path, device, loading.pick_dtype(args.dtype, device))
+    device = loading.pick_device(options.device)
+    path = loading.local_path(spec, offline)
+    loaded = loading.load(path, device, loading.pick_dtype(options.dtype, device))
     return LocalJudge(PrefixModel(loaded, chat=True, name=spec.name), spec.name)

@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from typing import Any
+
+from evals.commands.run import go_offline
+from evals.data import Source, build_docs, load, parse_source
+from evals.errors import UserError
+from evals.models import ModelSpec, resolve
+from evals.suites import SUITES, check_names
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `prompts` was asked for. `mode`: "plain", "chat" or "both"."""
+
+    task: str
+    spec: ModelSpec
+    source: Source
+    docs: int
+    mode: str
+    offline: bool
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The task, and whose tokenizer and which data to show it with."""
     parser.add_argument("task", help="a task's name, such as piqa or bbh_navigate")
     parser.add_argument("--model", help="whose tokenizer and chat template (default: the embedded model)")
-    parser.add_argument("--model-path", help="weights of a known model on this disk")
+    parser.add_argument("--model-path", help="weights on this disk: of the named model, or alone")
     parser.add_argument("--data", default="smoke", help="hub, smoke or a folder (default: smoke)")
     parser.add_argument("--docs", type=int, default=1, metavar="N", help="how many docs (default: 1)")
     parser.add_argument("--mode", choices=("plain", "chat", "both"), default="both", help="default: both")
@@ -19,34 +38,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Prints each doc's prompt, then each request as tokens: context | continuation."""
-    from evals.commands.run import go_offline
-    from evals.data import build_docs, load, parse_source
-    from evals.errors import UserError
-    from evals.models import resolve
-    from evals.suites import SUITES, check_names
-
-    if args.docs < 1:
-        raise UserError(f"--docs {args.docs}: give at least 1")
-    check_names(list(SUITES.values()), [args.task])
-    source, spec = parse_source(args.data, args.offline), resolve(args.model, args.model_path)
-    go_offline(args.offline or (source.kind != "hub" and spec.source != "hub"))
+    options = options_from(args)
+    go_offline(options.offline or (options.source.kind != "hub" and options.spec.source != "hub"))
 
     from evals.adapters.loading import load_tokenizer, local_path
     from tasks import TASKS_TABLE
 
-    tasks = [task for task in TASKS_TABLE if task.name == args.task]
+    tasks = [task for task in TASKS_TABLE if task.name == options.task]
     if not tasks:
-        raise UserError(f"'{args.task}' is a row: give one task of it (see 'run_evals.py tasks')")
-    docs = build_docs(tasks[0], load(tasks[0], source), args.docs)
-    tokenizer = load_tokenizer(local_path(spec, args.offline), chat=args.mode == "chat")
-    modes = {"plain": [False], "chat": [True], "both": [False, True]}[args.mode]
+        raise UserError(f"'{options.task}' is a row: give one task of it (see 'run_evals.py tasks')")
+    docs = build_docs(tasks[0], load(tasks[0], options.source), options.docs)
+    tokenizer = load_tokenizer(local_path(options.spec, options.offline), chat=options.mode == "chat")
+    modes = {"plain": [False], "chat": [True], "both": [False, True]}[options.mode]
     for doc in docs:
         for chat in modes:
             if chat and not tokenizer.chat_template:
                 print("(no chat template: chat mode cannot be shown)")
                 continue
-            _show(tokenizer, doc, chat, args.task)
+            _show(tokenizer, doc, chat, options.task)
     return 0
+
+
+def options_from(args: argparse.Namespace) -> Options:
+    """The command's options, checked. Raises UserError."""
+    if args.docs < 1:
+        raise UserError(f"--docs {args.docs}: give at least 1")
+    check_names(list(SUITES.values()), [args.task])
+    spec = resolve(args.model, args.model_path)
+    if spec.source == "endpoint":
+        raise UserError("a server does not show its tokens: give --model a model whose tokenizer can be read")
+    return Options(args.task, spec, parse_source(args.data, args.offline), args.docs, args.mode, args.offline)
 
 
 def _show(tokenizer: Any, doc: Any, chat: bool, task: str) -> None:

@@ -11,65 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evals.commands.judge import add_judge_arguments, check_judge
-from evals.endpoints import add_endpoint_arguments, check_endpoint
+from evals.adapters.build import Built, build
+from evals.commands.judge import JudgeOptions
+from evals.commands.run_options import PLANNED_DOCS, RunOptions, add_arguments, run_options
 from evals.errors import EXIT_OK, EXIT_ROWS_MISSING, UserError
-from evals.models import ModelSpec, resolve
-from evals.suites import SUITES, Suite
+from evals.models import ModelSpec
 
 if TYPE_CHECKING:
     from evals.parallel import Team
-    from evals.runner import Settings, Work
+    from evals.runner import Work
     from evals.sweep import Remembered
 
-PLANNED_DOCS = (
-    1000  # a run of so many is planned aloud, where it takes long: on a CPU, or in several processes
-)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to measure, on which data, and where results go."""
-    what = parser.add_argument_group("what to measure")
-    what.add_argument(
-        "--model", action="append", metavar="NAME",
-        help="a known name, a hub id, a folder or a .gguf file (default: the embedded SmolLM2-135M-Instruct, Q4_1); "
-        "give it again for more models in one go; ORG/NAME@REVISION for one of its checkpoints",
-    )  # fmt: skip
-    what.add_argument("--sweep", metavar="FILE", help="more models, one a line as for --model")
-    what.add_argument("--model-path", metavar="PATH", help="weights of the named model on this disk")
-    what.add_argument("--revision", help="the hub revision of the model")
-    what.add_argument(
-        "--suite", choices=("base", "instruct", "all"), help="which table (default: the model's own)"
-    )
-    what.add_argument("--tasks", metavar="A,B", help="only these tasks or rows (see 'run_evals.py tasks')")
-    what.add_argument(
-        "--limit", type=int, metavar="N", help="only the first N docs of each task, after the shuffle"
-    )
-    what.add_argument("--variant", action="append", default=[], metavar="NAME", help="a named budget variant")
-    where = parser.add_argument_group("data and results")
-    where.add_argument(
-        "--data", default="hub", metavar="hub|smoke|DIR", help="where the benchmarks are (default: hub)"
-    )
-    where.add_argument("--output-dir", default="results", metavar="DIR", help="default: results")
-    where.add_argument("--fresh", action="store_true", help="compute everything again, whatever is stored")
-    where.add_argument(
-        "--offline", action="store_true", help="no network at all: cached files or a folder only"
-    )
-    add_endpoint_arguments(parser)
-    add_judge_arguments(parser)
-    how = parser.add_argument_group("how to compute")
-    how.add_argument(
-        "--plan",
-        action=argparse.BooleanOptionalAction,
-        help=f"first show requests, tokens and the time they will take "
-        f"(default: on a CPU or in several processes, from {PLANNED_DOCS:,} docs on)",
-    )
-    how.add_argument("--dry-run", action="store_true", help="show that, and stop")
-    how.add_argument("--device", help="cpu, cuda:1, mps (default: the best there is)")
-    how.add_argument("--dtype", choices=("float32", "bfloat16", "float16"),
-                     help="default: bfloat16 where the device computes it well, else float32")  # fmt: skip
-    how.add_argument("--engine", choices=("shared", "plain"), default="shared",
-                     help="plain: one sequence at a time, for comparison")  # fmt: skip
+__all__ = ["add_arguments", "main"]
 
 
 def main(args: argparse.Namespace) -> int:
@@ -89,15 +42,15 @@ def main(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, team: Team | None) -> int:
     start = time.monotonic()
-    specs, suites, settings = _choices(args)
-    go_offline(args.offline or not _needs_hub(args, specs, settings))
+    options = run_options(args)
+    go_offline(options.offline or not options.needs_hub)
 
     from evals.progress import Progress
     from evals.runner import prepare
     from evals.sweep import Remembered
 
     progress = Progress()
-    works = prepare(suites, settings)
+    works = prepare(options.suites, options.settings)
     # nearly all objects of a run are needed to its end: looking for garbage among them takes a third of its Python time
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
@@ -105,15 +58,15 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
     for work in works:
         for reason in dict.fromkeys(work.missing[n] for r in work.rows for n in r.tasks if n in work.missing):
             progress.note(f"left out: {reason}")
-    planned = args.plan or (args.plan is None and _is_long(works))
-    memory = Remembered() if len(specs) > 1 or planned else None
+    planned = options.plan or (options.plan is None and _is_long(works))
+    memory = Remembered() if len(options.specs) > 1 or planned else None
     code = EXIT_OK
-    for spec in specs:
+    for spec in options.specs:
         before = time.monotonic() - start
         try:
-            code = max(code, _measure(args, spec, works, settings, progress, before, team, memory))
+            code = max(code, _measure(options, spec, works, progress, before, team, memory))
         except UserError as error:
-            if len(specs) == 1 or team is not None:
+            if len(options.specs) == 1 or team is not None:
                 raise
             progress.note(f"{spec.name}: left out: {error}")
             code = EXIT_ROWS_MISSING
@@ -125,80 +78,15 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
 
 def _models(args: argparse.Namespace) -> Iterator[list[Any]]:
     """Each model's adapters in turn, loaded when asked for: what a process that lends its model needs."""
-    specs, suites, settings = _choices(args)
-    go_offline(args.offline or not _needs_hub(args, specs, settings))
-    from evals.adapters.build import build
-
-    for spec in specs:
-        yield build(args, spec, [suite.chat for suite in suites]).adapters
+    options = run_options(args)
+    go_offline(options.offline or not options.needs_hub)
+    for spec in options.specs:
+        yield _build(options, spec).adapters
 
 
-def _choices(args: argparse.Namespace) -> tuple[list[ModelSpec], list[Suite], Settings]:
-    """Checks everything that can be checked before anything heavy is imported."""
-    from evals import sweep
-    from evals.data import parse_source
-    from evals.runner import Settings
-    from evals.suites import budgets, check_names
-
-    if args.limit is not None and args.limit < 1:
-        raise UserError(f"--limit {args.limit}: give at least 1")
-    if args.judge:
-        check_judge(args)
-    listed = sweep.read_sweep(Path(args.sweep).expanduser()) if args.sweep else []
-    names = [*(args.model or []), *listed] or [None]
-    if args.model_path and len(names) > 1:
-        raise UserError("--model-path goes with one --model only")
-    specs = sweep.resolve_all(names, args.model_path, args.revision)
-    check_endpoint(args, names)
-    if (args.plan or args.dry_run) and any(spec.source == "endpoint" for spec in specs):
-        raise UserError("--plan and --dry-run time this machine's own models, not a server's")
-    suites = _suites(args.suite, specs)
-    wanted = (
-        [name.strip() for name in args.tasks.split(",") if name.strip()] if args.tasks is not None else None
-    )
-    if wanted is not None and not wanted:
-        raise UserError("--tasks names no task: see 'run_evals.py tasks'")
-    check_names(suites, wanted)
-    variants = [one.strip() for text in args.variant for one in text.split(",") if one.strip()]
-    for suite in suites:
-        budgets(variants, suite)
-    output = Path(args.output_dir).expanduser()
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output-dir '{args.output_dir}' is not a folder")
-    settings = Settings(
-        source=parse_source(args.data, args.offline),
-        tasks=wanted,
-        limit=args.limit,
-        variants=variants,
-        output=output,
-        fresh=args.fresh,
-    )
-    return specs, suites, settings
-
-
-def _suites(name: str | None, specs: list[ModelSpec]) -> list[Suite]:
-    if name == "all":
-        return [SUITES["base"], SUITES["instruct"]]
-    if name is not None:
-        return [SUITES[name]]
-    unknown = [spec.name for spec in specs if spec.suite is None]
-    if unknown:
-        raise UserError(
-            f"'{unknown[0]}' is not a model of the card, so --suite is needed: 'base' for plain prompts, "
-            "'instruct' for its chat template, 'all' for both (the chat template is never used on a guess)"
-        )
-    suites = {spec.suite for spec in specs}
-    if len(suites) > 1:
-        raise UserError("these models belong to different tables: give --suite base, instruct or all")
-    return [SUITES[str(suites.pop())]]
-
-
-def _needs_hub(args: argparse.Namespace, specs: list[ModelSpec], settings: Settings) -> bool:
-    """Whether anything that was asked for may come from the hub."""
-    kind, _, judge = (args.judge or "").partition(":")
-    if settings.source.kind == "hub" or any(spec.source == "hub" for spec in specs) or args.tokenizer:
-        return True
-    return kind == "local" and resolve(judge).source == "hub"
+def _build(options: RunOptions, spec: ModelSpec) -> Built:
+    chats = [suite.chat for suite in options.suites]
+    return build(spec, chats, options.local, options.server, options.offline)
 
 
 def go_offline(offline: bool) -> None:
@@ -210,10 +98,9 @@ def go_offline(offline: bool) -> None:
 
 
 def _measure(
-    args: argparse.Namespace,
+    options: RunOptions,
     spec: ModelSpec,
     works: list[Work],
-    settings: Settings,
     progress: Any,
     before: float,
     team: Team | None,
@@ -221,14 +108,14 @@ def _measure(
 ) -> int:
     """One model through all suites: a run folder and a table each."""
     from evals import provenance
-    from evals.adapters.build import build
     from evals.files import run_lock
     from evals.runner import Run, publish
     from evals.store import Store
 
     start = time.monotonic()
     progress.note(f"loading {spec.name} ({spec.label})")
-    built = build(args, spec, [work.suite.chat for work in works])
+    built = _build(options, spec)
+    settings = options.settings
     adapters, spec = built.adapters, built.spec
     if memory is not None:
         adapters = [memory.adapter(adapter) for adapter in adapters]
@@ -238,11 +125,11 @@ def _measure(
         adapters = lead(team, adapters)
     phases = {"prepare": before, "load": time.monotonic() - start}
     cache = settings.output / ".cache"
-    if args.plan or args.dry_run:
+    if options.plan or options.dry_run:
         print(_plan(works, adapters, cache / "requests.sqlite", settings.fresh), flush=True)
-    elif args.plan is None and _is_long(works) and (built.on_cpu or (team and spec.source != "endpoint")):
+    elif options.plan is None and _is_long(works) and (built.on_cpu or (team and spec.source != "endpoint")):
         progress.note(_plan(works, adapters, cache / "requests.sqlite", settings.fresh))
-    if args.dry_run:
+    if options.dry_run:
         return EXIT_OK
     folders, missing = [], False
     lock = cache / f"run-{provenance.joint_hash([adapter.identity for adapter in adapters])}.lock"
@@ -255,15 +142,13 @@ def _measure(
             folders.append(publish(run, spec, built.describe(adapter), phases))
             missing = missing or any(name not in run.columns for row in work.rows for name in row.tasks)
     code = EXIT_ROWS_MISSING if missing else EXIT_OK
-    if args.judge:
-        code = max(code, _judge(args, folders, cache / "requests.sqlite", settings, progress))
+    if options.judge:
+        code = max(code, _judge(options.judge, folders, cache / "requests.sqlite", progress))
     _show(folders)
     return code
 
 
-def _judge(
-    args: argparse.Namespace, folders: list[Path], cache: Path, settings: Settings, progress: Any
-) -> int:
+def _judge(options: JudgeOptions, folders: list[Path], cache: Path, progress: Any) -> int:
     """Judges the MT-Bench answers of the finished runs that have some."""
     from evals.commands.judge import judge_folder, make_judge
 
@@ -271,8 +156,8 @@ def _judge(
     if not answered:
         progress.note("nothing to judge: this run has no MT-Bench answers")
         return EXIT_OK
-    judge, data = make_judge(args), settings.source.folder
-    return max(judge_folder(folder, judge, cache, data, args, progress) for folder in answered)
+    judge = make_judge(options)
+    return max(judge_folder(folder, judge, options, cache, progress) for folder in answered)
 
 
 def _is_long(works: list[Work]) -> bool:

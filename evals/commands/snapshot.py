@@ -11,11 +11,13 @@ import hashlib
 import io
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evals.commands.options import split_names
 from evals.errors import EXIT_OK, EXIT_ROWS_MISSING, UserError
-from evals.suites import SUITES, Suite, select_rows
+from evals.suites import SUITES, Suite, check_names, select_rows
 
 if TYPE_CHECKING:
     from evals.hub import HubFiles
@@ -23,6 +25,15 @@ if TYPE_CHECKING:
 
 SOURCES = "SOURCES.json"
 Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `snapshot` was asked for; `tasks` None: all of the card."""
+
+    folder: Path
+    tasks: list[str] | None
+    offline: bool
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,18 +51,19 @@ def main(args: argparse.Namespace) -> int:
 
     rows = {row.label: row for suite in SUITES.values() for row in suite.rows}
     card = Suite("card", chat=False, rows=tuple(rows.values()))
-    wanted = [name.strip() for name in args.tasks.split(",") if name.strip()] if args.tasks else None
-    names = [task for row in select_rows(card, wanted) for task in row.tasks]
-    if args.folder.exists() and not args.folder.is_dir():
-        raise UserError(f"'{args.folder}' is a file: give a folder for the snapshot")
-    failures = _copy_all([get_task(name) for name in names], args.folder, args.offline)
+    wanted = split_names("--tasks", args.tasks, "task: see 'run_evals.py tasks'")
+    options = Options(args.folder, None if wanted is None else list(wanted), args.offline)
+    check_names([card], options.tasks)
+    names = [task for row in select_rows(card, options.tasks) for task in row.tasks]
+    if options.folder.exists() and not options.folder.is_dir():
+        raise UserError(f"'{options.folder}' is a file: give a folder for the snapshot")
+    failures = _copy_all([get_task(name) for name in names], options.folder, options.offline)
     if len(failures) == len(names):
         raise UserError(failures[0])
     for failure in failures:
         print(failure, file=sys.stderr)
-    print(
-        f"{len(names) - len(failures)} of {len(names)} tasks are in {args.folder}: use --data {args.folder}"
-    )
+    done = len(names) - len(failures)
+    print(f"{done} of {len(names)} tasks are in {options.folder}: use --data {options.folder}")
     return EXIT_ROWS_MISSING if failures else EXIT_OK
 
 

@@ -53,7 +53,7 @@ def command(server: FaultServer, folder: Path, *more: str, model: str = "big") -
         "--judge-prompts",
         "own",
     ]
-    return [*own, "--judge-parallel", "3", *more]
+    return [*own, *([] if "--judge-parallel" in more else ["--judge-parallel", "3"]), *more]
 
 
 def row_of(folder: Path) -> dict[str, Any]:

@@ -41,11 +41,14 @@ class Bench:
         self.hook: tuple[Any, ...] = ("tests.runs.bench:short_answers",)
 
     def arguments(self, *options: str) -> list[str]:
+        own = {
+            "--model": "tiny", "--model-path": str(self.model), "--suite": "base", "--tasks": TASKS,
+            "--data": str(self.data), "--output-dir": str(self.output), "--device": "cpu", "--dtype": "float32",
+        }  # fmt: skip
         return [
-            "--model", "tiny", "--model-path", str(self.model), "--suite", "base", "--tasks", TASKS,
-            "--data", str(self.data), "--output-dir", str(self.output), "--device", "cpu",
-            "--dtype", "float32", *options,
-        ]  # fmt: skip
+            *(word for flag, value in own.items() if flag not in options for word in (flag, value)),
+            *options,
+        ]
 
     def run(self, *options: str) -> dict[str, Any]:
         """A run that ends well; its record."""

@@ -1,0 +1,240 @@
+"""The options of `run`: from the command line to what is measured, on what, and how."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evals import sweep
+from evals.adapters.build import LocalOptions
+from evals.commands.judge import JudgeOptions, add_judge_arguments, judge_options
+from evals.commands.options import Use, given, refuse_unused, require_positive, split_names
+from evals.data import parse_source
+from evals.endpoints import ServerOptions, is_endpoint
+from evals.errors import UserError
+from evals.models import ModelSpec
+from evals.runner import Settings
+from evals.suites import SUITES, VARIANTS, Row, Suite, budgets, check_names, select_rows
+
+DTYPES = ("float32", "bfloat16", "float16")
+PLANNED_DOCS = (
+    1000  # a run of so many is planned aloud, where it takes long: on a CPU, or in several processes
+)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """A run as it was asked for. `local`, `server`, `judge`: None where nothing that is asked for needs them."""
+
+    specs: tuple[ModelSpec, ...]
+    suites: tuple[Suite, ...]
+    settings: Settings
+    local: LocalOptions | None
+    server: ServerOptions | None
+    judge: JudgeOptions | None
+    plan: bool | None
+    dry_run: bool
+    offline: bool
+
+    @property
+    def rows(self) -> list[tuple[Suite, Row]]:
+        """The rows to measure, each with its suite."""
+        return [(suite, row) for suite in self.suites for row in select_rows(suite, self.settings.tasks)]
+
+    @property
+    def needs_hub(self) -> bool:
+        """Whether anything that is asked for may come from the hub."""
+        judge = self.judge.spec if self.judge else None
+        return (
+            self.settings.source.kind == "hub"
+            or any(spec.source == "hub" for spec in (*self.specs, *([judge] if judge else [])))
+            or (self.server is not None and self.server.tokenizer is not None)
+        )
+
+
+def _computes(options: RunOptions) -> bool:
+    return options.local is not None or (options.judge is not None and options.judge.spec is not None)
+
+
+def _is_judged(options: RunOptions) -> bool:
+    return any(row.metric == "judge_score" for _, row in options.rows)
+
+
+def _variants_change_something(options: RunOptions) -> bool:
+    """Whether each variant has a task of its own among the chosen ones."""
+    chosen = [(suite, task) for suite, row in options.rows for task in row.tasks]
+    return all(
+        any(task in budgets([name], suite) for suite, task in chosen) for name in options.settings.variants
+    )
+
+
+_SERVERS = "belongs to --model openai:NAME"
+_OWN_MODELS = "is about models that this machine computes, not about a server's"
+USES: tuple[Use[RunOptions], ...] = (
+    Use("--base-url", lambda o: o.server, _SERVERS),
+    Use("--api-key-env", lambda o: o.server, f"{_SERVERS}; a judge's key has --judge-key-env"),
+    Use("--tokenizer", lambda o: o.server, _SERVERS),
+    Use("--parallel", lambda o: o.server, f"{_SERVERS}; a judge has --judge-parallel"),
+    Use("--timeout", lambda o: o.server, f"{_SERVERS}; a judge has --judge-timeout"),
+    Use("--device", _computes, _OWN_MODELS),
+    Use("--dtype", _computes, _OWN_MODELS),
+    Use("--engine", lambda o: o.local, _OWN_MODELS),
+    Use("--plan", lambda o: not o.server, "times this machine's own models, not a server's"),
+    Use("--no-plan", lambda o: not o.server, "is about this machine's own models: a server's are never planned"),
+    Use("--dry-run", lambda o: not o.server, "times this machine's own models, not a server's"),
+    Use("--no-plan", lambda o: not o.dry_run, "contradicts --dry-run, which shows the plan and stops"),
+    Use("--judge", lambda o: not o.dry_run, "needs answers, and --dry-run generates none: leave one of them out"),
+    Use("--judge", _is_judged, "judges MT-Bench, which is not among the chosen rows (see 'run_evals.py tasks')"),
+    Use(
+        "--variant",
+        _variants_change_something,
+        f"changes no chosen task: {', '.join(f'{name} is for {next(iter(VARIANTS[name]))}' for name in VARIANTS)}"
+        " (see 'run_evals.py tasks')",
+    ),
+    Use(
+        "--variant",
+        lambda o: o.settings.source.kind != "smoke",
+        "changes a benchmark's budget, and --data smoke has its own, smaller ones",
+    ),
+)  # fmt: skip
+
+
+def run_options(args: argparse.Namespace) -> RunOptions:
+    """Checks everything that can be checked before anything heavy is imported. Raises UserError."""
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit {args.limit}: give at least 1")
+    names = _names(args)
+    specs = sweep.resolve_all(names, args.model_path, args.revision)
+    suites = _suites(args.suite, specs)
+    settings = _settings(args, suites)
+    here = any(spec.source != "endpoint" for spec in specs)
+    options = RunOptions(
+        specs=tuple(specs),
+        suites=tuple(suites),
+        settings=settings,
+        local=LocalOptions(**given(args, "device", "dtype", "engine")) if here else None,
+        server=_server(args) if any(map(is_endpoint, names)) else None,
+        judge=judge_options(args, settings.source.folder),
+        plan=args.plan,
+        dry_run=args.dry_run,
+        offline=args.offline,
+    )
+    refuse_unused(args, options, USES)
+    return options
+
+
+def _names(args: argparse.Namespace) -> list[str | None]:
+    """The models' names; None for the one of --model-path, else for the embedded one."""
+    listed = sweep.read_sweep(Path(args.sweep).expanduser()) if args.sweep is not None else []
+    names: list[str | None] = [*(args.model or []), *listed]
+    if args.model_path is not None and len(names) > 1:
+        raise UserError("--model-path goes with one --model only")
+    return names or [None]
+
+
+def _settings(args: argparse.Namespace, suites: Sequence[Suite]) -> Settings:
+    wanted = split_names("--tasks", args.tasks, "task: see 'run_evals.py tasks'")
+    check_names(list(suites), list(wanted) if wanted else None)
+    variants = list(split_names("--variant", args.variant, "variant: see 'run_evals.py tasks'") or ())
+    for suite in suites:
+        budgets(variants, suite)
+    output = Path(args.output_dir).expanduser()
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output-dir '{args.output_dir}' is not a folder")
+    return Settings(
+        source=parse_source(args.data, args.offline),
+        tasks=list(wanted) if wanted else None,
+        limit=args.limit,
+        variants=variants,
+        output=output,
+        fresh=args.fresh,
+    )
+
+
+def _suites(name: str | None, specs: Sequence[ModelSpec]) -> list[Suite]:
+    if name == "all":
+        return [SUITES["base"], SUITES["instruct"]]
+    if name is not None:
+        return [SUITES[name]]
+    unknown = [spec.name for spec in specs if spec.suite is None]
+    if unknown:
+        raise UserError(
+            f"'{unknown[0]}' is not a model of the card, so --suite is needed: 'base' for plain prompts, "
+            "'instruct' for its chat template, 'all' for both (the chat template is never used on a guess)"
+        )
+    suites = {spec.suite for spec in specs}
+    if len(suites) > 1:
+        raise UserError("these models belong to different tables: give --suite base, instruct or all")
+    return [SUITES[str(suites.pop())]]
+
+
+def _server(args: argparse.Namespace) -> ServerOptions:
+    if args.base_url is None:
+        raise UserError("--model openai:NAME needs --base-url, like http://127.0.0.1:8000/v1")
+    require_positive(args, "--parallel", "--timeout")
+    return ServerOptions(args.base_url, **given(args, "api_key_env", "tokenizer", "parallel", "timeout"))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to measure, on which data, and where results go."""
+    what = parser.add_argument_group("what to measure")
+    what.add_argument(
+        "--model", action="append", metavar="NAME",
+        help="a known name, a hub id, a folder or a .gguf file (default: the embedded SmolLM2-135M-Instruct, Q4_1); "
+        "give it again for more models in one go; ORG/NAME@REVISION for one of its checkpoints",
+    )  # fmt: skip
+    what.add_argument("--sweep", metavar="FILE", help="more models, one a line as for --model")
+    what.add_argument("--model-path", metavar="PATH",
+                      help="weights on this disk: of the named model, or alone as for --model PATH")  # fmt: skip
+    what.add_argument("--revision", help="the hub revision of the model")
+    what.add_argument("--suite", choices=("base", "instruct", "all"),
+                      help="which table (default: the model's own)")  # fmt: skip
+    what.add_argument("--tasks", metavar="A,B", help="only these tasks or rows (see 'run_evals.py tasks')")
+    what.add_argument(
+        "--limit", type=int, metavar="N", help="only the first N docs of each task, after the shuffle"
+    )
+    what.add_argument("--variant", action="append", default=[], metavar="NAME", help="a named budget variant")
+    where = parser.add_argument_group("data and results")
+    where.add_argument(
+        "--data", default="hub", metavar="hub|smoke|DIR", help="where the benchmarks are (default: hub)"
+    )
+    where.add_argument("--output-dir", default="results", metavar="DIR", help="default: results")
+    where.add_argument("--fresh", action="store_true", help="compute everything again, whatever is stored")
+    where.add_argument(
+        "--offline", action="store_true", help="no network at all: cached files or a folder only"
+    )
+    _add_server_arguments(parser)
+    add_judge_arguments(parser)
+    _add_computing_arguments(parser)
+
+
+def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("a model behind an OpenAI-compatible server (--model openai:NAME)")
+    group.add_argument("--base-url", metavar="URL", help="where it is, like http://127.0.0.1:8000/v1")
+    group.add_argument("--api-key-env", metavar="NAME",
+                       help="environment variable that holds the key (default: OPENAI_API_KEY)")  # fmt: skip
+    group.add_argument("--tokenizer", metavar="PATH|ID",
+                       help="the model's tokenizer (a folder, a .gguf file or a hub id): likelihood rows need it, "
+                       "and rows without a budget of their own (BBH)")  # fmt: skip
+    group.add_argument("--parallel", type=int, metavar="N",
+                       help=f"requests at once (default: {ServerOptions.parallel})")  # fmt: skip
+    group.add_argument("--timeout", type=float, metavar="SECONDS",
+                       help=f"for one answer (default: {ServerOptions.timeout:.0f})")  # fmt: skip
+
+
+def _add_computing_arguments(parser: argparse.ArgumentParser) -> None:
+    how = parser.add_argument_group("how to compute")
+    how.add_argument(
+        "--plan",
+        action=argparse.BooleanOptionalAction,
+        help=f"first show requests, tokens and the time they will take "
+        f"(default: on a CPU or in several processes, from {PLANNED_DOCS:,} docs on)",
+    )
+    how.add_argument("--dry-run", action="store_true", help="show that, and stop")
+    how.add_argument("--device", help="cpu, cuda:1, mps (default: the best there is)")
+    how.add_argument("--dtype", choices=DTYPES,
+                     help="default: bfloat16 where the device computes it well, else float32")  # fmt: skip
+    how.add_argument("--engine", choices=("shared", "plain"),
+                     help="plain: one sequence at a time, for comparison (default: shared)")  # fmt: skip
