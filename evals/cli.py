@@ -35,32 +35,36 @@ COMMANDS = {
 INTERRUPTED = 130
 
 
-class Once(argparse.Action):
-    """Stores an option's value; a second one, which would silently replace the first, is refused."""
-
-    given = False
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, flag: Any = None
-    ) -> None:
-        """Stores the value."""
-        if self.given and flag is not None:
-            parser.error(f"{flag} is given twice: give it once")
-        self.given = True
-        setattr(namespace, self.dest, values)
-
-
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line; nothing that is given is dropped."""
+    """An argument parser whose errors are one line, and that refuses an option which is given twice."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self.given: set[str] = set()
         for name in (None, "store"):
             self.register("action", name, Once)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As always, each time from the beginning."""
+        self.given.clear()
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raises UserError instead of printing the usage."""
         raise UserError(f"{message} (see '{self.prog} --help')")
+
+
+class Once(argparse.Action):
+    """Stores an option's value; a second one would silently replace the first."""
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, flag: str | None = None
+    ) -> None:
+        """Stores the value, or has the parser refuse it."""
+        if flag is not None and self.dest in parser.given:
+            parser.error(f"{flag} is given twice: give it once")
+        parser.given.add(self.dest)
+        setattr(namespace, self.dest, values)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -69,10 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     debug = "--debug" in argv
     _terminate_like_interrupt()
     try:
-        name, rest = _command(argv)
-        module = importlib.import_module(COMMANDS[name][0])
-        _refuse_empty(rest)
-        args = _parser(name, module).parse_args(rest)
+        module, args = parse(argv)
         return int(module.main(args))
     except UserError as error:
         if debug:
@@ -108,6 +109,14 @@ def main(argv: list[str] | None = None) -> int:
         )
 
 
+def parse(argv: list[str]) -> tuple[Any, argparse.Namespace]:
+    """The command's module and its arguments. Raises UserError."""
+    name, rest = _command(argv)
+    module, parser = make_parser(name)
+    _refuse_empty(rest)
+    return module, parser.parse_args(rest)
+
+
 def _fail(message: str) -> int:
     print("error: " + " ".join(message.split()), file=sys.stderr)
     return EXIT_USAGE
@@ -130,7 +139,9 @@ def _refuse_empty(words: list[str]) -> None:
             raise UserError(f"empty value after '{word or before}': give one, or leave it out")
 
 
-def _parser(name: str, module: Any) -> Parser:
+def make_parser(name: str) -> tuple[Any, Parser]:
+    """A command's module and its parser."""
+    module = importlib.import_module(COMMANDS[name][0])
     program = "run_evals.py" if name == "run" else f"run_evals.py {name}"
     lines = [f"  {command:<12} {text}" for command, (_, text) in COMMANDS.items()]
     epilog = "commands (each with its own --help):\n" + "\n".join(lines) if name == "run" else None
@@ -144,7 +155,7 @@ def _parser(name: str, module: Any) -> Parser:
     module.add_arguments(parser)
     if "--debug" not in parser._option_string_actions:
         parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
+    return module, parser
 
 
 def _terminate_like_interrupt() -> None:

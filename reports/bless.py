@@ -41,11 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def options_from(args: argparse.Namespace) -> Options:
+    """The command's options, checked. Raises UserError."""
+    return Options(args.run, checked_name(args.name), args.baselines or FOLDER)
+
+
 def main(args: argparse.Namespace) -> int:
     """Stores the baseline and says what it replaces."""
     from reports.results import load_run
 
-    options = Options(args.run, checked_name(args.name), args.baselines or FOLDER)
+    options = options_from(args)
     target = options.baselines / options.name
     run = load_run(options.run)
     replaced = _described(load_run(target)) if target.is_dir() else None

@@ -113,8 +113,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(args: argparse.Namespace) -> int:
-    """Prints or writes the tables of the given runs."""
+def options_from(args: argparse.Namespace) -> Options:
+    """The command's options, checked. Raises UserError."""
     options = Options(
         runs=tuple(args.runs),
         columns=split_names("--columns", args.columns, "column"),
@@ -125,6 +125,12 @@ def main(args: argparse.Namespace) -> int:
         model_index=args.model_index,
     )
     refuse_unused(args, options, USES)
+    return options
+
+
+def main(args: argparse.Namespace) -> int:
+    """Prints or writes the tables of the given runs."""
+    options = options_from(args)
     if options.curve:
         from reports import curve
 

@@ -57,13 +57,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write there instead of printing")
 
 
+def options_from(args: argparse.Namespace) -> Options:
+    """The command's options, checked. Raises UserError."""
+    options = Options(args.first, args.second, args.show_flips, args.format, args.output)
+    if options.show_flips < 0:
+        raise UserError("--show-flips needs a number of docs, zero or more")
+    return options
+
+
 def main(args: argparse.Namespace) -> int:
     """Prints the comparison of two runs."""
     from reports.card import write
 
-    options = Options(args.first, args.second, args.show_flips, args.format, args.output)
-    if options.show_flips < 0:
-        raise UserError("--show-flips needs a number of docs, zero or more")
+    options = options_from(args)
     first, second = load_run(options.first), load_run(options.second)
     render = as_json if options.format == "json" else as_markdown
     text = render(first, second, options.show_flips)

@@ -70,9 +70,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def options_from(args: argparse.Namespace) -> Options:
+    """The command's options."""
+    return Options(tuple(args.runs), args.plot, args.output)
+
+
 def main(args: argparse.Namespace) -> int:
     """Prints the tables of all trainings; draws them with --plot. Raises UserError."""
-    return show(Options(tuple(args.runs), args.plot, args.output))
+    return show(options_from(args))
 
 
 def show(options: Options) -> int:

@@ -117,14 +117,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--summary", type=Path, metavar="FILE", help="write the markdown summary")
 
 
-def main(args: argparse.Namespace) -> int:
-    """Prints the verdicts and returns the exit code."""
-    from reports.bless import find_baseline
-    from reports.gate_output import write_outputs
-    from reports.policy import load_policy
-    from reports.results import load_run
-
-    options = Options(
+def options_from(args: argparse.Namespace) -> Options:
+    """The command's options, checked. Raises UserError."""
+    return Options(
         baseline=args.baseline,
         candidate=args.candidate,
         policy=args.policy,
@@ -134,6 +129,16 @@ def main(args: argparse.Namespace) -> int:
         junit=args.junit,
         summary=args.summary,
     )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Prints the verdicts and returns the exit code."""
+    from reports.bless import find_baseline
+    from reports.gate_output import write_outputs
+    from reports.policy import load_policy
+    from reports.results import load_run
+
+    options = options_from(args)
     policy = load_policy(options.policy)
     baseline = load_run(find_baseline(options.baseline, options.baselines))
     result = gate(baseline, load_run(options.candidate), policy, options.allow)

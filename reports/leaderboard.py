@@ -89,11 +89,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(args: argparse.Namespace) -> int:
-    """Writes the leaderboard; returns 0. Raises UserError."""
-    from evals.files import write_atomic
-    from reports.boards import build_boards, latest
-
+def options_from(args: argparse.Namespace) -> Options:
+    """The command's options, checked. Raises UserError."""
     options = Options(
         folder=args.folder,
         all=args.all,
@@ -102,6 +99,15 @@ def main(args: argparse.Namespace) -> int:
         no_samples=args.no_samples,
     )
     refuse_unused(args, options, USES)
+    return options
+
+
+def main(args: argparse.Namespace) -> int:
+    """Writes the leaderboard; returns 0. Raises UserError."""
+    from evals.files import write_atomic
+    from reports.boards import build_boards, latest
+
+    options = options_from(args)
     runs, refused = load_all(options.folder)
     boards = build_boards(runs if options.all else latest(runs))
     output, formats = options.output, options.formats

@@ -13,6 +13,8 @@ from evals import cli
 from evals.cli import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parent.parent
+SERVER = ["--model", "openai:m", "--base-url", "http://127.0.0.1:1/v1", "--suite", "base", "--data", "smoke"]
+JUDGED = ["--model", "SmolLM2-360M-Instruct", "--data", "smoke", "--judge", "local:SmolLM2-360M-Instruct"]
 
 
 def fails(capsys, *argv: str) -> str:
@@ -42,6 +44,64 @@ def fails(capsys, *argv: str) -> str:
         (["report", "/no/such/run"], "/no/such/run"),
         (["prompts", "mmlu", "--docs", "0"], "give at least 1"),
         (["prompts", "nosuchtask"], "unknown task 'nosuchtask'"),
+        (["prompts", "piqa", "--model", "openai:m"], "a server does not show its tokens"),
+        # each of these was accepted, and an option of it did nothing
+        (
+            ["--model-path", "/nowhere.gguf", "--data", "smoke"],
+            "no such model folder or .gguf file: '/nowhere.gguf'",
+        ),
+        (["--model-path", "", "--data", "smoke"], "empty value after '--model-path'"),
+        (["--model-path="], "empty value after '--model-path='"),
+        (["--tasks", "piqa", "--tasks", "arc"], "--tasks is given twice"),
+        (["--variant", ","], "--variant names no variant"),
+        (["--variant", "gsm8k-1280", "--suite", "base", "--data", "hub"], "changes no chosen task"),
+        (["--variant", "gsm8k-1280", "--tasks", "piqa", "--data", "hub"], "changes no chosen task"),
+        (["--variant", "gsm8k-1280", "--data", "smoke"], "--data smoke has its own"),
+        (
+            ["--revision", "v1", "--data", "smoke", "--model", str(ROOT), "--suite", "base"],
+            "does not come from there",
+        ),
+        (["--revision", "v1", "--model", "a/b@v2", "--suite", "base"], "leave --revision v1 out"),
+        (
+            ["--parallel", "9", "--model", "SmolLM2-135M", "--data", "smoke"],
+            "--parallel belongs to --model openai:",
+        ),
+        (
+            ["--timeout", "9", "--model", "SmolLM2-135M", "--data", "smoke"],
+            "--timeout belongs to --model openai:",
+        ),
+        (["--api-key-env", "K", "--model", "SmolLM2-135M"], "--api-key-env belongs to --model openai:"),
+        ([*SERVER, "--dtype", "float32"], "--dtype is about models that this machine computes"),
+        ([*SERVER, "--device", "cpu"], "--device is about models that this machine computes"),
+        ([*SERVER, "--engine", "plain"], "--engine is about models that this machine computes"),
+        ([*SERVER, "--no-plan"], "--no-plan is about this machine's own models"),
+        (["--plan", "--no-plan"], "not allowed with argument"),
+        (["--dry-run", "--no-plan", "--model", "SmolLM2-360M"], "--no-plan contradicts --dry-run"),
+        (
+            ["--judge-url", "http://127.0.0.1:1/v1", "--model", "SmolLM2-360M"],
+            "--judge-url belongs to --judge",
+        ),
+        (["--judge-prompts", "own", "--model", "SmolLM2-360M"], "--judge-prompts belongs to --judge"),
+        (["--same-judge-as-published", "--model", "SmolLM2-360M"], "belongs to --judge"),
+        ([*JUDGED, "--judge-parallel", "2"], "--judge-parallel belongs to --judge openai:"),
+        ([*JUDGED, "--tasks", "piqa"], "judges MT-Bench, which is not among the chosen rows"),
+        ([*JUDGED, "--dry-run"], "--dry-run generates none"),
+        (
+            ["judge", "RUN", "--judge", "local:SmolLM2-360M", "--data", "hub"],
+            "no mt_bench/judge_prompts.jsonl",
+        ),
+        (
+            ["judge", "RUN", "--judge", "openai:m", "--judge-url", "http://h/v1", "--dtype", "float32"],
+            "local:NAME",
+        ),
+        (["report", "RUN", "--curve", "--format", "json"], "--curve prints md"),
+        (["report", "RUN", "--curve", "--columns", "a"], "--columns is about the card's tables"),
+        (["report", "RUN", "--curve", "--model-index", "f"], "--model-index is about the card's tables"),
+        (["report", "--columns", ","], "--columns names no column"),
+        (["gate", "--baseline", "a", "--candidate", "b", "--allow", ","], "--allow names no difference"),
+        (["leaderboard", "--format", "md", "--no-samples"], "--no-samples is about the site"),
+        (["snapshot", "DIR", "--tasks", "piqa,piqqa"], "did you mean 'piqa'"),
+        (["snapshot", "DIR", "--tasks", ","], "--tasks names no task"),
     ],
 )
 def test_wrong_words_are_one_line(capsys, argv, says):

@@ -28,11 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-dir", default="results", metavar="DIR", help="default: results")
 
 
-def main(args: argparse.Namespace) -> int:
-    """Prints what the store holds or what was removed; a store that does not exist is empty."""
+def options_from(args: argparse.Namespace) -> Options:
+    """The command's options, checked. Raises UserError."""
     options = Options(args.action, Path(args.output_dir).expanduser())
     if not options.output.is_dir():
         raise UserError(f"--output-dir '{args.output_dir}' is not a folder")
+    return options
+
+
+def main(args: argparse.Namespace) -> int:
+    """Prints what the store holds or what was removed; a store that does not exist is empty."""
+    options = options_from(args)
     path = options.output / STORE
     if not path.exists() and not list(path.parent.glob(f"{path.name}.damaged-*")):
         print(f"nothing is stored in '{args.output_dir}'")

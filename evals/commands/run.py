@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from evals.adapters.build import Built, build
 from evals.commands.judge import JudgeOptions
-from evals.commands.run_options import PLANNED_DOCS, RunOptions, add_arguments, run_options
+from evals.commands.run_options import PLANNED_DOCS, RunOptions, add_arguments, options_from
 from evals.errors import EXIT_OK, EXIT_ROWS_MISSING, UserError
 from evals.models import ModelSpec
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from evals.runner import Work
     from evals.sweep import Remembered
 
-__all__ = ["add_arguments", "main"]
+__all__ = ["add_arguments", "main", "options_from"]
 
 
 def main(args: argparse.Namespace) -> int:
@@ -42,7 +42,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, team: Team | None) -> int:
     start = time.monotonic()
-    options = run_options(args)
+    options = options_from(args)
     go_offline(options.offline or not options.needs_hub)
 
     from evals.progress import Progress
@@ -78,7 +78,7 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
 
 def _models(args: argparse.Namespace) -> Iterator[list[Any]]:
     """Each model's adapters in turn, loaded when asked for: what a process that lends its model needs."""
-    options = run_options(args)
+    options = options_from(args)
     go_offline(options.offline or not options.needs_hub)
     for spec in options.specs:
         yield _build(options, spec).adapters

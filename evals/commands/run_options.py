@@ -101,7 +101,7 @@ USES: tuple[Use[RunOptions], ...] = (
 )  # fmt: skip
 
 
-def run_options(args: argparse.Namespace) -> RunOptions:
+def options_from(args: argparse.Namespace) -> RunOptions:
     """Checks everything that can be checked before anything heavy is imported. Raises UserError."""
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit {args.limit}: give at least 1")
@@ -226,13 +226,16 @@ def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_computing_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how to compute")
-    how.add_argument(
+    plan = how.add_mutually_exclusive_group()
+    plan.add_argument(
         "--plan",
-        action=argparse.BooleanOptionalAction,
+        action="store_true",
+        default=None,
         help=f"first show requests, tokens and the time they will take "
         f"(default: on a CPU or in several processes, from {PLANNED_DOCS:,} docs on)",
     )
-    how.add_argument("--dry-run", action="store_true", help="show that, and stop")
+    plan.add_argument("--no-plan", dest="plan", action="store_false", help="never show that")
+    how.add_argument("--dry-run", action="store_true", help="show the plan, and stop")
     how.add_argument("--device", help="cpu, cuda:1, mps (default: the best there is)")
     how.add_argument("--dtype", choices=DTYPES,
                      help="default: bfloat16 where the device computes it well, else float32")  # fmt: skip

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from tasks.builders import CardTask
 
 SOURCES = "SOURCES.json"
+CARD = Suite(  # every row of both tables, each once
+    "card",
+    chat=False,
+    rows=tuple({row.label: row for suite in SUITES.values() for row in suite.rows}.values()),
+)
 Entry = dict[str, Any]
 
 
@@ -45,16 +50,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--offline", action="store_true", help="only from the hub's local cache")
 
 
+def options_from(args: argparse.Namespace) -> Options:
+    """The command's options, checked. Raises UserError."""
+    wanted = split_names("--tasks", args.tasks, "task: see 'run_evals.py tasks'")
+    options = Options(args.folder, None if wanted is None else list(wanted), args.offline)
+    check_names([CARD], options.tasks)
+    return options
+
+
 def main(args: argparse.Namespace) -> int:
     """Copies what is missing; exit code 3 when some benchmarks could not be had. Raises UserError."""
     from tasks import get_task
 
-    rows = {row.label: row for suite in SUITES.values() for row in suite.rows}
-    card = Suite("card", chat=False, rows=tuple(rows.values()))
-    wanted = split_names("--tasks", args.tasks, "task: see 'run_evals.py tasks'")
-    options = Options(args.folder, None if wanted is None else list(wanted), args.offline)
-    check_names([card], options.tasks)
-    names = [task for row in select_rows(card, options.tasks) for task in row.tasks]
+    options = options_from(args)
+    names = [task for row in select_rows(CARD, options.tasks) for task in row.tasks]
     if options.folder.exists() and not options.folder.is_dir():
         raise UserError(f"'{options.folder}' is a file: give a folder for the snapshot")
     failures = _copy_all([get_task(name) for name in names], options.folder, options.offline)
