@@ -10,7 +10,7 @@ import functools
 import json
 import math
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -101,19 +101,53 @@ def prepare(suites: Sequence[Suite], settings: Settings) -> list[Work]:
         docs: dict[str, list[Doc]] = {}
         for name in (task for row in rows for task in row.tasks):
             task = get_task(name)
-            if name not in loaded and name not in missing:
-                try:
+            if name in missing:
+                continue
+            try:
+                if name not in loaded:
+                    _require_scoring(task)
                     loaded[name] = load(task, settings.source)
-                except RowUnavailable as error:
-                    missing[name] = str(error)
-            if name in loaded:
-                docs[name] = build_docs(task, loaded[name], settings.limit)
-                _set_budget(docs[name], changed.get(name), settings.source.kind == "smoke")
+                docs[name] = _docs(task, loaded[name], settings, changed.get(name))
+            except RowUnavailable as error:
+                missing[name] = str(error)
         works.append(Work(suite, rows, docs, {n: loaded[n] for n in docs}, {n: missing[n] for n in missing}))
     if not any(work.docs for work in works):
         reasons = list(dict.fromkeys(missing.values())) or ["no row was asked for"]
         raise UserError(reasons[0])
     return works
+
+
+def _docs(task: CardTask, data: TaskData, settings: Settings, budget: int | None) -> list[Doc]:
+    docs = build_docs(task, data, settings.limit)
+    _set_budget(docs, budget, settings.source.kind == "smoke")
+    _require_scoring(task, docs[0])
+    return docs
+
+
+def _require_scoring(task: CardTask, doc: Doc | None = None) -> None:
+    """Tries what scoring needs, or scores a made-up answer to `doc`, before a model works for hours.
+
+    Raises RowUnavailable with the reason.
+    """
+    from lighteval.models.model_output import ModelResponse
+
+    from tasks.metrics import score
+
+    try:
+        if doc is not None:
+            score(task, doc, ModelResponse(text=["Ready."], logprobs=[0.0] * len(doc.choices)))
+        elif task.ready is not None:
+            task.ready()
+    except (
+        Exception
+    ) as error:  # a package that is missing, half installed or of another version fails in any way
+        raise RowUnavailable(
+            f"'{task.name}' cannot be scored here ({_named(error)}): are all dependencies of this project installed?"
+        ) from error
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:200]}"
 
 
 def _set_budget(docs: list[Doc], budget: int | None, smoke: bool) -> None:
@@ -222,25 +256,15 @@ class Run:
         with self.phase("metrics"):
             for task, groups in asked:
                 scores = [[_score(next(results)) for _ in group] for group in groups]
-                self.columns[task.name] = self._guarded(
-                    samples.likelihood_columns,
-                    task,
-                    self.work.docs[task.name],
-                    self.adapter.chat,
-                    groups,
-                    scores,
-                )
+                self._keep(samples.likelihood_columns, task, groups, scores)
 
     def _run_generative(self, row: Row, asked: _Asked) -> None:
         docs = [doc for task in asked.generative for doc in self.work.docs[task.name]]
         results = iter(self._generate(row.label, docs, asked.answers))
         with self.phase("metrics"):
             for task in asked.generative:
-                own = self.work.docs[task.name]
-                generations = [next(results) for _ in own]
-                self.columns[task.name] = self._guarded(
-                    samples.generative_columns, task, own, self.adapter.chat, generations
-                )
+                generations = [next(results) for _ in self.work.docs[task.name]]
+                self._keep(samples.generative_columns, task, generations)
 
     def _run_conversation(self, row: Row, asked: _Asked) -> None:
         from tasks.mt_bench import follow_up
@@ -317,12 +341,15 @@ class Run:
             self.phases[name] = self.phases.get(name, 0.0) + time.monotonic() - start
             self.spans.append((name, self._label, clock, time.time()))
 
-    @staticmethod
-    def _guarded(function: Any, *arguments: Any) -> Any:
+    def _keep(self, columns_of: Callable[..., Columns], task: CardTask, *results: Any) -> None:
+        """Scores a task; if that fails the task is missing, with the reason. Its answers are in the store already."""
         try:
-            return function(*arguments)
-        except ValueError as error:
-            raise UserError(str(error)) from error
+            columns = columns_of(task, self.work.docs[task.name], self.adapter.chat, *results)
+        except Exception as error:  # metrics are other people's code, and answers may be anything
+            self.missing[task.name] = f"'{task.name}' was answered, but scoring fails ({_named(error)})"
+            self.progress.note(f"left out: {self.missing[task.name]}; the answers are kept")
+        else:
+            self.columns[task.name] = columns
 
 
 def _cost(request: Request) -> int:

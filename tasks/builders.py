@@ -27,6 +27,9 @@ class CardTask(LightevalTaskConfig):
     columns: tuple[str, ...] = ()  # columns that the prompt function reads, in every split used
     method: SamplingMethod = SamplingMethod.LOGPROBS  # what is asked of the model
     folder: str = ""  # where a folder of data keeps this task; the task's name unless told
+    ready: Callable[[], None] | None = (
+        None  # tries what scoring needs beyond this package; raises what is wrong
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,6 +95,7 @@ def generative_task(
     shot_split: str | None = None,
     shot_docs: int = 0,
     folder: str = "",
+    ready: Callable[[], None] | None = None,
 ) -> CardTask:
     """A text to write, of at most ``budget`` tokens (None: to the window's end), scored by ``metrics``."""
     splits = [split] if shot_split in (None, split) else [split, str(shot_split)]
@@ -114,4 +118,5 @@ def generative_task(
         columns=columns,
         method=SamplingMethod.GENERATIVE,
         folder=folder,
+        ready=ready,
     )

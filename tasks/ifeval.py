@@ -39,6 +39,13 @@ def prompt(row: dict[str, Any], task_name: str) -> Doc:
     )
 
 
+def ready() -> None:
+    """Has the checkers, with all that they import, check an answer. Raises whatever is missing."""
+    from tasks.ifeval_checks import try_checkers
+
+    try_checkers()
+
+
 TASK = generative_task(
     "ifeval",
     prompt,
@@ -50,4 +57,5 @@ TASK = generative_task(
     columns=("prompt", "instruction_id_list", "kwargs"),
     metrics=[IFEVAL],
     budget=1280,
+    ready=ready,
 )

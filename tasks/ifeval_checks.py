@@ -51,6 +51,30 @@ def follow(
     return strict, loose
 
 
+# One instruction for each thing that checkers import, its arguments, and an answer that follows it.
+TRIALS: tuple[tuple[str, dict[str, Any], str], ...] = (
+    ("language:response_language", {"language": "en"}, "The cat sleeps in the warm kitchen all day."),
+    ("change_case:english_lowercase", {}, "the cat sleeps in the warm kitchen all day."),
+    (
+        "length_constraints:number_sentences",
+        {"num_sentences": 2, "relation": "at least"},
+        "It rains. We stay.",
+    ),
+    (
+        "change_case:capital_word_frequency",
+        {"capital_frequency": 1, "capital_relation": "at least"},
+        "It RAINS.",
+    ),
+)
+
+
+def try_checkers() -> None:
+    """Imports all that checkers need and checks answers whose result is known. Raises whatever is missing or wrong."""
+    for instruction, kwargs, answer in TRIALS:
+        if follow("Say it.", [instruction], [kwargs], answer) != ([1], [1]):
+            raise RuntimeError(f"the check '{instruction}' does not see that '{answer}' follows it")
+
+
 def variants(response: str) -> list[str]:
     """The response without its first line, last line, both or none; each with and without asterisks."""
     lines = response.split("\n")
