@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import pytest
 from made_runs import Made, build
 
+from evals.cli import main
 from evals.errors import UserError
 from evals.suites import SUITES
 from reports.pictures import forest
@@ -48,6 +49,16 @@ def test_smoke_stands_alone(tmp_path):
     run = load_run(build(tmp_path, Made(data={"source": "smoke"})))
     forest([run], tmp_path / "a.svg")
     assert "SmolLM2-360M" not in (tmp_path / "a.svg").read_text()
+
+
+def test_columns_of_the_tables_are_those_of_the_picture(runs, tmp_path):
+    """Also through the command, where the picture once had all columns whatever was chosen."""
+    picture = tmp_path / "a.svg"
+    words = [str(runs[0].folder), str(runs[1].folder), "--columns", "tiny", "--plot", str(picture)]
+    assert main(["report", *words]) == 0
+    text = picture.read_text()
+    assert "tiny (measured)" in text
+    assert "co (measured)" not in text and "SmolLM2-360M-Instruct" not in text
 
 
 def test_bad_targets(runs, tmp_path):
