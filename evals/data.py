@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,33 @@ def parse_source(text: str, offline: bool = False) -> Source:
             f"--data '{text}' is neither 'hub' nor 'smoke' nor a folder: make one with 'run_evals.py snapshot DIR'"
         )
     return Source("folder", folder, offline)
+
+
+def check_folder(source: Source, tasks: Iterable[str]) -> None:
+    """Refuses a folder of data whose files for `tasks` (names) are damaged, before anything heavy is imported.
+
+    Found here: no file for any of the tasks, a file that is not what SOURCES.json says, one that cannot be read as
+    parquet or JSON lines. What needs a task's facts (splits, columns, labels, row counts) is found by `load` and
+    `build_docs`: the facts are lighteval's, and come with it.
+    """
+    if source.kind != "folder":
+        return
+    assert source.folder is not None
+    found = False
+    for name in tasks:
+        shared = name.replace(
+            "_", "/", 1
+        )  # bbh_snarks is bbh/snarks; a task of its own folder has a file a split
+        for path in sorted([*source.folder.glob(f"{name}/*"), *source.folder.glob(f"{shared}.*")]):
+            if path.suffix in (".parquet", ".jsonl"):
+                found = True
+                label = path.relative_to(source.folder).as_posix()
+                _check_sources(source.folder, label, sha256(path))
+                _read(label, path, ())
+    if not found:
+        raise UserError(
+            f"the data folder '{source.folder}' has no parquet or JSON-lines file of {', '.join(tasks)}"
+        )
 
 
 def load(task: CardTask, source: Source) -> TaskData:

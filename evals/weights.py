@@ -1,296 +1,253 @@
 """Weights on disk: which files they are, whether they can be trusted, and what identifies them.
 
-Only safetensors and GGUF are read: formats that hold numbers, and nothing that runs.
+Only safetensors and GGUF are read, by their own libraries: formats that hold numbers, and nothing that runs. No file
+is memory-mapped: one that is cut short meanwhile would end the process by SIGBUS. Needs no torch, so that a broken file
+is found before that is imported.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
+import math
+import os
 import re
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO
+
+import gguf
+import numpy as np
+from safetensors import safe_open
 
 from evals.errors import UserError
-from evals.headers import Header, gguf_header, parse_json_object, safetensors_header, shown
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-TOKENIZERS = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "spiece.model",
-    "vocab.json",
-    "vocab.txt",
-    "tokenizer.tiktoken",
-)
-MAX_CONFIG_BYTES = 50_000_000
+MAX_HEAD_BYTES = 100_000_000  # what the safetensors library allows for a header
 FULL_PRECISION = ("F64", "F32", "F16", "BF16")
-
+_NO_PICKLE = (
+    "pickles such as .bin or .pt can run any code and are never read: save_pretrained writes safetensors"
+)
 # Everything beside the weights that decides what a model says.
 _PART_OF_THE_MODEL = re.compile(
     r"config\.json|generation_config\.json|tokenizer.*|vocab\..*|merges\.txt|special_tokens_map\.json"
     r"|added_tokens\.json|spiece\.model|sentencepiece.*\.model|chat_template\..*|preprocessor_config\.json"
 )
+_TOKENIZER = re.compile(r"tokenizer\.(json|model|tiktoken)|spiece\.model|vocab\.(json|txt)")
+_LAYERS = re.compile(r"num_hidden_layers|n_layer|num_layers|block_count")
+_WIDTHS = re.compile(
+    r"hidden_size|n_embd|d_model|vocab_size|intermediate_size|n_inner|ffn_dim|embedding_length|feed_forward_length"
+    r"|attention\.head_count(_kv)?|rope\.dimension_count"
+)
 
-# llama.cpp's names of whole-file quantizations, by general.file_type.
-_FILE_TYPES = {10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S"}
-_FILE_TYPES |= {17: "Q5_K_M", 21: "Q2_K_S"}
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """``format`` is "safetensors" or "gguf", ``parameters`` a count (None if packed), ``size`` in bytes."""
-
-    format: str
-    parameters: int | None
-    quantization: str | None
-    size: int
+Tensors = dict[str, tuple[str, list[int]]]  # name -> dtype, shape
 
 
 def find(path: Path | str) -> list[Path]:
     """The weight files of a model folder, or the GGUF file itself. Raises UserError."""
     path = Path(path)
-    try:
-        if path.is_dir():
-            return _find_in_folder(path)
-        is_file = path.is_file()
-    except OSError as error:
-        raise UserError(f"'{path}' cannot be read: {error.strerror}") from error
-    if not is_file:
-        raise UserError(f"no weights at '{path}': give a model's folder or a .gguf file")
-    if path.suffix == ".gguf":
-        return [path]
-    _refuse_pickle(path)
-    raise UserError(f"'{path}' is not a .gguf file: give the folder that holds it, with its config.json")
-
-
-def _find_in_folder(folder: Path) -> list[Path]:
-    if (folder / INDEX).is_file():
-        return sorted({folder / name for name in _shard_of_tensor(folder).values()})
-    if (folder / SINGLE).is_file():
-        return [folder / SINGLE]
-    ggufs = sorted(folder.glob("*.gguf"))
-    if len(ggufs) == 1:
+    with one_line(path):
+        if (path / INDEX).is_file():
+            return sorted({path / name for name in _shards(path / INDEX)})
+        if (path / SINGLE).is_file():
+            return [path / SINGLE]
+        if path.is_file() and path.suffix == ".gguf":
+            return [path]
+        ggufs = sorted(path.glob("*.gguf"))
+        if len(ggufs) > 1:
+            raise UserError(
+                f"'{path}' holds {len(ggufs)} GGUF files: give one of them, such as {ggufs[0].name}"
+            )
+        if not ggufs:
+            raise UserError(
+                f"no weights at '{path}': give a .gguf file or a folder with {SINGLE} ({_NO_PICKLE})"
+            )
         return ggufs
-    if ggufs:
-        raise UserError(
-            f"'{folder}' holds {len(ggufs)} GGUF files: give one of them, such as '{ggufs[0].name}'"
-        )
-    for file in sorted(folder.iterdir()):
-        _refuse_pickle(file)
-    raise UserError(f"no weights in '{folder}': it needs {SINGLE}, {INDEX} or a .gguf file")
 
 
-def _refuse_pickle(file: Path) -> None:
-    if file.suffix.lower() in PICKLES:
-        raise UserError(
-            f"'{file}' is a pickle, which can run any code when it is read: not opened; take a revision with "
-            "safetensors, or convert it on a machine that you can spare (save_pretrained writes safetensors)"
-        )
-
-
-def _shard_of_tensor(folder: Path) -> dict[str, str]:
-    """The index's map from tensor to file, whose names may not lead out of the folder."""
-    wrong = _complaint(folder / INDEX)
-    shards = _read_json(folder / INDEX).get("weight_map")
+def _shards(index: Path) -> list[str]:
+    """The files that an index names, which may not lie elsewhere."""
+    shards = read_json(index).get("weight_map")
     if not isinstance(shards, dict) or not shards:
-        wrong("it has no weight_map")
-    for name in set(map(str, shards.values())):
-        if not re.fullmatch(r"[\w.-]+\.safetensors", name, re.ASCII) or name.startswith("."):
-            wrong(f"{shown(name)} is not the name of a safetensors file in the same folder")
-        if not (folder / name).is_file():
-            wrong(f"the file '{name}' is missing: download it")
-    return shards
+        raise UserError(f"'{index}': it has no weight_map")
+    for name in map(str, shards.values()):
+        if not re.fullmatch(r"\w[\w.-]*\.safetensors", name, re.ASCII):
+            raise UserError(
+                f"'{index}': {shown(name)} is not the name of a safetensors file in the same folder"
+            )
+        if not (index.parent / name).is_file():
+            raise UserError(f"'{index}': the file '{name}' is missing: download it")
+    return list(shards.values())
 
 
-def check(path: Path | str) -> list[str]:
-    """Refuse weights that cannot be trusted, before anything is allocated; returns what is worth a note.
+def check(path: Path | str) -> str | None:
+    """Refuse weights that cannot be trusted, before anything is allocated by their word; their quantization ("Q4_1").
 
-    Raises UserError: pickles, headers that lie about the file, shards that are missing or elsewhere, a config
-    that asks for more than the weights hold or for code of its own, no tokenizer.
+    None for 16 bits or more. Raises UserError: pickles, headers that do not fit the file, shards that are missing or
+    elsewhere, a config that asks for more than the weights hold, no tokenizer.
     """
-    path = Path(path)
     files = find(path)
-    headers = [_header(file) for file in files]
     if files[0].suffix == ".gguf":
-        _check_gguf_settings(files[0], headers[0])
-        return []
-    folder = files[0].parent
-    if (folder / INDEX).is_file():
-        _check_shards(folder, dict(zip((file.name for file in files), headers, strict=True)))
-    config = _read_json(folder / "config.json")
-    _check_sizes(config, headers, _complaint(folder / "config.json"))
-    if not any((folder / name).is_file() for name in TOKENIZERS):
-        raise UserError(f"no tokenizer in '{folder}': add its tokenizer.json")
-    settings = (
-        _read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
-    )
-    return _check_remote_code(folder, config, settings)
+        return _check_gguf(files[0])
+    config = read_json(files[0].with_name("config.json"))
+    found = {name: tensor for file in files for name, tensor in safetensors(file).items()}
+    for part in (config, *config.values()):
+        _check_sizes(part if isinstance(part, dict) else {}, found, files[0].with_name("config.json"))
+    if not any(_TOKENIZER.fullmatch(file.name) for file in beside(files)):
+        raise UserError(f"no tokenizer in '{files[0].parent}': add its tokenizer.json")
+    if config.get("quantization_config"):
+        raise UserError(f"'{path}' is quantised in a way that is not supported: give plain weights")
+    return _quantization(found)
 
 
-def _check_remote_code(folder: Path, config: dict[str, Any], settings: dict[str, Any]) -> list[str]:
-    if "auto_map" not in config and "auto_map" not in settings:
-        return []
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
-    if config.get("model_type") not in CONFIG_MAPPING_NAMES:
-        raise UserError(
-            f"'{folder}' needs Python code that comes with the model (auto_map): not run, "
-            f"and transformers does not know {shown(config.get('model_type'))} by itself"
-        )
-    return [f"'{folder.name}' brings Python code of its own (auto_map): not run, transformers' own is used"]
-
-
-def _check_shards(folder: Path, headers: dict[str, Header]) -> None:
-    wrong = _complaint(folder / INDEX)
-    held = {name: {tensor.name for tensor in header.tensors} for name, header in headers.items()}
-    for tensor, name in _shard_of_tensor(folder).items():
-        if tensor not in held[name]:
-            wrong(f"tensor {shown(tensor)} is not in '{name}'")
-
-
-_LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
-_WIDTHS = ("hidden_size", "n_embd", "d_model", "vocab_size", "intermediate_size", "n_inner", "ffn_dim")
+def _check_gguf(file: Path) -> str | None:
+    with one_line(file), memory_mapped(file, file.read_bytes()), np.errstate(over="raise"):
+        reader = _Reader(file)
+        settings = {key: field.contents() for key, field in reader.fields.items()}
+        end = reader.data_offset
+        for one in sorted(reader.tensors, key=lambda tensor: tensor.data_offset):
+            if one.data_offset < end or one.data_offset % reader.alignment:
+                raise ValueError(f"tensor {one.name} overlaps another or is not aligned")
+            end = one.data_offset + one.n_bytes
+    found: Tensors = {one.name: (one.tensor_type.name, one.shape.tolist()) for one in reader.tensors}
+    family, tokens = settings.get("general.architecture"), settings.get("tokenizer.ggml.tokens")
+    if not isinstance(family, str) or not isinstance(tokens, list) or tokens == [0]:
+        raise UserError(f"'{file}': it does not name its architecture, or holds no tokenizer")
+    own = {key.removeprefix(f"{family}."): value for key, value in settings.items()}
+    _check_sizes({"block_count": 0, "embedding_length": 0, "attention.head_count": 0} | own, found, file)
+    name, named = _quantization(found), settings.get("general.file_type")
+    if name and named in list(gguf.LlamaFileType):  # its word only tells _M from _S
+        whole = gguf.LlamaFileType(named).name.removeprefix("MOSTLY_")
+        return whole if whole.startswith(name) else name
+    return name
 
 
-def _check_sizes(config: dict[str, Any], headers: Sequence[Header], wrong: Callable[[str], NoReturn]) -> None:
-    """The model is built by the config's sizes: none may be beyond what the weights hold."""
-    tensors = [tensor for header in headers for tensor in header.tensors]
-    largest = max((max(tensor.shape, default=0) for tensor in tensors), default=0)
-    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
-    for part in parts:
-        for key, value in part.items():
-            bound = len(tensors) if key in _LAYERS else largest if key in _WIDTHS else None
-            if bound is None or value is None:
-                continue
-            if type(value) is not int or not 0 < value <= bound:
-                wrong(f"{key} is {shown(value)}, which the weights do not hold")
-
-
-def _check_gguf_settings(file: Path, header: Header) -> None:
-    """The settings by which transformers builds the model, as _check_sizes."""
-    wrong = _complaint(file)
-    architecture = header.metadata.get("general.architecture")
-    if not isinstance(architecture, str):
-        wrong("it does not name its architecture")
-    if not header.metadata.get("tokenizer.ggml.tokens[]"):
-        wrong("it holds no tokenizer")
-    largest = max((max(tensor.shape) for tensor in header.tensors), default=0)
-    bounds = {
-        "block_count": len(header.tensors),
-        "embedding_length": largest,
-        "feed_forward_length": largest,
-        "vocab_size": largest,
-        "attention.head_count": largest,
-        "attention.head_count_kv": largest,
-        "context_length": 2**31,
-        "rope.dimension_count": largest,
-    }
-    needed = ("block_count", "embedding_length", "attention.head_count")
-    for key, bound in bounds.items():
-        value = header.metadata.get(f"{architecture}.{key}")
-        if value is None and (key not in needed or f"{architecture}.{key}[]" in header.metadata):
+def _check_sizes(settings: Mapping[str, Any], found: Tensors, file: Path) -> None:
+    """The model is built by these sizes: none may be beyond what the weights hold."""
+    largest = max((size for _, shape in found.values() for size in shape), default=0)
+    for key, value in settings.items():
+        bound = len(found) if _LAYERS.fullmatch(key) else largest if _WIDTHS.fullmatch(key) else None
+        if bound is None or value is None or isinstance(value, list):  # a list has one for each layer
             continue
         if type(value) is not int or not 0 < value <= bound:
-            wrong(f"{architecture}.{key} is {shown(value)}, which the weights do not hold")
+            raise UserError(f"'{file}': {key} is {shown(value)}, which the weights do not hold")
 
 
-def fingerprint(path: Path | str) -> str:
-    """``sha256:…`` over the content of weights, config and tokenizer: the same wherever and whenever it lies.
+def _quantization(found: Tensors) -> str | None:
+    """By what most of the numbers are, not by what the file says."""
+    counts: Counter[str] = Counter()
+    for dtype, shape in found.values():
+        counts[dtype] += math.prod(shape)
+    common = counts.most_common(1)[0][0] if counts else FULL_PRECISION[0]
+    return None if common in FULL_PRECISION else common
 
-    A GGUF file counts by content alone; of a folder, the files' names count too. Raises UserError.
+
+def safetensors(file: Path) -> Tensors:
+    """The tensors that the header of a safetensors file describes, once it fits the file. Raises UserError."""
+    with one_line(file), file.open("rb") as opened:
+        return described(head(opened), os.fstat(opened.fileno()).st_size)
+
+
+def head(opened: BinaryIO) -> bytes:
+    """The first bytes of a safetensors file: the header's length (8 bytes) and the header."""
+    length = opened.read(8)
+    return length + opened.read(min(int.from_bytes(length, "little"), MAX_HEAD_BYTES))
+
+
+def described(start: bytes, size: int) -> Tensors:
+    """The tensors of a safetensors file of `size` bytes that begins with `start`, in the order of their data.
+
+    The library maps the file even to read its header (with `backend="pread"`, too), so it gets one of its own, with a
+    hole for the data. Raises SafetensorError for a header that does not fit `size` to the byte.
     """
-    path = Path(path)
-    files = find(path)
-    if files[0].suffix != ".gguf":
-        folder = files[0].parent
-        files += [
-            file for file in folder.iterdir() if _PART_OF_THE_MODEL.fullmatch(file.name) and file.is_file()
-        ]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, "head")
+        copy.write_bytes(start)
+        os.truncate(copy, size)
+        with safe_open(copy, framework="np") as opened:
+            slices = {name: opened.get_slice(name) for name in opened.offset_keys()}
+            return {name: (str(one.get_dtype()), one.get_shape()) for name, one in slices.items()}
+
+
+class _Reader(gguf.GGUFReader):
+    """gguf's own reader, but what lies outside of the file is an error, and arrays are walked over.
+
+    The library's `_get` gives less than it was asked for, without a word, and `_get_field_parts` keeps objects of every
+    number of an array, however long it claims to be. An array's content is here the list of its length.
+    """
+
+    def _get(self, offset: int, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
+        found = super()._get(offset, dtype, count, override_order)
+        if len(found) != count:
+            raise ValueError(f"at byte {offset} it claims more than there is: cut short")
+        return found
+
+    def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
+        if raw_type != gguf.GGUFValueType.ARRAY:
+            return super()._get_field_parts(orig_offs, raw_type)
+        scalar = self.gguf_scalar_to_np.get(self._get(orig_offs, np.uint32)[0])
+        length, end = self._get(orig_offs + 4, np.uint64), orig_offs + 12
+        for _ in range(0 if scalar else int(length[0])):  # texts
+            end += 8 + int(self._get(end, np.uint64)[0])
+        end += int(length[0]) * np.dtype(scalar).itemsize if scalar else 0
+        self._get(end - 1, np.uint8)
+        return end - orig_offs, [length], [0], [gguf.GGUFValueType.ARRAY]
+
+
+@contextlib.contextmanager
+def memory_mapped(file: Path, content: bytes) -> Iterator[None]:
+    """Who maps `file` inside, as gguf's reader and transformers' do, gets an array in memory with `content`."""
+    original: Any = np.memmap
+    array = np.frombuffer(content, np.uint8)
+    np.memmap = lambda name, *a, **k: array if Path(name) == file else original(name, *a, **k)  # type: ignore
     try:
-        with ThreadPoolExecutor(4) as pool:  # hashing lets other threads run
-            digests = dict(zip((file.name for file in files), pool.map(_file_digest, files), strict=True))
-    except OSError as error:
-        raise UserError(f"weights '{path}' cannot be read: {error.strerror}") from error
-    if files[0].suffix == ".gguf":
-        return f"sha256:{digests[files[0].name]}"
+        yield
+    finally:
+        np.memmap = original  # type: ignore[misc]
+
+
+def beside(files: list[Path]) -> list[Path]:
+    """The files that belong to the model but hold no weights: configuration, tokenizer. A GGUF file has none."""
+    others = [] if files[0].suffix == ".gguf" else sorted(files[0].parent.iterdir())
+    return [file for file in others if _PART_OF_THE_MODEL.fullmatch(file.name) and file.is_file()]
+
+
+def fingerprint(digests: Mapping[str, str]) -> str:
+    """``sha256:…`` over weights, config and tokenizer: `digests`, SHA-256 in hexadecimal digits by file name.
+
+    A GGUF file counts by content alone.
+    """
+    if len(digests) == 1:
+        return f"sha256:{next(iter(digests.values()))}"
     listing = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
     return f"sha256:{hashlib.sha256(listing.encode(errors='surrogateescape')).hexdigest()}"
 
 
-def _file_digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+def read_json(file: Path) -> dict[str, Any]:
+    """A configuration. Raises UserError."""
+    with one_line(file):
+        parsed = json.loads(file.read_bytes())
+        if not isinstance(parsed, dict):
+            raise ValueError("it is not a JSON object")
+        return parsed
 
 
-def describe(path: Path | str) -> Description:
-    """Format, parameters, quantization and size, from the checked headers. Raises UserError."""
-    files = find(path)
-    headers = [_header(file) for file in files]
-    size = sum(file.stat().st_size for file in files)
-    counts: Counter[str] = Counter()
-    for header in headers:
-        for tensor in header.tensors:
-            counts[tensor.dtype] += tensor.elements
-    if files[0].suffix == ".gguf":
-        name = _gguf_quantization(counts, headers[0].metadata.get("general.file_type"))
-        return Description("gguf", counts.total(), name, size)
-    config = files[0].parent / "config.json"
-    name = _safetensors_quantization(counts, _read_json(config) if config.exists() else {})
-    packed = any(not dtype.startswith(("F", "BF")) for dtype in counts)
-    return Description("safetensors", None if name and packed else counts.total(), name, size)
-
-
-def quantization(path: Path | str) -> str | None:
-    """Such as "Q4_1"; None for weights in 16 bits or more. Raises UserError."""
-    return describe(path).quantization
-
-
-def _gguf_quantization(counts: Counter[str], file_type: object) -> str | None:
-    """By what most of the numbers are, not by what the file says; its word only tells _M from _S."""
-    if not counts:
-        return None
-    ((common, _),) = counts.most_common(1)
-    if common in FULL_PRECISION:
-        return None
-    named = _FILE_TYPES.get(file_type, "") if type(file_type) is int else ""
-    return named if named.startswith(common) else common
-
-
-def _safetensors_quantization(counts: Counter[str], config: dict[str, Any]) -> str | None:
-    settings = config.get("quantization_config")
-    if isinstance(settings, dict):
-        return (
-            re.sub(r"[^\w.-]", "", str(settings.get("quant_method", "quantized")), flags=re.ASCII)[:40]
-            or None
-        )
-    if not counts:
-        return None
-    ((common, _),) = counts.most_common(1)
-    return None if common in FULL_PRECISION else common
-
-
-def _header(file: Path) -> Header:
-    return gguf_header(file) if file.suffix == ".gguf" else safetensors_header(file)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    wrong = _complaint(file)
+@contextlib.contextmanager
+def one_line(file: Path) -> Iterator[None]:
+    """Whatever a reader makes of a broken file becomes one line."""
     try:
-        if file.stat().st_size > MAX_CONFIG_BYTES:
-            wrong(f"{file.stat().st_size} bytes are too many for a configuration")
-        content = file.read_bytes()
-    except OSError as error:
-        wrong(f"cannot be read ({error.strerror})")
-    return parse_json_object(content, wrong)
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # readers raise whatever type a bad file leads them to
+        reason = shown(error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}")
+        raise UserError(f"'{file}' cannot be read ({reason}): download or convert it again") from error
 
 
-def _complaint(path: Path) -> Callable[[str], NoReturn]:
-    def wrong(what: str) -> NoReturn:
-        raise UserError(f"'{path}': {what}")
-
-    return wrong
+def shown(value: object) -> str:
+    """Something hostile as a short piece of a line."""
+    text = value if isinstance(value, str) and value.isprintable() and value.isascii() else ascii(value)
+    return text if len(text) <= 160 else f"{text[:157]}..."

@@ -44,6 +44,7 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
     start = time.monotonic()
     options = options_from(args)
     go_offline(options.offline or not options.needs_hub)
+    _check_files(options)
 
     from evals.progress import Progress
     from evals.runner import prepare
@@ -95,6 +96,20 @@ def go_offline(offline: bool) -> None:
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
         os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+
+def _check_files(options: RunOptions) -> None:
+    """Finds files that are missing or broken in a second, before torch and lighteval are imported for many."""
+    from evals import weights
+    from evals.data import check_folder
+
+    check_folder(options.settings.source, list(dict.fromkeys(task for _, row in options.rows for task in row.tasks)))
+    specs = list(options.specs) if len(options.specs) == 1 else []
+    if options.judge and options.judge.spec:
+        specs.append(options.judge.spec)
+    for spec in specs:
+        if spec.source in ("folder", "gguf", "package"):
+            weights.check(spec.location)
 
 
 def _measure(

@@ -189,14 +189,14 @@ def outputs(draw: random.Random, report: Report) -> Iterator[None]:
 
 def headers(draw: random.Random, report: Report) -> Iterator[None]:
     """Headers of safetensors and GGUF files, mutated and made up."""
-    from evals.headers import gguf_header, safetensors_header
+    from evals import weights
     from tests.weight_files import DATA, HONEST, gguf, safetensors
 
     with tempfile.TemporaryDirectory() as folder:
         one, other = Path(folder, "x.gguf"), Path(folder, "x.safetensors")
         while True:
             one.write_bytes(flipped(draw, gguf()))
-            report.call("GGUF headers", gguf_header, one, allowed=())
+            report.call("GGUF headers", weights.check, one, allowed=())
             yield
             if draw.random() < 0.5:
                 content = flipped(draw, safetensors(HONEST, DATA))
@@ -204,7 +204,7 @@ def headers(draw: random.Random, report: Report) -> Iterator[None]:
                 made = json.dumps(mutated(draw, HONEST), default=str).encode()
                 content = struct.pack("<Q", len(made)) + made + DATA
             other.write_bytes(content)
-            report.call("safetensors headers", safetensors_header, other, allowed=())
+            report.call("safetensors headers", weights.safetensors, other, allowed=())
             yield
 
 
