@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +63,7 @@ def parse_source(text: str, offline: bool = False) -> Source:
     return Source("folder", folder, offline)
 
 
-def check_folder(source: Source, tasks: Iterable[str]) -> None:
+def check_folder(source: Source, tasks: Sequence[str]) -> None:
     """Refuses a folder of data whose files for `tasks` (names) are damaged, before anything heavy is imported.
 
     Found here: no file for any of the tasks, a file that is not what SOURCES.json says, one that cannot be read as
@@ -75,9 +75,8 @@ def check_folder(source: Source, tasks: Iterable[str]) -> None:
     assert source.folder is not None
     found = False
     for name in tasks:
-        shared = name.replace(
-            "_", "/", 1
-        )  # bbh_snarks is bbh/snarks; a task of its own folder has a file a split
+        # a task's folder has a file for each split; of tasks that share a folder, each has a file (bbh/snarks.parquet)
+        shared = name.replace("_", "/", 1)
         for path in sorted([*source.folder.glob(f"{name}/*"), *source.folder.glob(f"{shared}.*")]):
             if path.suffix in (".parquet", ".jsonl"):
                 found = True
@@ -85,8 +84,10 @@ def check_folder(source: Source, tasks: Iterable[str]) -> None:
                 _check_sources(source.folder, label, sha256(path))
                 _read(label, path, ())
     if not found:
+        names = ", ".join(tasks[:5])
         raise UserError(
-            f"the data folder '{source.folder}' has no parquet or JSON-lines file of {', '.join(tasks)}"
+            f"the data folder '{source.folder}' has no parquet or JSON-lines file for what is asked for ({names}, …): "
+            "make one with 'run_evals.py snapshot DIR'"
         )
 
 

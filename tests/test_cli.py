@@ -153,7 +153,7 @@ def test_a_folder_without_any_of_the_data_is_one_line(capsys, tmp_path):
     line = fails(
         capsys, "--data", str(tmp_path), "--tasks", "piqa,arc", "--output-dir", str(tmp_path / "out")
     )
-    assert "no parquet or JSON-lines file of arc_easy, arc_challenge, piqa" in line
+    assert "no parquet or JSON-lines file for what is asked for (arc_easy, arc_challenge, piqa" in line
 
 
 def test_output_that_is_a_file_is_one_line(capsys, tmp_path):

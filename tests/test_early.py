@@ -80,7 +80,7 @@ def test_a_broken_local_judge(tmp_path: Path, data: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "says"),
     [
-        ({"piqa/validation.jsonl": ""}, "no parquet or JSON-lines file of piqa"),
+        ({"piqa/validation.jsonl": ""}, "no parquet or JSON-lines file for what is asked for (piqa"),
         ({"piqa/validation.jsonl": '{"goal": '}, "cannot read piqa/validation.jsonl"),
         ({"piqa/validation.parquet": "PAR1 not really"}, "cannot read piqa/validation.parquet"),
         ({"SOURCES.json": "{"}, "SOURCES.json in the data folder is not a list"),
