@@ -103,7 +103,9 @@ def _check_files(options: RunOptions) -> None:
     from evals import weights
     from evals.data import check_folder
 
-    check_folder(options.settings.source, list(dict.fromkeys(task for _, row in options.rows for task in row.tasks)))
+    check_folder(
+        options.settings.source, list(dict.fromkeys(task for _, row in options.rows for task in row.tasks))
+    )
     specs = list(options.specs) if len(options.specs) == 1 else []
     if options.judge and options.judge.spec:
         specs.append(options.judge.spec)
