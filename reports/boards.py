@@ -11,10 +11,11 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from evals.suites import SUITES
-from reports import significance, statistics
-from reports.results import RowResult, Run
-from reports.statistics import Estimate
+from evals.core import statistics
+from evals.core.card import SUITES
+from evals.core.statistics import Estimate
+from reports import significance
+from reports.runs import RowResult, Run
 
 ALPHA = 0.05
 JUDGED = "judge_score"

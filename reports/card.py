@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from evals.commands.options import Use, refuse_unused, split_names
-from evals.errors import EXIT_OK, UserError
+from evals.core.errors import EXIT_OK, UserError
 from reports import published
 from reports.published import PublishedTable
-from reports.results import RowResult, Run, load_run
-from reports.tables import RENDERERS, Cell, Footnotes, Table, one_line
+from reports.render.tables import RENDERERS, Cell, Footnotes, Table, one_line
+from reports.runs import RowResult, Run, load_run
 from reports.verdicts import RowVerdict, row_verdicts
 
 FORMATS = ("md", "csv", "json", "latex", "html")
@@ -147,7 +147,7 @@ def show(options: Options) -> int:
     else:
         print(text, end="")
     if options.plot:
-        from reports.pictures import forest
+        from reports.render.pictures import forest
 
         forest(runs, options.plot, options.columns)
     if options.model_index:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reports.results import Run, aligned
+from reports.runs import Run, aligned
 
 SETTINGS = ("data", "prompts", "docs", "limit", "variant", "chat", "dtype", "quantization")
 """Differences that make a comparison of numbers unfair; `--allow` of the gate names them."""

@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evals.errors import EXIT_OK, UserError
-from reports import published, significance, statistics
+from evals.core import statistics
+from evals.core.errors import EXIT_OK, UserError
+from reports import published, significance
 from reports.card import DASH, signed
 from reports.comparability import CIRCUMSTANCES, Mismatch, mismatches
-from reports.results import RowResult, Run, load_run, paired_scores
+from reports.render.tables import Cell, Footnotes, Table, markdown, markdown_text, one_line
+from reports.runs import RowResult, Run, load_run, paired_scores
 from reports.significance import Difference
-from reports.tables import Cell, Footnotes, Table, markdown, markdown_text, one_line
 
 ALPHA = 0.05
 MARGIN = {"percent": 1.0, "score": 0.1}

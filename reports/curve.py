@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evals.errors import EXIT_OK, UserError
+from evals.core.errors import EXIT_OK, UserError
 from reports import published
 from reports.boards import latest
 from reports.card import TITLES, plus_minus, shown_decimals, write
 from reports.comparability import SETTINGS, mismatches
-from reports.pictures import COLOURS, FORMATS
 from reports.published import PublishedTable
-from reports.results import Run, find_runs, load_run
-from reports.tables import Cell, Footnotes, Table, markdown, one_line
+from reports.render.pictures import COLOURS, FORMATS
+from reports.render.tables import Cell, Footnotes, Table, markdown, one_line
+from reports.runs import Run, find_runs, load_run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

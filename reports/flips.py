@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from reports.results import RowResult, Run, aligned, paired_scores
-from reports.tables import markdown_text
+from reports.render.tables import markdown_text
+from reports.runs import RowResult, Run, aligned, paired_scores
 
 MAX_CHARS = 4000
 

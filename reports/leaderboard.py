@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evals.commands.options import Use, refuse_unused
-from evals.errors import EXIT_OK, UserError
+from evals.core.errors import EXIT_OK, UserError
 
 if TYPE_CHECKING:
     from reports.boards import Board, Entry
-    from reports.results import Run
+    from reports.render.tables import Cell, Footnotes
+    from reports.runs import Run
     from reports.site.figures import Figure
-    from reports.tables import Cell, Footnotes
 
 FORMATS = ("md", "csv", "site")
 COLUMNS = (
@@ -104,7 +104,7 @@ def options_from(args: argparse.Namespace) -> Options:
 
 def main(args: argparse.Namespace) -> int:
     """Writes the leaderboard; returns 0. Raises UserError."""
-    from evals.files import write_atomic
+    from evals.core.files import write_atomic
     from reports.boards import build_boards, latest
 
     options = options_from(args)
@@ -131,7 +131,7 @@ def main(args: argparse.Namespace) -> int:
 
 def load_all(folder: Path) -> tuple[list[Run], list[str]]:
     """The runs below a folder, and a line for each run folder that was refused. Raises UserError if none is left."""
-    from reports.results import find_runs, load_run
+    from reports.runs import find_runs, load_run
 
     runs, refused = [], []
     for path in find_runs(folder):
@@ -152,7 +152,7 @@ def load_all(folder: Path) -> tuple[list[Run], list[str]]:
 
 def markdown(boards: Sequence[Board], refused: Sequence[str]) -> str:
     """LEADERBOARD.md: a table a board, each value with half its 95 % interval."""
-    from reports import tables
+    from reports.render import tables
     from reports.site.board_page import READING, board_caption, board_title
     from reports.site.naming import SUITE_TITLES, show
 
@@ -174,8 +174,8 @@ def markdown(boards: Sequence[Board], refused: Sequence[str]) -> str:
 
 
 def _header(board: Board) -> tuple[Cell, ...]:
+    from reports.render.tables import Cell
     from reports.site.naming import count
-    from reports.tables import Cell
 
     rows = [Cell(f"{row.label} (n = {row.n:,})") for row in board.rows]
     return (Cell("Model"), Cell("Rank"), Cell(f"Mean of {count(board.mean_rows, 'row')}"), *rows)
@@ -184,8 +184,8 @@ def _header(board: Board) -> tuple[Cell, ...]:
 def _line(entry: Entry, shown: dict[int, str], notes: Footnotes) -> tuple[Cell, ...]:
     """A run's line; ratings carry their judge as a footnote."""
     from reports.boards import judge
+    from reports.render.tables import Cell
     from reports.site.figures import mean_figure, row_figure
-    from reports.tables import Cell
 
     mean = mean_figure(entry.mean)
     cells = [Cell(shown[id(entry.run)]), Cell(str(entry.rank or "–")), Cell(_value(mean) if mean else "–")]
@@ -258,7 +258,7 @@ def _csv_lines(entry: Entry) -> list[dict[str, object]]:
 
 def plain(value: object) -> object:
     """A value for a CSV cell: text on one line, never read as a formula by a spreadsheet."""
-    from reports.tables import one_line
+    from reports.render.tables import one_line
 
     if not isinstance(value, str):
         return value

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evals.errors import UserError
+from evals.core.errors import UserError
 from reports.card import write
-from reports.results import RowResult, Run
-from reports.tables import one_line
+from reports.render.tables import one_line
+from reports.runs import RowResult, Run
 
 # task: (dataset on the hub, config, split); BBH's subsets are all configs of one dataset
 DATASETS = {

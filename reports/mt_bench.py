@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from evals.files import write_atomic
-from reports import statistics
-from reports.statistics import Estimate
+from evals.core import statistics
+from evals.core.files import write_atomic
+from evals.core.statistics import Estimate
 
 CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
 NO_RATING = -1.0

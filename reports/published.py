@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from evals.errors import UserError
+from evals.core.errors import UserError
 
 FOLDER = Path(__file__).resolve().parent.parent / "results" / "published"
 SUITES = ("base", "instruct")

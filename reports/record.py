@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any, NoReturn
 
-from evals.errors import UserError
+from evals.core.errors import UserError
 
 SCHEMA_VERSION = 1
 SUITES = ("base", "instruct")

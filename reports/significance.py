@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from reports.statistics import (
+from evals.core.statistics import (
     Array,
     Estimate,
     average,

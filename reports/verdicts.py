@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from reports import significance
 from reports.published import PublishedTable
-from reports.results import RowResult, Run
+from reports.runs import RowResult, Run
 from reports.significance import Reproduction
 
 MARGIN = {"percent": 2.5, "score": 0.25}

@@ -19,7 +19,7 @@ from tasks import (
     trivia_qa,
     winogrande,
 )
-from tasks.builders import CardTask
+from tasks.common.builders import CardTask
 
 TASKS_TABLE: list[CardTask] = [
     hellaswag.TASK,

@@ -9,9 +9,9 @@ from typing import Any
 
 from lighteval.tasks.requests import Doc
 
-from tasks.builders import CardTask, generative_task
-from tasks.metrics import EXACT_MATCH
-from tasks.rows import text
+from tasks.common.builders import CardTask, generative_task
+from tasks.common.metrics import EXACT_MATCH
+from tasks.common.rows import text
 
 SUBSETS = {
     "boolean_expressions": 250,

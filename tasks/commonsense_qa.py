@@ -10,8 +10,8 @@ from typing import Any
 
 from lighteval.tasks.requests import Doc
 
-from tasks.builders import likelihood_task
-from tasks.rows import lettered_choices, text
+from tasks.common.builders import likelihood_task
+from tasks.common.rows import lettered_choices, text
 
 
 def prompt(row: dict[str, Any], task_name: str) -> Doc:

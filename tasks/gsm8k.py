@@ -10,9 +10,9 @@ from typing import Any
 
 from lighteval.tasks.requests import Doc
 
-from tasks.builders import generative_task
-from tasks.metrics import FINAL_ANSWER_MATCH, final_answer
-from tasks.rows import text
+from tasks.common.builders import generative_task
+from tasks.common.metrics import FINAL_ANSWER_MATCH, final_answer
+from tasks.common.rows import text
 
 
 def prompt(row: dict[str, Any], task_name: str) -> Doc:

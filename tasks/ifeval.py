@@ -11,14 +11,16 @@ from typing import Any
 
 from lighteval.tasks.requests import Doc
 
-from tasks.builders import generative_task
-from tasks.metrics import IFEVAL
-from tasks.rows import field, text, texts
+from tasks.common.builders import generative_task
+from tasks.common.metrics import IFEVAL
+from tasks.common.rows import field, text, texts
 
 
 def prompt(row: dict[str, Any], task_name: str) -> Doc:
     """The prompt as it is; ``specific`` carries its instructions, without the arguments that are null."""
-    from tasks.ifeval_checks import build  # langdetect and the sentence model: only when IFEval is used
+    from tasks.common.ifeval_checks import (
+        build,  # langdetect and the sentence model: only when IFEval is used
+    )
 
     query = text(row, "prompt")
     ids = texts(row, "instruction_id_list")
@@ -41,7 +43,7 @@ def prompt(row: dict[str, Any], task_name: str) -> Doc:
 
 def ready() -> None:
     """Has the checkers, with all that they import, check an answer. Raises whatever is missing."""
-    from tasks.ifeval_checks import try_checkers
+    from tasks.common.ifeval_checks import try_checkers
 
     try_checkers()
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from lighteval.tasks.requests import Doc
 
-from tasks.builders import likelihood_task
-from tasks.rows import label, text, texts
+from tasks.common.builders import likelihood_task
+from tasks.common.rows import label, text, texts
 
 
 def prompt(row: dict[str, Any], task_name: str) -> Doc:

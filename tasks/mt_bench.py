@@ -10,8 +10,8 @@ from typing import Any
 
 from lighteval.tasks.requests import Doc
 
-from tasks.builders import generative_task
-from tasks.rows import field, integer, text, texts
+from tasks.common.builders import generative_task
+from tasks.common.rows import field, integer, text, texts
 
 TEMPERATURES = {
     "writing": 0.7,

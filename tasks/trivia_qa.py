@@ -11,9 +11,9 @@ from typing import Any
 
 from lighteval.tasks.requests import Doc
 
-from tasks.builders import generative_task
-from tasks.metrics import ALIAS_MATCH, plain_words
-from tasks.rows import field, text, texts
+from tasks.common.builders import generative_task
+from tasks.common.metrics import ALIAS_MATCH, plain_words
+from tasks.common.rows import field, text, texts
 
 
 def gold_aliases(aliases: Sequence[str]) -> list[str]:

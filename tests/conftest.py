@@ -37,7 +37,7 @@ def embedded(embedded_path: Path) -> Any:
     """The embedded model in float32 on the CPU: loaded once for all tests of a process, which leave it as it is."""
     import torch
 
-    from evals.adapters import loading
+    from evals.models import loading
 
     return loading.load(embedded_path, torch.device("cpu"), "float32")
 
@@ -45,7 +45,7 @@ def embedded(embedded_path: Path) -> Any:
 @pytest.fixture
 def loaded_once(embedded: Any, embedded_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands called in this process get the model of ``embedded`` where they would load the same."""
-    from evals.adapters import loading
+    from evals.models import loading
 
     load = loading.load
 

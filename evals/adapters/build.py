@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from evals.errors import UserError
-from evals.models import ModelSpec
-from evals.progress import Progress
-from evals.provenance import device_name, peak_memory, text_hash
+from evals.core.errors import UserError
+from evals.models.known import ModelSpec
+from evals.run.progress import Progress
+from evals.run.provenance import device_name, peak_memory, text_hash
 
 if TYPE_CHECKING:
-    from evals.endpoints import ServerOptions
+    from evals.adapters.endpoints import ServerOptions
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def build(
     """
     if spec.source != "endpoint":
         return _local(spec, chats, local or LocalOptions(), offline)
-    from evals.endpoints import endpoint_adapters
+    from evals.adapters.endpoints import endpoint_adapters
 
     if server is None:
         raise UserError(f"'{spec.name}' is behind a server: say where it is")
@@ -61,9 +61,9 @@ def build(
 def _local(spec: ModelSpec, chats: Sequence[bool], options: LocalOptions, offline: bool) -> Built:
     import torch
 
-    from evals import parallel
-    from evals.adapters import loading
-    from evals.adapters.prefix import PrefixModel
+    from evals.adapters.local import PrefixModel
+    from evals.models import loading
+    from evals.run import parallel
 
     device = loading.pick_device(parallel.own_device(options.device))
     if device.type == "cpu":

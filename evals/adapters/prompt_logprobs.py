@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evals.client import Client, EndpointError, Reply, RequestRefused, reply_text
-from evals.errors import RowUnavailable
+from evals.adapters.client import Client, EndpointError, Reply, RequestRefused, reply_text
+from evals.core.errors import RowUnavailable
 
 PROBE_TOKENS = 8
 PROBE_LEAST = 3  # tokens of the probe's continuation that must agree

@@ -9,7 +9,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from evals.errors import EXIT_OK, UserError
+from evals.core.errors import EXIT_OK, UserError
 
 STORE = Path(".cache", "requests.sqlite")  # in the output folder
 
@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _show(path: Path) -> None:
-    from evals.store import Store
+    from evals.run.store import Store
 
     with Store.open(path, on_note=print) as store:
         info = store.info()
@@ -64,8 +64,8 @@ def _show(path: Path) -> None:
 
 def _clear(path: Path) -> str:
     """Removes the files, sound or not; where a run has them open, only what is in them."""
-    from evals.files import FileLock, cannot_write
-    from evals.store import Store
+    from evals.core.files import FileLock, cannot_write
+    from evals.run.store import Store
 
     lock = FileLock(path.with_name(f"{path.name}.lock"))
     try:

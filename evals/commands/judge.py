@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.adapters.build import LocalOptions
+from evals.adapters.endpoints import is_endpoint
 from evals.commands.options import Use, given, refuse_unused, require_positive
-from evals.endpoints import is_endpoint
-from evals.errors import EXIT_OK, EXIT_ROWS_MISSING, UserError
-from evals.models import ModelSpec, resolve
+from evals.core.errors import EXIT_OK, EXIT_ROWS_MISSING, UserError
+from evals.models.known import ModelSpec, resolve
 
 if TYPE_CHECKING:
-    from evals.judge import Judge
-    from evals.progress import Progress
+    from evals.judging.judge import Judge
+    from evals.run.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -158,21 +158,21 @@ def options_from(args: argparse.Namespace) -> Options:
 def main(args: argparse.Namespace) -> int:
     """Judges the run; exit code 0, or 3 when some turns could not be judged."""
     options = options_from(args)
-    from evals.judge import read_items, read_record
+    from evals.judging.judge import read_items, read_record
 
     read_record(options.run)
     read_items(options.run)
 
-    from evals.progress import Progress
+    from evals.run.progress import Progress
 
     return judge_folder(options.run, make_judge(options.judge), options.judge, options.cache, Progress())
 
 
 def judge_folder(folder: Path, judge: Judge, options: JudgeOptions, cache: Path, progress: Progress) -> int:
     """Judges one run, prints its scores and draws them beside it."""
-    from evals.judge import judge_run
-    from evals.judge_prompts import load_prompts
-    from evals.store import Store
+    from evals.judging.judge import judge_run
+    from evals.judging.prompts import load_prompts
+    from evals.run.store import Store
     from reports import mt_bench
 
     prompts = load_prompts(options.prompts, options.data)
@@ -200,8 +200,8 @@ def make_judge(options: JudgeOptions) -> Judge:
     """The judge that the options name. Raises UserError."""
     if options.spec is not None:
         return _local_judge(options.spec, options.local or LocalOptions(), options.offline)
-    from evals.client import Client
-    from evals.judge import EndpointJudge
+    from evals.adapters.client import Client
+    from evals.judging.judge import EndpointJudge
 
     assert options.url is not None
     return EndpointJudge(
@@ -219,9 +219,9 @@ def make_judge(options: JudgeOptions) -> Judge:
 
 
 def _local_judge(spec: ModelSpec, options: LocalOptions, offline: bool) -> Judge:
-    from evals.adapters import loading
-    from evals.adapters.prefix import PrefixModel
-    from evals.judge import LocalJudge
+    from evals.adapters.local import PrefixModel
+    from evals.judging.judge import LocalJudge
+    from evals.models import loading
 
     device = loading.pick_device(options.device)
     path = loading.local_path(spec, offline)

@@ -13,7 +13,7 @@ def main(args: argparse.Namespace) -> int:
     """Prints one line a model."""
     from tabulate import tabulate
 
-    from evals.models import EMBEDDED_NAME, KNOWN, embedded_weights
+    from evals.models.known import EMBEDDED_NAME, KNOWN, embedded_weights
 
     lines = []
     for spec in KNOWN.values():

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from evals.errors import UserError
+from evals.core.errors import UserError
 
 T = TypeVar("T")
 

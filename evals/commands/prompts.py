@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from evals.commands.run import go_offline
-from evals.data import Source, build_docs, load, parse_source
-from evals.errors import UserError
-from evals.models import ModelSpec, resolve
-from evals.suites import SUITES, check_names
+from evals.core.card import SUITES, check_names
+from evals.core.errors import UserError
+from evals.data.sources import Source, build_docs, load, parse_source
+from evals.models.known import ModelSpec, resolve
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> int:
     options = options_from(args)
     go_offline(options.offline or (options.source.kind != "hub" and options.spec.source != "hub"))
 
-    from evals.adapters.loading import load_tokenizer, local_path
+    from evals.models.loading import load_tokenizer, local_path
     from tasks import TASKS_TABLE
 
     tasks = [task for task in TASKS_TABLE if task.name == options.task]
@@ -71,9 +71,9 @@ def options_from(args: argparse.Namespace) -> Options:
 
 
 def _show(tokenizer: Any, doc: Any, chat: bool, task: str) -> None:
-    from evals import prompts
-    from evals.adapters.prefix import TextToRequests
-    from evals.requests import ScoreRequest
+    from evals.adapters.local import TextToRequests
+    from evals.core.requests import ScoreRequest
+    from evals.prompting import text as prompts
 
     texts = TextToRequests(tokenizer, chat)
     print(f"=== {task}, doc {doc.id}, {'chat' if chat else 'plain'} ===")

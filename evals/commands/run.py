@@ -14,26 +14,26 @@ from typing import TYPE_CHECKING, Any
 from evals.adapters.build import Built, build
 from evals.commands.judge import JudgeOptions
 from evals.commands.run_options import PLANNED_DOCS, RunOptions, add_arguments, options_from
-from evals.errors import EXIT_OK, EXIT_ROWS_MISSING, UserError
-from evals.models import ModelSpec
+from evals.core.errors import EXIT_OK, EXIT_ROWS_MISSING, UserError
+from evals.models.known import ModelSpec
 
 if TYPE_CHECKING:
-    from evals.parallel import Team
-    from evals.runner import Work
-    from evals.sweep import Remembered
+    from evals.run.loop import Work
+    from evals.run.parallel import Team
+    from evals.run.sweep import Remembered
 
 __all__ = ["add_arguments", "main", "options_from"]
 
 
 def main(args: argparse.Namespace) -> int:
     """Runs every suite asked for; exit code 0, or 3 when some rows are missing."""
-    from evals import parallel
+    from evals.run import parallel
 
     team = parallel.join()
     if team is None:
         return _run(args, None)
     if team.rank:
-        from evals.adapters.team import assist
+        from evals.run.team import assist
 
         return assist(team, lambda: _models(args))
     with team:
@@ -46,9 +46,9 @@ def _run(args: argparse.Namespace, team: Team | None) -> int:
     go_offline(options.offline or not options.needs_hub)
     _check_files(options)
 
-    from evals.progress import Progress
-    from evals.runner import prepare
-    from evals.sweep import Remembered
+    from evals.run.loop import prepare
+    from evals.run.progress import Progress
+    from evals.run.sweep import Remembered
 
     progress = Progress()
     works = prepare(options.suites, options.settings)
@@ -100,8 +100,8 @@ def go_offline(offline: bool) -> None:
 
 def _check_files(options: RunOptions) -> None:
     """Finds files that are missing or broken in a second, before torch and lighteval are imported for many."""
-    from evals import weights
-    from evals.data import check_folder
+    from evals.data.sources import check_folder
+    from evals.models import weights
 
     check_folder(
         options.settings.source, list(dict.fromkeys(task for _, row in options.rows for task in row.tasks))
@@ -124,10 +124,10 @@ def _measure(
     memory: Remembered | None,
 ) -> int:
     """One model through all suites: a run folder and a table each."""
-    from evals import provenance
-    from evals.files import run_lock
-    from evals.runner import Run, publish
-    from evals.store import Store
+    from evals.core.files import run_lock
+    from evals.run import provenance
+    from evals.run.loop import Run, publish
+    from evals.run.store import Store
 
     start = time.monotonic()
     progress.note(f"loading {spec.name} ({spec.label})")
@@ -137,7 +137,7 @@ def _measure(
     if memory is not None:
         adapters = [memory.adapter(adapter) for adapter in adapters]
     if team is not None:
-        from evals.adapters.team import lead
+        from evals.run.team import lead
 
         adapters = lead(team, adapters)
     phases = {"prepare": before, "load": time.monotonic() - start}
@@ -184,9 +184,9 @@ def _is_long(works: list[Work]) -> bool:
 
 def _plan(works: list[Work], adapters: list[Any], stored: Path, fresh: bool) -> str:
     """What is to be done and how long it will take, as a table."""
-    from evals import estimate
-    from evals.store import Store
-    from reports.tables import markdown
+    from evals.run import plan as estimate
+    from evals.run.store import Store
+    from reports.render.tables import markdown
 
     if stored.exists() and not fresh:
         with Store.open(stored) as store:
@@ -199,7 +199,7 @@ def _plan(works: list[Work], adapters: list[Any], stored: Path, fresh: bool) -> 
 def _show(folders: list[Path]) -> None:
     """Prints the tables of finished runs, and where they are."""
     from reports.card import render_tables
-    from reports.results import load_run
+    from reports.runs import load_run
 
     print(render_tables([load_run(folder) for folder in folders]))
     print("\n".join(f"run: {folder}" for folder in folders))

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evals import sweep
 from evals.adapters.build import LocalOptions
+from evals.adapters.endpoints import ServerOptions, is_endpoint
 from evals.commands.judge import JudgeOptions, add_judge_arguments, judge_options
 from evals.commands.options import Use, given, refuse_unused, require_positive, split_names
-from evals.data import parse_source
-from evals.endpoints import ServerOptions, is_endpoint
-from evals.errors import UserError
-from evals.models import ModelSpec
-from evals.runner import Settings
-from evals.suites import SUITES, VARIANTS, Row, Suite, budgets, check_names, select_rows
+from evals.core.card import SUITES, VARIANTS, Row, Suite, budgets, check_names, select_rows
+from evals.core.errors import UserError
+from evals.data.sources import parse_source
+from evals.models.known import ModelSpec
+from evals.run import sweep
+from evals.run.loop import Settings
 
 DTYPES = ("float32", "bfloat16", "float16")
 PLANNED_DOCS = (

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.commands.options import split_names
-from evals.errors import EXIT_OK, EXIT_ROWS_MISSING, UserError
-from evals.suites import SUITES, Suite, check_names, select_rows
+from evals.core.card import SUITES, Suite, check_names, select_rows
+from evals.core.errors import EXIT_OK, EXIT_ROWS_MISSING, UserError
 
 if TYPE_CHECKING:
-    from evals.hub import HubFiles
-    from tasks.builders import CardTask
+    from evals.data.hub import HubFiles
+    from tasks.common.builders import CardTask
 
 SOURCES = "SOURCES.json"
 CARD = Suite(  # every row of both tables, each once
@@ -78,8 +78,8 @@ def main(args: argparse.Namespace) -> int:
 
 def _copy_all(tasks: list[CardTask], folder: Path, offline: bool) -> list[str]:
     """Copies each task's splits and reads them back as a run would; the reasons for those that failed."""
-    from evals.data import Source, load
-    from evals.errors import RowUnavailable
+    from evals.core.errors import RowUnavailable
+    from evals.data.sources import Source, load
 
     failures: list[str] = []
     entries = read_sources(folder)
@@ -101,10 +101,10 @@ def _copy_split(
     task: CardTask, split: str, folder: Path, entries: dict[str, Entry], offline: bool
 ) -> tuple[Entry, str]:
     """One split's file and its entry; ("kept", "new" or "replaced")."""
-    from evals.data import sha256
-    from evals.errors import RowUnavailable
-    from evals.files import write_atomic
-    from evals.hub import fetch_split, licence
+    from evals.core.errors import RowUnavailable
+    from evals.core.files import write_atomic
+    from evals.data.hub import fetch_split, licence
+    from evals.data.sources import sha256
 
     name = task.stem(split) + ".parquet"
     path, known = folder / name, entries.get(name)

@@ -13,7 +13,7 @@ def main(args: argparse.Namespace) -> int:
     """Prints one table a suite, then the budget variants."""
     from tabulate import tabulate
 
-    from evals.suites import SUITES, VARIANT_SUITE, VARIANTS
+    from evals.core.card import SUITES, VARIANT_SUITE, VARIANTS
 
     for suite in SUITES.values():
         mode = "chat template" if suite.chat else "plain prompts"

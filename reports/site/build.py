@@ -9,11 +9,11 @@ from typing import Any
 
 import jinja2
 
-from evals.errors import UserError
-from evals.files import cannot_write, partial_folder
-from reports import statistics
+from evals.core import statistics
+from evals.core.errors import UserError
+from evals.core.files import cannot_write, partial_folder
 from reports.boards import Board
-from reports.results import Run
+from reports.runs import Run
 from reports.site import fields, samples
 from reports.site.board_page import index_page
 from reports.site.model_page import model_page

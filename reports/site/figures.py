@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reports import statistics
-from reports.results import RowResult
-from reports.statistics import Estimate
+from evals.core import statistics
+from evals.core.statistics import Estimate
+from reports.runs import RowResult
 
 UNEVEN = 0.15
 """Share of an interval's half width by which its middle may miss the value before "±" would mislead."""

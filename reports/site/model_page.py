@@ -7,7 +7,7 @@ from typing import Any
 
 from reports import published
 from reports.boards import JUDGED, labels
-from reports.results import RowResult, Run
+from reports.runs import RowResult, Run
 from reports.site import fields, figures
 from reports.site.figures import Line
 from reports.site.naming import SUITE_TITLES, Shown, count, notes_text, task_page, when

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reports.boards import labels
-from reports.results import RowResult, Run
+from reports.runs import RowResult, Run
 from reports.site import fields
 from reports.site.scripts import slug
 

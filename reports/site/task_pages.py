@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from reports.boards import Board
-from reports.results import Run
+from reports.runs import Run
 from reports.site import fields, figures
 from reports.site.board_page import board_title
 from reports.site.figures import Figure, Line

@@ -10,13 +10,13 @@ import json
 
 import numpy as np
 import pytest
-from made_runs import Made, build, edit
 from test_published import EXPECTED, cells
 
-from evals.errors import UserError
-from evals.suites import SUITES
+from evals.core.card import SUITES
+from evals.core.errors import UserError
 from reports import card
-from reports.results import load_run
+from reports.runs import load_run
+from tests.support.made_runs import Made, build, edit
 
 SUITE_TITLES = {"base": "## Base Pre-Trained Model", "instruct": "## Instruction Model"}
 
@@ -234,7 +234,7 @@ def test_reports_do_not_import_heavy_packages():
     import sys
 
     code = (
-        "import sys, reports.card, reports.results, pyarrow.parquet\n"
+        "import sys, reports.card, reports.runs, pyarrow.parquet\n"
         "heavy = {'torch', 'lighteval', 'transformers', 'pandas', 'scipy', 'matplotlib'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"
     )

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 import yaml
-from made_runs import Made, build
+
+from tests.support.made_runs import Made, build
 
 ROOT = Path(__file__).resolve().parents[2]
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))

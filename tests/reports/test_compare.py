@@ -7,13 +7,13 @@ import json
 
 import numpy as np
 import pytest
-from made_runs import Made, build, edit
 from test_published import cells
 
-from evals.errors import UserError
+from evals.core.errors import UserError
 from reports import compare, flips
 from reports.comparability import mismatches
-from reports.results import load_run
+from reports.runs import load_run
+from tests.support.made_runs import Made, build, edit
 
 
 def run_with(tmp_path, **options):

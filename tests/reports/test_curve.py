@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from evals.errors import UserError
+from evals.core.errors import UserError
 from reports import curve
-from reports.results import load_run
-from reports.tables import markdown
-from tests.reports.made_runs import Made, build
+from reports.render.tables import markdown
+from reports.runs import load_run
+from tests.support.made_runs import Made, build
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,15 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from made_runs import Made, build, edit, edit_samples
 
-from evals.errors import UserError
-from reports import bless, gate, gate_output, significance
-from reports.policy import Policy, Rule, load_policy, parse
-from reports.results import load_run
+from evals.core.errors import UserError
+from reports import significance
+from reports.gate import bless
+from reports.gate import output as gate_output
+from reports.gate import verdict as gate
+from reports.gate.policy import Policy, Rule, load_policy, parse
+from reports.runs import load_run
+from tests.support.made_runs import Made, build, edit, edit_samples
 
 BASE = ([1] * 45 + [0] * 55) * 10
 
@@ -184,7 +187,7 @@ def test_broken_folders_are_exit_2_with_one_line(tmp_path, damage, side):
     folders = {"baseline": run_with(tmp_path), "candidate": run_with(tmp_path)}
     damage(folders[side])
     words = [str(word) for name, folder in folders.items() for word in (f"--{name}", folder)]
-    root = Path(gate.__file__).parent.parent
+    root = Path(gate.__file__).parents[2]
     done = subprocess.run(
         [sys.executable, str(root / "run_evals.py"), "gate", *words],
         check=False,
@@ -333,8 +336,11 @@ def test_hostile_names_in_all_outputs(tmp_path, monkeypatch, capsys):
 
 
 def test_gate_starts_fast():
-    code = "import sys, argparse, reports.gate as g; g.add_arguments(argparse.ArgumentParser()); print(*sys.modules)"
-    root = Path(gate.__file__).parent.parent
+    code = (
+        "import sys, argparse, reports.gate.verdict as g;"
+        "g.add_arguments(argparse.ArgumentParser()); print(*sys.modules)"
+    )
+    root = Path(gate.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=root)
     assert not {"numpy", "pyarrow", "torch", "scipy", "lighteval"} & set(done.stdout.split())
 

@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from site_runs import MadeRun, edit_run, judge, make_run
 
 from evals import cli
-from evals.errors import UserError
-from reports import leaderboard, statistics
+from evals.core import statistics
+from evals.core.errors import UserError
+from reports import leaderboard
 from reports.boards import Board, build_boards, latest
-from reports.results import load_run
+from reports.runs import load_run
 from reports.site import samples, scripts
 from reports.site.build import MARK, write_site
 from reports.site.figures import Figure, Line, axis, forest
+from tests.support.site_runs import MadeRun, edit_run, judge, make_run
 
 EVIL = "</script><script>alert(1)</script><!--\u2028<img src=x onerror=alert(2)>"
 

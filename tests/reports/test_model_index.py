@@ -7,12 +7,12 @@ import argparse
 import pytest
 import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
-from made_runs import Made, build
 
-from evals.errors import UserError
-from evals.suites import SUITES
+from evals.core.card import SUITES
+from evals.core.errors import UserError
 from reports import card, model_index
-from reports.results import load_run
+from reports.runs import load_run
+from tests.support.made_runs import Made, build
 
 
 def run_with(tmp_path, **options):

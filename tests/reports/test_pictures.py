@@ -5,13 +5,13 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 import pytest
-from made_runs import Made, build
 
 from evals.cli import main
-from evals.errors import UserError
-from evals.suites import SUITES
-from reports.pictures import forest
-from reports.results import load_run
+from evals.core.card import SUITES
+from evals.core.errors import UserError
+from reports.render.pictures import forest
+from reports.runs import load_run
+from tests.support.made_runs import Made, build
 
 
 @pytest.fixture

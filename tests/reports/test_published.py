@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evals.errors import UserError
+from evals.core.errors import UserError
 from reports import published
 
 BASE = """

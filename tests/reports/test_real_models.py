@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from damaged import damage
 
 from reports.compare import compare_rows
-from reports.results import find_runs, load_run
+from reports.runs import find_runs, load_run
+from tests.support.damaged import damage
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = 40

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from site_runs import MadeRun, edit_run, judge, make_run, read_samples
 
 from evals import cli
-from evals.suites import BASE
+from evals.core.card import BASE
+from tests.support.site_runs import MadeRun, edit_run, judge, make_run, read_samples
 
 pytestmark = pytest.mark.browser
 

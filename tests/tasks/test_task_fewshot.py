@@ -8,7 +8,7 @@ import pytest
 from lighteval.tasks.lighteval_task import LightevalTask
 
 from tasks import get_task
-from tasks.fewshot import evaluation_docs, fixed_set
+from tasks.common.fewshot import evaluation_docs, fixed_set
 
 
 def math_rows(n, word):

@@ -11,8 +11,8 @@ import pytest
 from lighteval.models.model_output import ModelResponse
 
 from tasks import get_task
-from tasks.ifeval_checks import build, follow, variants
-from tasks.metrics import score
+from tasks.common.ifeval_checks import build, follow, variants
+from tasks.common.metrics import score
 
 ENGLISH = "the cat likes to sleep in the warm kitchen because the stove is on all day"
 FRENCH = "Le chat aime dormir dans la cuisine, car il y fait chaud toute la journée."
@@ -208,7 +208,7 @@ def refuse(*args, **kwargs):
 socket.socket.connect = socket.getaddrinfo = refuse
 import pickle
 pickle.load = pickle.loads = refuse
-from tasks.ifeval_checks import follow
+from tasks.common.ifeval_checks import follow
 print(follow("p", ["length_constraints:number_sentences", "change_case:capital_word_frequency"],
              [{"num_sentences": 2, "relation": "at least"}, {"capital_frequency": 1, "capital_relation": "at least"}],
              "It RAINS. We stay."))

@@ -9,7 +9,7 @@ from lighteval.models.model_output import ModelResponse
 from lighteval.tasks.requests import Doc
 
 from tasks import get_task
-from tasks.metrics import (
+from tasks.common.metrics import (
     acc,
     acc_norm_nospace,
     alias_match,

@@ -9,8 +9,8 @@ import pytest
 from lighteval.tasks.lighteval_task import LightevalTask
 
 from tasks import TASKS_TABLE, get_task
-from tasks.fewshot import evaluation_docs, fixed_set
-from tasks.ifeval_checks import _registry, build, follow
+from tasks.common.fewshot import evaluation_docs, fixed_set
+from tasks.common.ifeval_checks import _registry, build, follow
 
 pytestmark = pytest.mark.data
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from evals.adapters.loading import load_tokenizer
-from evals.adapters.prefix import TextToRequests
+from evals.adapters.local import TextToRequests
+from evals.models.loading import load_tokenizer
 from tasks import get_task
-from tasks.fewshot import evaluation_docs
+from tasks.common.fewshot import evaluation_docs
 from tasks.mt_bench import follow_up
 
 pytestmark = pytest.mark.model

@@ -9,9 +9,9 @@ import pytest
 
 import tasks
 from tasks import TASKS_TABLE, get_task
-from tasks.fewshot import evaluation_docs
-from tasks.ifeval_checks import follow
-from tasks.metrics import final_answer
+from tasks.common.fewshot import evaluation_docs
+from tasks.common.ifeval_checks import follow
+from tasks.common.metrics import final_answer
 
 SMOKE = Path(tasks.__file__).parent / "smoke"
 BBH = [task for task in TASKS_TABLE if task.folder == "bbh"]

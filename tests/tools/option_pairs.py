@@ -27,8 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from evals import cli  # noqa: E402
-from evals.errors import UserError  # noqa: E402
-from evals.suites import budgets  # noqa: E402
+from evals.core.card import budgets  # noqa: E402
+from evals.core.errors import UserError  # noqa: E402
 
 Words = tuple[str, ...]
 make_parser = functools.cache(cli.make_parser)
@@ -137,7 +137,7 @@ def leaderboard_effect(options: Any) -> Any:
 
 def gate_effect(options: Any) -> Any:
     """The baseline that is found, and the rest as it is."""
-    from reports.bless import find_baseline
+    from reports.gate.bless import find_baseline
 
     return replace(options, baseline=str(find_baseline(options.baseline, options.baselines)), baselines=None)
 

@@ -1,0 +1,366 @@
+"""An OpenAI-compatible server as a source of replies: time limits, retries, a bound on parallel requests.
+
+A request ends in one of three ways. A reply: checked JSON. `RequestRefused`: this request is no good to the
+server (too long, say), others may be. `EndpointError`: nothing more can be had (no access, no such model, no
+answer after every try); what came before it was handed over already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import queue
+import random
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import openai
+import tenacity
+
+from evals.core.errors import UserError
+
+DEFAULT_KEY_ENV = "OPENAI_API_KEY"
+FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
+LONGEST_RETRY_AFTER_S = 600.0
+URL_HINT = "give it like http://127.0.0.1:8000/v1"
+FATAL = {
+    401: "it refuses the key",
+    402: "it wants to be paid first",
+    403: "the key has no access to it",
+    404: "it knows no such address or model",
+}
+RETRIED = {408, 409, 425, 429}
+# greedy means greedy: llama-cpp-python's server penalises repetition unless told not to, and others follow the
+# model's generation_config.json; servers that do not know a field ignore it, or name it and get no such field again
+UNPENALISED = {"repetition_penalty": 1.0, "repeat_penalty": 1.0}
+
+Reply = dict[str, Any]
+# (index, outcome, what to release when the outcome was dealt with); None: a thread has ended
+_Done = queue.SimpleQueue[tuple[int, Reply | Exception, threading.Semaphore] | None]
+
+
+class EndpointError(UserError):
+    """The server gives nothing more: the command stops with this one line. `status`: HTTP's, if any."""
+
+    def __init__(self, text: str, status: int | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class RequestRefused(Exception):
+    """The server refuses this one request for good: status 400, 413, 422 and their like, with its reason."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class _Passing(Exception):
+    """A trouble that may pass: worth another try, after `wait` seconds if the server named a time."""
+
+    def __init__(self, text: str, wait: float | None = None, status: int | None = None) -> None:
+        super().__init__(text)
+        self.wait = wait
+        self.status = status
+
+
+class _Stopped(Exception):
+    """Somebody else's error ended the work: this thread has nothing to tell."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the host is this machine: localhost or a loopback address. Names are not looked up."""
+    if host == "localhost":
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False
+
+
+def check_url(
+    url: str, option: str = "--base-url", offline: bool = False, key_option: str = "--api-key-env"
+) -> str:
+    """The base address without a trailing slash; UserError if it cannot be one, or holds credentials."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise UserError(f"the address given to {option} is no URL: {URL_HINT}") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise UserError(f"the address given to {option} is no http(s) URL: {URL_HINT}")
+    shown = f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{f':{port}' if port else ''}{parts.path}"
+    if parts.username or parts.password or parts.query or parts.fragment:
+        # a key on the command line is in the shell's history and in every server's log
+        raise UserError(
+            f"the address given to {option} ({shown}) carries more than host and path: "
+            f"give a key through an environment variable ({key_option}), not in the address"
+        )
+    if offline and not is_loopback(host):
+        raise UserError(
+            f"offline: {shown} ({option}) is not on this machine; only loopback addresses are allowed"
+        )
+    return shown.rstrip("/")
+
+
+def read_key(name: str | None, option: str = "--api-key-env") -> str | None:
+    """The key in the environment variable; None (no key is sent) if the default variable is not set."""
+    key = os.environ.get(name or DEFAULT_KEY_ENV, "").strip()
+    if not key:
+        if name is not None:
+            raise UserError(f"no key in the environment variable {name} ({option}): export it first")
+        return None
+    if not key.isascii() or not key.isprintable() or " " in key:
+        # told here: the HTTP library's own complaint would print the header
+        raise UserError(f"the key in {name or DEFAULT_KEY_ENV} has characters that no HTTP header can carry")
+    return key
+
+
+class Client:
+    """Asks one model of one server. `parallel` requests at most are under way; `attempts` tries for each."""
+
+    def __init__(
+        self,
+        model: str,
+        base_url: str,
+        *,
+        key_env: str | None = None,
+        parallel: int = 4,
+        timeout: float = 600.0,
+        attempts: int = 6,
+        offline: bool = False,
+        option: str = "--base-url",
+        key_option: str = "--api-key-env",
+    ) -> None:
+        self.model = model
+        self.base_url = check_url(base_url, option, offline, key_option)
+        self.parallel = parallel
+        self.attempts = attempts
+        self._key = read_key(key_env, key_option)
+        self._key_env = key_env or DEFAULT_KEY_ENV
+        self.refused_fields: set[str] = set()
+        self._new_limit = False
+        self._quiet_until = 0.0
+        self._options: Any = {} if self._key else {"headers": {"Authorization": openai.Omit()}}
+        http = openai.DefaultHttpxClient(
+            # a redirect could lead off this machine, and proxies do not know it
+            follow_redirects=False,
+            trust_env=not is_loopback(urlsplit(self.base_url).hostname or ""),
+        )
+        self._api = openai.OpenAI(
+            api_key=self._key or "none",
+            base_url=self.base_url,
+            timeout=openai.Timeout(timeout, connect=min(timeout, 20.0)),
+            max_retries=0,  # ours below also cover broken JSON, can be stopped, heed long Retry-After times
+            http_client=http,
+        )
+
+    def chat(self, messages: Iterable[dict[str, str]], max_tokens: int | None, **settings: Any) -> Reply:
+        """The body of a chat completion."""
+        limit = {} if max_tokens is None else {"max_tokens": max_tokens}
+        return {"model": self.model, "messages": list(messages), **limit, **settings}
+
+    def completion(self, prompt: str | list[int], max_tokens: int, **settings: Any) -> Reply:
+        """The body of a plain completion."""
+        return {"model": self.model, "prompt": prompt, "max_tokens": max_tokens, **settings}
+
+    def ask(self, body: Reply, attempts: int | None = None, stop: threading.Event | None = None) -> Reply:
+        """One reply; tried again after troubles that may pass. Raises RequestRefused or EndpointError."""
+        stop = stop or threading.Event()
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_Passing),
+            stop=tenacity.stop_after_attempt(attempts or self.attempts),
+            wait=_wait,
+            sleep=tenacity.sleep_using_event(stop),
+            reraise=True,
+        )
+        try:
+            reply: Reply = retrying(self._ask_once, body, stop)
+            return reply
+        except _Passing as trouble:
+            last, status = str(trouble), trouble.status
+        raise EndpointError(
+            f"{self.base_url} gives no answer after {attempts or self.attempts} tries (last: {last}); "
+            "what it answered before is kept: run the same command again later",
+            status,
+        )
+
+    def ask_all(self, bodies: Iterable[Reply]) -> Iterator[tuple[int, Reply | RequestRefused]]:
+        """(index, reply or refusal) of each body as they come, in any order; raises EndpointError.
+
+        A thread takes its next body when the caller is done with its last reply: whoever stores each reply loses
+        at most the requests under way. Closing the iterator, or an error, stops the work; the threads are daemons,
+        so that a hanging server cannot keep the process alive.
+        """
+        todo = iter(enumerate(bodies))
+        taking, stop = threading.Lock(), threading.Event()
+        done: _Done = queue.SimpleQueue()
+        handled = [threading.Semaphore(0) for _ in range(self.parallel)]
+
+        def work(mine: threading.Semaphore) -> None:
+            while not stop.is_set():
+                index = -1
+                try:
+                    with taking:
+                        index, body = next(todo)
+                    done.put((index, self.ask(body, stop=stop), mine))
+                except StopIteration:
+                    break
+                except Exception as error:  # handed to the caller's thread
+                    done.put((index, error, mine))
+                    if not isinstance(error, RequestRefused):
+                        break
+                mine.acquire()
+            done.put(None)
+
+        for mine in handled:
+            threading.Thread(target=work, args=(mine,), daemon=True).start()
+        try:
+            yield from _collect(done, self.parallel)
+        finally:
+            stop.set()
+            for mine in handled:
+                mine.release()
+
+    def _ask_once(self, body: Reply, stop: threading.Event) -> Reply:
+        self._wait_turn(stop)
+        path = "/chat/completions" if "messages" in body else "/completions"
+        while True:
+            sent = self._in_its_words(body)
+            try:
+                return _checked(self._api.post(path, body=sent, cast_to=object, options=self._options))
+            except openai.APIStatusError as error:
+                trouble = self._status_trouble(error)
+                if error.status_code in (400, 422) and self._learn(str(error.body), sent):
+                    continue
+            except openai.APIConnectionError as error:
+                # the cause's name only: its text may hold what was sent
+                trouble = _Passing(type(error.__cause__ or error).__name__)
+            except (ValueError, openai.APIError):
+                trouble = _Passing("its answer is not valid JSON")
+            raise trouble
+
+    def _in_its_words(self, body: Reply) -> Reply:
+        """The body as this server has shown to want it."""
+        body = {key: value for key, value in body.items() if key not in self.refused_fields}
+        if self._new_limit and "messages" in body and "max_tokens" in body:
+            body["max_completion_tokens"] = body.pop("max_tokens")
+        return body
+
+    def _learn(self, complaint: str, sent: Reply) -> bool:
+        """Whether a refusal names something of what was sent that can be said in another way, or left out."""
+        if "max_tokens" in sent and "max_completion_tokens" in complaint:
+            self._new_limit = True  # newer models of the provider want the new name
+            return True
+        named = {field for field in UNPENALISED if field in sent and field in complaint}
+        self.refused_fields |= named
+        return bool(named)
+
+    def _status_trouble(self, error: openai.APIStatusError) -> Exception:
+        status = error.status_code
+        wait = _retry_after(error.response.headers)
+        if status in FATAL:
+            # the server's own words are left out: providers repeat parts of the key in them
+            hint = f" (key from {self._key_env})" if status in (401, 403) else f" (model '{self.model}')"
+            return EndpointError(f"{self.base_url} answers {status}: {FATAL[status]}{hint}", status)
+        if status < 400:
+            return EndpointError(
+                f"{self.base_url} answers {status} (redirect): give the final address", status
+            )
+        if status not in RETRIED and status < 500:
+            return RequestRefused(f"the server answers {status}: {self._shown(error.body)}", status)
+        if status == 429 and error.code == "insufficient_quota":
+            return EndpointError(f"{self.base_url} answers 429: the account has no quota left", status)
+        if wait is not None and wait > LONGEST_RETRY_AFTER_S:
+            return EndpointError(
+                f"{self.base_url} answers {status} and asks to wait {wait:.0f} s; "
+                "what it answered before is kept: run the same command again then",
+                status,
+            )
+        if wait is not None:
+            self._quiet_until = max(self._quiet_until, time.monotonic() + wait)
+        return _Passing(f"status {status}", wait, status)
+
+    def _wait_turn(self, stop: threading.Event) -> None:
+        """A time asked for through Retry-After holds for every thread, not only the one that was told."""
+        while not stop.is_set() and (left := self._quiet_until - time.monotonic()) > 0:
+            stop.wait(left)
+        if stop.is_set():
+            raise _Stopped
+
+    def _shown(self, body: object) -> str:
+        """What a server says, fit to be shown: one short printable line without the key."""
+        if isinstance(body, dict):
+            body = body.get("message") or body.get("detail") or body.get("error") or body
+        text = " ".join("".join(c if c.isprintable() else " " for c in str(body)).split())
+        if self._key:
+            text = text.replace(self._key, "***")
+        return text if len(text) <= 200 else text[:200] + "..."
+
+
+def _collect(done: _Done, workers: int) -> Iterator[tuple[int, Reply | RequestRefused]]:
+    """Hands over replies and refusals until every worker has ended; any other error ends it at once."""
+    while workers:
+        item = done.get()
+        if item is None:
+            workers -= 1
+            continue
+        index, outcome, handled = item
+        if isinstance(outcome, dict | RequestRefused):
+            yield index, outcome
+            handled.release()
+            continue
+        # what other threads have finished by now is not lost
+        with contextlib.suppress(queue.Empty):
+            while True:
+                late = done.get_nowait()
+                if late is not None and isinstance(late[1], dict | RequestRefused):
+                    yield late[0], late[1]
+        raise outcome
+
+
+def _wait(state: tenacity.RetryCallState) -> float:
+    """Seconds before the next try: the server's own time, else doubling from one second, with jitter."""
+    trouble = state.outcome.exception() if state.outcome else None
+    if isinstance(trouble, _Passing) and trouble.wait is not None:
+        return trouble.wait
+    wait = min(FIRST_WAIT_S * 2 ** (state.attempt_number - 1), LONGEST_WAIT_S)
+    return wait * random.uniform(0.75, 1.0)
+
+
+def _retry_after(headers: Any) -> float | None:
+    """Seconds from a Retry-After header (a number or a date, RFC 9110), or None."""
+    value = headers.get("retry-after")
+    if value is None:
+        return None
+    with contextlib.suppress(ValueError):
+        seconds = float(value)
+        return seconds if 0 <= seconds < float("inf") else None
+    with contextlib.suppress(ValueError):
+        when = parsedate_to_datetime(value)
+        when = when if when.tzinfo else when.replace(tzinfo=UTC)
+        return max(0.0, (when - datetime.now(UTC)).total_seconds())
+    return None
+
+
+def _checked(reply: object) -> Reply:
+    """The reply as a JSON object with a choice in it; ValueError otherwise (tried again as broken JSON)."""
+    if not isinstance(reply, dict):
+        raise ValueError("no object")
+    choices = reply.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        raise ValueError("no choices")
+    return reply
+
+
+def reply_text(reply: Reply) -> str:
+    """The text of a reply, chat or plain; empty if the server sent none."""
+    choice = reply["choices"][0]
+    message = choice.get("message")
+    text = message.get("content") if isinstance(message, dict) else choice.get("text")
+    return text if isinstance(text, str) else ""

@@ -1,0 +1,276 @@
+"""The default adapter: a transformers model behind lighteval's `LightevalModel`.
+
+Texts become requests here (rendering, joint encoding, window); the engines in scoring.py and decoding.py (or plain.py,
+for comparison) compute them. `run` yields results as they are computed, so that a caller can keep each at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from lighteval.models.abstract_model import LightevalModel, ModelConfig
+from lighteval.models.model_output import ModelResponse
+from lighteval.tasks.requests import Doc
+
+from evals.core.requests import GenerateRequest, Generation, NotFinite, Request, Result, Score, ScoreRequest
+from evals.models.loading import LoadedModel, require_template
+from evals.prompting import text as prompts
+
+MAX_LENGTH = 2048  # the protocol's window, in tokens
+ENGINES = ("shared", "plain")
+
+
+class _NoCache:
+    """lighteval's Pipeline hands its registry to a sample cache; this project keeps its own store instead."""
+
+    def _init_registry(self, registry: Any) -> None:
+        pass
+
+
+class TextToRequests:
+    """Docs become token requests: rendering, joint encoding, the window. Needs a tokenizer, no weights."""
+
+    def __init__(self, tokenizer: Any, chat: bool, max_length: int = MAX_LENGTH) -> None:
+        self.tokenizer, self.chat, self.max_length = tokenizer, chat, max_length
+
+    def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:
+        """One request a choice, for each doc."""
+        contexts, _ = self._contexts(docs)
+        pairs = [
+            (context, choice) for doc, context in zip(docs, contexts, strict=True) for choice in doc.choices
+        ]
+        encoded = iter(prompts.encode_pairs(self.tokenizer, pairs))
+        return [
+            [ScoreRequest(*prompts.cut_to_window(*next(encoded), self.max_length)) for _ in doc.choices]
+            for doc in docs
+        ]
+
+    def generate_requests(self, docs: Sequence[Doc]) -> list[GenerateRequest]:
+        """One request a doc: budget None means to the end of the window; stops count in plain mode only."""
+        contexts, encoded = self._contexts(docs)
+        rest = list(dict.fromkeys(text for text in contexts if text not in encoded))
+        encoded |= zip(rest, prompts.encode_contexts(self.tokenizer, rest), strict=True)
+        requests = []
+        for doc, context in zip(docs, contexts, strict=True):
+            tokens = encoded[context]
+            specific = doc.specific or {}
+            if len(tokens) >= self.max_length:
+                tokens = tokens[-(self.max_length - 1) :]
+            room = self.max_length - len(tokens)
+            requests.append(
+                GenerateRequest(
+                    prompt=tuple(tokens),
+                    max_new_tokens=min(doc.generation_size or room, room),
+                    stops=() if self.chat else tuple(doc.stop_sequences or ()),
+                    temperature=float(specific.get("temperature", 0.0)),
+                    seed=int(specific.get("seed", 0)),
+                )
+            )
+        return requests
+
+    def _contexts(self, docs: Sequence[Doc]) -> tuple[list[str], dict[str, list[int]]]:
+        """The rendered contexts, and the tokens of those that had to be encoded to see whether they fit.
+
+        Shots that do not fit the window less the budget are dropped from the end.
+        """
+        texts = [prompts.render(doc, self.tokenizer, self.chat) for doc in docs]
+        rooms = [self.max_length - (doc.generation_size or 1) for doc in docs]
+        doubtful = [
+            i
+            for i, doc in enumerate(docs)
+            if doc.fewshot_samples
+            and not (doc.specific or {}).get("conversation")
+            # a token is at least one byte: short contexts are seen to fit without being encoded
+            and len(texts[i].encode("utf-8", "surrogatepass")) > rooms[i]
+        ]
+        some = list(dict.fromkeys(texts[i] for i in doubtful))
+        encoded = dict(zip(some, prompts.encode_contexts(self.tokenizer, some), strict=True))
+        for i in doubtful:
+            if len(encoded[texts[i]]) > rooms[i]:
+                texts[i] = self._with_fewer_shots(docs[i], rooms[i])
+        return texts, encoded
+
+    def _with_fewer_shots(self, doc: Doc, room: int) -> str:
+        """The context with as many shots as fit, none if none does."""
+
+        def length(n_shots: int) -> int:
+            text = prompts.render(doc, self.tokenizer, self.chat, n_shots)
+            return len(prompts.encode(self.tokenizer, [text])[0])
+
+        return prompts.render(doc, self.tokenizer, self.chat, prompts.fit_shots(doc, room, length))
+
+
+class PrefixModel(LightevalModel):
+    """Scores and generates by the protocol: no BOS, joint encoding, 2048 tokens, float32 log-probabilities.
+
+    `chat`: prompts go through the tokenizer's chat template and stop strings are not used (only the end-of-turn token
+    ends an answer); never guessed from the tokenizer. `engine`: "shared" computes each distinct token once, "plain"
+    one sequence at a time.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        chat: bool,
+        name: str = "",
+        engine: str = "shared",
+        max_length: int = MAX_LENGTH,
+    ) -> None:
+        if chat:
+            require_template(loaded.tokenizer, name or "the model")
+        self.loaded = loaded
+        self.chat = chat
+        self.engine = engine
+        self.config = ModelConfig(model_name=name or "model")
+        self._texts = TextToRequests(loaded.tokenizer, chat, max_length)
+        self._cache = _NoCache()
+        self._scorer: Any = None
+        self._decoder: Any = None
+
+    @property
+    def tokenizer(self) -> Any:
+        """The transformers tokenizer."""
+        return self.loaded.tokenizer
+
+    @property
+    def add_special_tokens(self) -> bool:
+        """False: the protocol adds no BOS."""
+        return False
+
+    @property
+    def max_length(self) -> int:
+        """Tokens fed at most for one request."""
+        return self._texts.max_length
+
+    @property
+    def at_a_time(self) -> int:
+        """Generations under way together, at most."""
+        return int(getattr(self._engine_decoder(), "max_sequences", 1))
+
+    @property
+    def leaves_cpu(self) -> bool:
+        """Whether a GPU does the work."""
+        return self.loaded.device.type != "cpu"
+
+    @property
+    def identity(self) -> str:
+        """What a stored result depends on besides its request."""
+        device = self.loaded.device
+        if device.type == "cuda":
+            import torch
+
+            machine = f"cuda {torch.cuda.get_device_name(device)}"
+        else:
+            machine = device.type
+        version = "1"
+        if self.engine == "shared":
+            from evals.engine.scoring import ENGINE_VERSION
+
+            version = ENGINE_VERSION
+        return f"{self.loaded.fingerprint} {self.loaded.dtype} {machine} {self.engine} {version}"
+
+    def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:
+        """One request a choice, for each doc."""
+        return self._texts.score_requests(docs)
+
+    def generate_requests(self, docs: Sequence[Doc]) -> list[GenerateRequest]:
+        """One request a doc: budget None means to the end of the window; stops count in plain mode only."""
+        return self._texts.generate_requests(docs)
+
+    def run(self, requests: Sequence[Request], skip: Collection[int] = ()) -> Iterator[tuple[int, Result]]:
+        """Computes requests of one kind: (index, result), in any order, each index once, but not those in `skip`."""
+        todo = [i for i in range(len(requests)) if i not in skip]
+        if not todo:
+            return
+        if isinstance(requests[0], ScoreRequest) and self.engine == "shared":
+            yield from self._engine_scorer().run(requests, skip)
+            return
+        engine = self._engine_scorer() if isinstance(requests[0], ScoreRequest) else self._engine_decoder()
+        try:
+            for k, result in engine.run([requests[i] for i in todo]):
+                yield todo[k], result
+        except NotFinite as error:
+            raise NotFinite(todo[error.index]) from error
+
+    def loglikelihood(self, docs: list[Doc]) -> list[ModelResponse]:
+        """Log-likelihood of every choice of every doc (lighteval's interface)."""
+        return score_responses(docs, self.score_requests(docs), self.run)
+
+    def greedy_until(self, docs: list[Doc]) -> list[ModelResponse]:
+        """An answer to every doc (lighteval's interface)."""
+        requests = self.generate_requests(docs)
+        results = dict(self.run(requests))
+        return [generation_response(request, results[i]) for i, request in enumerate(requests)]
+
+    def loglikelihood_rolling(self, docs: list[Doc]) -> list[ModelResponse]:
+        """Not part of the protocol."""
+        raise NotImplementedError("perplexity tasks are not part of this protocol")
+
+    def _engine_scorer(self) -> Any:
+        if self._scorer is None:
+            if self.engine == "shared":
+                from evals.engine.scoring import PrefixScorer as Scorer
+            else:
+                from evals.engine.plain import PlainScorer as Scorer  # type: ignore[assignment]
+            self._scorer = Scorer(self.loaded.model)
+        return self._scorer
+
+    def _engine_decoder(self) -> Any:
+        if self._decoder is None:
+            if self.engine == "shared":
+                from evals.engine.decoding import BatchDecoder as Decoder
+            else:
+                from evals.engine.plain import PlainDecoder as Decoder  # type: ignore[assignment]
+            self._decoder = Decoder(self.loaded.model, self.tokenizer, end_tokens(self.loaded, self.chat))
+        return self._decoder
+
+
+def end_tokens(loaded: LoadedModel, chat: bool) -> tuple[int, ...]:
+    """Ids that end an answer: the model's end-of-sequence tokens and, in chat, what its template puts after a turn."""
+    found: set[int] = set()
+    for source in (loaded.model.generation_config, loaded.model.config):
+        ids = getattr(source, "eos_token_id", None)
+        found.update([ids] if isinstance(ids, int) else ids or [])
+    tokenizer = loaded.tokenizer
+    if tokenizer.eos_token_id is not None:
+        found.add(tokenizer.eos_token_id)
+    if chat:
+        mark = "turn-ends-here"
+        text = prompts.chat_text(
+            tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}]
+        )
+        after = prompts.encode(tokenizer, [text.rsplit(mark, 1)[-1]])[0]
+        if after and after[0] in tokenizer.all_special_ids:
+            found.add(after[0])
+    return tuple(sorted(found))
+
+
+def score_responses(
+    docs: Sequence[Doc], requests: Sequence[Sequence[ScoreRequest]], run: Any
+) -> list[ModelResponse]:
+    """Runs likelihood requests and folds the results back to one response a doc."""
+    flat = [request for group in requests for request in group]
+    results: dict[int, Score] = dict(run(flat))
+    responses, start = [], 0
+    for group in requests:
+        scores = [results[start + i].logprob for i in range(len(group))]
+        responses.append(score_response(group, scores))
+        start += len(group)
+    return responses
+
+
+def score_response(requests: Sequence[ScoreRequest], logprobs: list[float]) -> ModelResponse:
+    """One doc's scored choices as lighteval's response."""
+    return ModelResponse(
+        logprobs=logprobs,
+        output_tokens=[list(request.tokens[-request.n_continuation :]) for request in requests],
+    )
+
+
+def generation_response(request: GenerateRequest, generation: Result) -> ModelResponse:
+    """One answer as lighteval's response."""
+    assert isinstance(generation, Generation)
+    return ModelResponse(
+        text=[generation.text], input_tokens=list(request.prompt), output_tokens=[list(generation.tokens)]
+    )

@@ -1,0 +1,213 @@
+"""Where the rows of a benchmark come from: the hub at a pinned revision, a folder, or built-in smoke items.
+
+One interface and one check for all three: columns, row count, hash where one is known. A split that cannot be had
+raises `DataUnavailable` (the row is shown with the reason, the others go on); a split that is there but wrong raises
+`UserError` (the run does not start).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evals.core.errors import RowUnavailable, UserError
+
+if TYPE_CHECKING:
+    from lighteval.tasks.requests import Doc
+
+    from tasks.common.builders import CardTask
+
+SMOKE = Path(__file__).resolve().parents[2] / "tasks" / "smoke"
+SMOKE_BUDGET = 32  # new tokens at most, so that every code path runs in minutes on two cores
+
+Row = dict[str, Any]
+
+
+class DataUnavailable(RowUnavailable):
+    """A benchmark's data cannot be had here: its row is missing, with this reason."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """`kind`: "hub", "folder" or "smoke"; `folder`: where the files are, for the last two."""
+
+    kind: str
+    folder: Path | None = None
+    offline: bool = False
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task's rows in file order, its shots' rows, and what run.json says of them (results/README.md, `data`)."""
+
+    rows: list[Row]
+    shot_rows: list[Row] | None
+    record: dict[str, Any]
+
+
+def parse_source(text: str, offline: bool = False) -> Source:
+    """`--data`: "hub", "smoke", or a folder."""
+    if text == "hub":
+        return Source("hub", offline=offline)
+    if text == "smoke":
+        return Source("smoke", SMOKE, offline)
+    folder = Path(text).expanduser()
+    if not folder.is_dir():
+        raise UserError(
+            f"--data '{text}' is neither 'hub' nor 'smoke' nor a folder: make one with 'run_evals.py snapshot DIR'"
+        )
+    return Source("folder", folder, offline)
+
+
+def check_folder(source: Source, tasks: Sequence[str]) -> None:
+    """Refuses a folder of data whose files for `tasks` (names) are damaged, before anything heavy is imported.
+
+    Found here: no file for any of the tasks, a file that is not what SOURCES.json says, one that cannot be read as
+    parquet or JSON lines. What needs a task's facts (splits, columns, labels, row counts) is found by `load` and
+    `build_docs`: the facts are lighteval's, and come with it.
+    """
+    if source.kind != "folder":
+        return
+    assert source.folder is not None
+    found = False
+    for name in tasks:
+        # a task's folder has a file for each split; of tasks that share a folder, each has a file (bbh/snarks.parquet)
+        shared = name.replace("_", "/", 1)
+        for path in sorted([*source.folder.glob(f"{name}/*"), *source.folder.glob(f"{shared}.*")]):
+            if path.suffix in (".parquet", ".jsonl"):
+                found = True
+                label = path.relative_to(source.folder).as_posix()
+                _check_sources(source.folder, label, sha256(path))
+                _read(label, path, ())
+    if not found:
+        names = ", ".join(tasks[:5])
+        raise UserError(
+            f"the data folder '{source.folder}' has no parquet or JSON-lines file for what is asked for ({names}, …): "
+            "make one with 'run_evals.py snapshot DIR'"
+        )
+
+
+def load(task: CardTask, source: Source) -> TaskData:
+    """A task's evaluation rows and shot rows, checked.
+
+    Raises DataUnavailable when they cannot be had, UserError when they are wrong.
+    """
+    files, record = _locate(task, task.split, source)
+    rows = _read_all(files, task.columns)
+    shot_rows = None
+    for split in task.splits[1:]:
+        shot_files, shot_record = _locate(task, split, source)
+        shot_rows = _read_all(shot_files, task.columns)
+        record["sha256"] |= shot_record["sha256"]
+    record["rows"] = len(rows)
+    record["official_rows"] = task.docs
+    doubt = record.pop("doubt", None)
+    if source.kind == "smoke":
+        record["note"] = f"{len(rows)} built-in smoke items, not the benchmark"
+    elif len(rows) != task.docs:
+        record["note"] = f"{len(rows)} rows instead of the official {task.docs}"
+    else:
+        record["note"] = doubt
+    record["complete"] = record["note"] is None
+    return TaskData(rows, shot_rows, record)
+
+
+def build_docs(task: CardTask, data: TaskData, limit: int | None) -> list[Doc]:
+    """The task's docs in evaluation order; every row of the split is checked, also those beyond the limit.
+
+    Raises UserError that names the row for a label out of range and the like.
+    """
+    from tasks.common.fewshot import evaluation_docs
+
+    try:
+        return evaluation_docs(task, data.rows, data.shot_rows or (), limit)
+    except ValueError as error:
+        raise UserError(f"data of '{task.name}': {error}") from error
+
+
+def _locate(task: CardTask, split: str, source: Source) -> tuple[list[tuple[str, Path]], dict[str, Any]]:
+    """The files of a split as (name in results, path), and the beginning of its record."""
+    if source.kind == "hub":
+        from evals.data import hub
+
+        try:
+            found = hub.fetch_split(task, split, offline=source.offline)
+        except UserError as error:
+            raise DataUnavailable(str(error)) from error
+        files = [(f"{found.repo}/{name}", path) for name, path in zip(found.names, found.paths, strict=True)]
+        return files, {"revision": found.revision, "sha256": {name: sha256(path) for name, path in files}}
+    assert source.folder is not None
+    name = task.stem(split)
+    for ending in (".parquet", ".jsonl"):
+        path = source.folder / (name + ending)
+        if path.is_file():
+            digest = sha256(path)
+            record: dict[str, Any] = {"revision": None, "sha256": {name + ending: digest}}
+            record["doubt"] = _check_sources(source.folder, name + ending, digest)
+            return [(name + ending, path)], record
+    raise DataUnavailable(f"no file {name}.parquet in the data folder")
+
+
+def _check_sources(folder: Path, name: str, digest: str) -> str | None:
+    """Compares a file with its entry in the folder's SOURCES.json; what the entry says against it, if anything."""
+    path = folder / "SOURCES.json"
+    if not path.is_file():
+        return None
+    try:
+        entries = {entry["file"]: entry for entry in json.loads(path.read_text("utf-8"))}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"SOURCES.json in the data folder is not a list of entries with 'file': {_reason(error)}"
+        ) from error
+    entry = entries.get(name)
+    if entry is None:
+        return None
+    if entry.get("sha256") not in (None, digest):
+        raise UserError(
+            f"{name} in the data folder is not what its SOURCES.json says (sha256 {digest[:12]}… instead of "
+            f"{str(entry['sha256'])[:12]}…): the file was changed or damaged; make the snapshot again"
+        )
+    return None if entry.get("complete", True) else "not the official row list (SOURCES.json: incomplete)"
+
+
+def _read_all(files: list[tuple[str, Path]], columns: tuple[str, ...]) -> list[Row]:
+    rows = [row for name, path in files for row in _read(name, path, columns)]
+    if not rows:
+        raise UserError(f"no rows in {', '.join(name for name, _ in files)}: an empty split cannot be scored")
+    return rows
+
+
+def _read(name: str, path: Path, columns: tuple[str, ...]) -> list[Row]:
+    """The rows of one parquet or JSON-lines file, with at least `columns`."""
+    try:
+        if path.suffix == ".jsonl":
+            rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
+            present = set.intersection(*(set(row) for row in rows)) if rows else set(columns)
+        else:
+            import pyarrow.parquet as parquet
+
+            with parquet.ParquetFile(path) as file:
+                present = set(file.schema_arrow.names)
+                rows = file.read(columns=[c for c in columns if c in present]).to_pylist()
+    except Exception as error:  # a damaged file raises whatever type its reader is led to
+        raise UserError(f"cannot read {name}: {_reason(error)}") from error
+    missing = [column for column in columns if column not in present]
+    if missing:
+        raise UserError(f"{name} has no column {', '.join(missing)}: it has {', '.join(sorted(present))}")
+    return rows
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    lines: list[str] = str(error).splitlines() or [""]
+    first = lines[0][:300]
+    return first if isinstance(error, ValueError) and first else f"{type(error).__name__} {first}".strip()

@@ -1,0 +1,235 @@
+"""A causal language model that takes packed batches, for any transformers model with standard attention."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import linear
+
+from evals.engine.attention import KeyValues, PackedBatch, UnsupportedModel, packed_attention
+from evals.engine.device import free_memory, has_triton, on_device
+from evals.engine.fused import FusedLayers
+from evals.engine.packed import TreeBatch
+from evals.engine.tree import Block, Feed, last_rows, plan
+
+CACHE_SHARE = 0.6  # of the free memory, at most, for keys and values of sequences in progress
+BUFFER_BYTES = 100 * 2**20  # of log-probabilities at a time, on a CPU
+TRIAL_LAYERS = 8  # of a model below float32
+SLOW_ROWS = 3, 16  # so many rows (the latter excluded) take MKL longer than the latter, times a wide matrix
+
+logger = logging.getLogger(__name__)
+
+
+class TreeForward:
+    """A causal language model that takes packed batches of blocks.
+
+    Raises UnsupportedModel where that cannot work, or where a trial shows that it would give other numbers than the
+    model's own forward pass.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.config = model.config.get_text_config()
+        if not getattr(model, "_supports_attention_backend", False):
+            raise UnsupportedModel("its attention cannot be replaced")
+        rope = getattr(self.config, "rope_parameters", None) or {}
+        kinds = [rope, *(v for v in rope.values() if isinstance(v, dict))]
+        if any(kind.get("rope_type") in ("dynamic", "longrope") for kind in kinds):
+            raise UnsupportedModel("its rotary embedding depends on the length of the whole input")
+        self.head = OutputHead(model, self.config)
+        self.example: dict[int, KeyValues] = {}  # keys and values of some tokens, by layer
+        self._fused: FusedLayers | None = FusedLayers(model, use_kernels(model.device))
+        try:
+            self._try_out()
+            return
+        except UnsupportedModel as reason:
+            logger.info("this model's layers are not fused: %s", reason)
+            self._fused = None
+        self._try_out()
+
+    def hidden(self, batch: PackedBatch) -> torch.Tensor:
+        """The last layer's normalised output, [tokens, hidden size]."""
+        with packed_attention(self.config), self._fused.in_place() if self._fused else nullcontext():
+            out = self.model.get_decoder()(
+                input_ids=batch.tokens, position_ids=batch.positions, use_cache=False, tree=batch
+            )
+        return out.last_hidden_state[0]
+
+    def trunk(self, block: Block) -> dict[int, KeyValues]:
+        """Feed a trunk; its keys and values by layer."""
+        if not block.tokens:
+            return {}
+        batch = TreeBatch([block], {}, self.model.device, keep=True)
+        self.hidden(batch)
+        return batch.kept
+
+    @torch.inference_mode()
+    def _try_out(self) -> None:
+        """Compare a small forked tree with the model's own pass over each of its sequences.
+
+        In float32 they must be equal but for rounding. Below it, rounding alone can change the logits of a deep model
+        by a tenth: there the first layers are compared with the same in float32, from which this pass must not be much
+        farther than the model's own.
+        """
+        if self.model.dtype == torch.float32:
+            ours, own = self._both_ways()
+            difference = _distance(ours, own)
+            if not difference < 1e-3:
+                raise UnsupportedModel(f"a trial gave other numbers (relative difference {difference:.1e})")
+        else:
+            with _shortened(self.model) as exact:
+                ours, own = self._both_ways()
+                reference = [_logits(exact, feed) for feed in _forked(self.config.vocab_size)]
+            further = _distance(ours, reference) / max(_distance(own, reference), 1e-3)
+            if not further < 3:
+                raise UnsupportedModel(
+                    f"a trial was {further:.1f} times as far from float32 as its own numbers are"
+                )
+        self.example = self.trunk(plan(_forked(self.config.vocab_size)[:1], 1 << 20, 0).blocks[0])
+
+    def _both_ways(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """The logits of the trial's sequences: as a tree, below a trunk of some tokens; by the model itself."""
+        feeds = _forked(self.config.vocab_size)
+        block = plan(feeds, 1 << 20, 0).blocks[0]
+        n = 16
+        cut = Block([], block.tokens[:n], block.positions[:n], [n] * n)
+        below = Block(
+            list(range(n)), block.tokens[n:], block.positions[n:], [end - n for end in block.ends[n:]]
+        )
+        try:
+            hidden = self.hidden(TreeBatch([below], self.trunk(cut), self.model.device))
+        except UnsupportedModel:
+            raise
+        except (TypeError, KeyError, AttributeError, NotImplementedError) as error:
+            raise UnsupportedModel(f"its forward pass does not fit ({error})") from error
+        ours = []
+        for i, path in sorted(block.paths):
+            rows = [row - n for row in last_rows(path, len(feeds[i].tokens) - feeds[i].first_output)]
+            ours.append(self.head(hidden[rows]).float())
+        return ours, [_logits(self.model, feed) for feed in feeds]
+
+
+def _forked(size: int) -> list[Feed]:
+    """Two sequences with a common beginning, for the trial, of a vocabulary of ``size``."""
+    common, left, right = (
+        [(start + 7919 * i) % size for i in range(n)] for start, n in ((13, 24), (5, 9), (77, 1))
+    )
+    return [Feed((*common, *end), len(common) - 1) for end in (left, right)]
+
+
+def _logits(model: Any, feed: Feed) -> torch.Tensor:
+    """The model's own logits where ``feed`` asks for outputs, [positions, vocabulary]."""
+    logits = model(input_ids=torch.tensor([feed.tokens], device=model.device), use_cache=False).logits[0]
+    return logits[feed.first_output :].float()
+
+
+def _distance(found: list[torch.Tensor], wanted: list[torch.Tensor]) -> float:
+    """How far logits are apart, against their spread: a common shift of a position's logits means nothing."""
+    spread = torch.cat([(x - x.mean(-1, keepdim=True)).ravel() for x in wanted])
+    return float(
+        torch.cat([(a - b).ravel() for a, b in zip(found, wanted, strict=True)]).norm() / spread.norm()
+    )
+
+
+@contextmanager
+def _shortened(model: Any) -> Iterator[Any]:
+    """A copy in float32 of the first layers, at least one of each kind; ``model`` has no others while this lasts."""
+    decoder = model.get_decoder()
+    layers = getattr(decoder, "layers", None)
+    kinds = getattr(model.config.get_text_config(), "layer_types", None) or []
+    n = max([TRIAL_LAYERS, *(kinds.index(kind) + 1 for kind in kinds)])
+    try:
+        if layers is not None:
+            decoder.layers = layers[:n]
+        yield copy.deepcopy(model).float()
+    finally:
+        if layers is not None:
+            decoder.layers = layers
+
+
+def use_kernels(device: torch.device) -> bool:
+    """Whether layers on Triton's kernels are worth a try."""
+    return device.type == "cuda" and has_triton()
+
+
+def sequences_that_fit(forward: TreeForward, tokens: int, most: int, reusable: int = 0) -> int:
+    """How many sequences of ``tokens``, at least one and at most ``most``, have room for their keys and values.
+
+    ``reusable``: tokens whose memory is taken already and can be used.
+    """
+    a_token = sum(x[0].numel() * x.element_size() for pair in forward.example.values() for x in pair)
+    free = free_memory(forward.model.device) + reusable * a_token
+    return max(1, min(most, int(CACHE_SHARE * free / (a_token * tokens))))
+
+
+class OutputHead:
+    """Hidden states [n, hidden size] to logits [n, vocabulary], or to those of a slice of the vocabulary."""
+
+    def __init__(self, model: Any, config: Any) -> None:
+        self.module = model.get_output_embeddings()
+        self.cap = getattr(config, "final_logit_softcapping", None)
+        if type(self.module) is not torch.nn.Linear:
+            raise UnsupportedModel("its output head is not a plain linear layer")
+        self._buffer = torch.empty(0)
+
+    def __call__(self, hidden: torch.Tensor, piece: slice = slice(None)) -> torch.Tensor:
+        """Logits of the vocabulary's ``piece``, in the model's dtype."""
+        bias, n = self.module.bias, len(hidden)
+        if hidden.device.type == "cpu" and SLOW_ROWS[0] <= n < SLOW_ROWS[1]:
+            hidden = torch.cat([hidden, hidden.new_zeros(SLOW_ROWS[1] - n, hidden.shape[1])])
+        logits = linear(hidden, self.module.weight[piece], None if bias is None else bias[piece])[:n]
+        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+
+    def logprobs(self, hidden: torch.Tensor, rows: np.ndarray, targets: Sequence[int]) -> torch.Tensor:
+        """Log-probability of token ``targets[i]`` after ``hidden[rows[i]]``, float32 [len(rows)], in nats.
+
+        Equal rows are projected once; logits exist only for some rows at a time. The whole row goes through
+        torch.log_softmax, as in one-at-a-time scoring: its sums round alike, and a sum in pieces (more exact on the
+        CPU, by some 1e-5 nats a token) would differ from it by more than everything before it does.
+        """
+        device = hidden.device
+        used, where = torch.unique(torch.as_tensor(rows), return_inverse=True)
+        order = torch.argsort(where, stable=True)
+        n_rows = 4096
+        if device.type == "cpu":
+            n_rows = max(64, BUFFER_BYTES // (4 * self.module.out_features))
+        bounds = torch.searchsorted(where[order], torch.arange(0, len(used) + n_rows, n_rows)).tolist()
+        used, where, wanted = (
+            on_device(x, device) for x in (used, where[order], torch.as_tensor(np.array(targets))[order])
+        )
+        found = []
+        for i, piece in enumerate(used.split(n_rows)):
+            mine = slice(bounds[i], bounds[i + 1])
+            found.append(self._logprobs_at(hidden[piece], where[mine] - i * n_rows, wanted[mine]))
+        return torch.empty(len(rows), device=device).index_copy_(
+            0, on_device(order, device), torch.cat(found)
+        )
+
+    def _logprobs_at(self, hidden: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Log-probability of ``targets[i]`` after ``hidden[rows[i]]``."""
+        if not use_kernels(hidden.device):
+            return self._log_softmax(hidden)[rows, targets]
+        from evals.engine.kernels import log_normalizer
+
+        logits = self(hidden)
+        tops, totals = log_normalizer(logits)
+        return logits[rows, targets].float() - tops[rows] - totals[rows]
+
+    def _log_softmax(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities [n, vocabulary], float32; on a CPU valid until the next call, which uses their memory."""
+        if (hidden.device.type, hidden.dtype, self.cap) != ("cpu", torch.float32, None):
+            return torch.log_softmax(self(hidden).float(), -1)
+        n, size = len(hidden), self.module.out_features
+        if self._buffer.numel() < n * size:
+            self._buffer = torch.empty(n * size)
+        logits = self._buffer[: n * size].view(n, size)
+        torch.mm(hidden, self.module.weight.t(), out=logits)
+        if self.module.bias is not None:
+            logits.add_(self.module.bias)
+        return torch.log_softmax(logits, -1, out=logits)

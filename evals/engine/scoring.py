@@ -1,0 +1,172 @@
+"""Scoring continuations: each distinct token through the model once (tree.py plans, forward.py computes)."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from evals.core.requests import Score, ScoreRequest
+from evals.engine.attention import KeyValues, UnsupportedModel
+from evals.engine.device import Arriving, on_device, out_of_memory
+from evals.engine.forward import TreeForward
+from evals.engine.packed import TreeBatch
+from evals.engine.plain import PlainScorer
+from evals.engine.tree import Block, Feed, batches, last_ranges, plan
+
+ENGINE_VERSION = "3"  # to be raised whenever results change: stored results of other versions are not used
+
+MAX_TRUNK = 2048  # tokens whose keys and values are kept
+# Requests planned at a time: the more, the more they share; but a GPU computes while the next are planned.
+PLANNED_ON_CPU, PLANNED_ON_GPU = 65536, 8192
+IN_FLIGHT = 3  # batches that run while the host reads the one before
+
+logger = logging.getLogger(__name__)
+
+
+class PrefixScorer:
+    """Scores requests as one tree: shared beginnings once, no padding, outputs only where they are scored.
+
+    ``max_tokens``: tokens in one forward pass; when memory runs out it is halved, for good. A model whose attention
+    cannot be shared is scored by the plain engine, with a warning.
+    """
+
+    def __init__(self, model: Any, max_tokens: int | None = None) -> None:
+        self.model = model
+        self.max_tokens = max_tokens or (2048 if model.device.type == "cpu" else 131072)
+        self._forward: TreeForward | None = None
+
+    def run(
+        self, requests: Sequence[ScoreRequest], skip: Collection[int] = ()
+    ) -> Iterator[tuple[int, Score]]:
+        """Yield (index, score) as batches finish, in any order, each index once.
+
+        ``skip``: indices whose scores are known and not yielded. They are planned with the others, so that the
+        batches, and with them the scores to the last bit, are those of a run without ``skip``.
+        """
+        same: dict[ScoreRequest, list[int]] = {}
+        for index, request in enumerate(requests):
+            same.setdefault(request, []).append(index)
+        distinct = list(same)
+        known = {i for i, request in enumerate(distinct) if skip and all(k in skip for k in same[request])}
+        for i, score in self._run(distinct, known):
+            yield from ((index, score) for index in same[distinct[i]] if index not in skip)
+
+    def _run(self, requests: list[ScoreRequest], known: set[int]) -> Iterator[tuple[int, Score]]:
+        try:
+            self._forward = self._forward or TreeForward(self.model)
+        except UnsupportedModel as reason:
+            logger.warning("this model is scored one sequence at a time: %s", reason)
+            todo = [i for i in range(len(requests)) if i not in known]
+            for k, score in PlainScorer(self.model).run([requests[i] for i in todo]):
+                yield todo[k], score
+            return
+        running: deque[_Batch] = deque()
+        # a CPU computes nothing meanwhile: what is finished is handed over at once, and kept
+        in_flight = 0 if self.model.device.type == "cpu" else IN_FLIGHT
+        for batch in self._started(self._forward, requests, known):
+            running.append(batch)
+            if len(running) > in_flight:
+                yield from (pair for pair in running.popleft().finish() if pair[0] not in known)
+        for batch in running:
+            yield from (pair for pair in batch.finish() if pair[0] not in known)
+
+    def _started(
+        self, forward: TreeForward, requests: list[ScoreRequest], known: set[int]
+    ) -> Iterator[_Batch]:
+        """Batches on their way, planned some thousand requests at a time, in the order given."""
+        together = PLANNED_ON_CPU if self.model.device.type == "cpu" else PLANNED_ON_GPU
+        for first in range(0, len(requests), together):
+            todo = list(range(first, min(first + together, len(requests))))
+            while not known.issuperset(todo):
+                started: set[int] = set()
+                for batch in self._attempt(forward, requests, todo, known):
+                    started.update(batch.names)
+                    yield batch
+                todo = [i for i in todo if i not in started and i not in known]
+
+    @torch.inference_mode()
+    def _attempt(
+        self, forward: TreeForward, requests: list[ScoreRequest], todo: list[int], known: set[int]
+    ) -> Iterator[_Batch]:
+        """Plan ``todo`` and start its batches; ends early, with a smaller budget, when memory runs out."""
+        asked = [requests[i] for i in todo]
+        feeds = [feed_of(request) for request in asked]
+        planned = plan(feeds, self.max_tokens, min(MAX_TRUNK, self.max_tokens))
+        trunk = self._or_smaller(functools.partial(forward.trunk, planned.trunk), [planned.trunk])
+        if trunk is None:
+            return
+        for blocks in batches(planned.blocks, self.max_tokens):
+            if known and all(todo[i] in known for block in blocks for i, _ in block.paths):
+                continue
+            batch = _Batch(blocks, asked, todo)
+            if not self._or_smaller(functools.partial(batch.start, forward, trunk), blocks):
+                return
+            yield batch
+
+    def _or_smaller(self, compute: Callable[[], Any], blocks: Sequence[Block]) -> Any:
+        """What ``compute`` returns; None, and half the budget from now on, when memory runs out.
+
+        Raises the allocator's error for a single sequence, which cannot be divided.
+        """
+        try:
+            return compute()
+        except (RuntimeError, MemoryError) as error:
+            single = len(blocks) == 1 and len({path for _, path in blocks[0].paths}) == 1
+            if not out_of_memory(error) or single or self.max_tokens == 1:
+                raise
+            tokens = min(self.max_tokens, sum(len(block.tokens) for block in blocks))
+            self.max_tokens = max(1, tokens // 2)
+            logger.warning("out of memory: going on with %d tokens in a batch", self.max_tokens)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return None
+
+
+class _Batch:
+    """Blocks on their way through the model: started without waiting for the device, finished when read."""
+
+    def __init__(
+        self, blocks: Sequence[Block], requests: Sequence[ScoreRequest], names: Sequence[int]
+    ) -> None:
+        self.blocks = blocks
+        self.names: list[int] = []
+        self.targets: list[int] = []
+        lengths: list[int] = []
+        ranges: list[tuple[int, int]] = []
+        begin = 0
+        for block in blocks:
+            for i, path in block.paths:
+                n = requests[i].n_continuation
+                self.names.append(names[i])
+                self.targets.extend(requests[i].tokens[-n:])
+                lengths.append(n)
+                ranges.extend((begin + start, begin + stop) for start, stop in last_ranges(path, n))
+            begin += len(block.tokens)
+        self.owners = np.repeat(np.arange(len(lengths)), lengths)
+        starts, stops = np.array(ranges, np.int64).reshape(-1, 2).T
+        sizes = stops - starts
+        self.rows = np.repeat(starts - (sizes.cumsum() - sizes), sizes) + np.arange(sizes.sum())
+
+    def start(self, forward: TreeForward, trunk: dict[int, KeyValues]) -> bool:
+        """Run the model."""
+        device = forward.model.device
+        hidden = forward.hidden(TreeBatch(self.blocks, trunk, device))
+        logprobs = forward.head.logprobs(hidden, self.rows, self.targets).double()
+        sums = torch.zeros(len(self.names), dtype=torch.float64, device=device)
+        self.sums = Arriving(sums.index_add_(0, on_device(self.owners, device), logprobs))
+        return True
+
+    def finish(self) -> list[tuple[int, Score]]:
+        """Each request's (index, score)."""
+        return [(name, Score(logprob)) for name, logprob in zip(self.names, self.sums.tolist(), strict=True)]
+
+
+def feed_of(request: ScoreRequest) -> Feed:
+    """What is fed for a request: all but its last token; outputs are asked for from the last context token on."""
+    return Feed(request.tokens[:-1], len(request.tokens) - 1 - request.n_continuation)

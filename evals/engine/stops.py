@@ -1,0 +1,85 @@
+"""When a generation ends; stop strings are found as soon as they are there, without decoding all at every token."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from evals.core.requests import GenerateRequest, Generation
+from evals.engine.plain import decode, first_stop
+
+UNKNOWN = "�"
+
+
+class Endings:
+    """Tells after each token whether a request's generation has ended with it, and how."""
+
+    def __init__(self, tokenizer: Any, eos_token_ids: Collection[int]) -> None:
+        self.tokenizer, self.eos = tokenizer, eos_token_ids
+        self._watchers: dict[tuple[str, ...], StopWatcher] = {}
+
+    def ended(self, request: GenerateRequest, tokens: Sequence[int]) -> Generation | None:
+        """The generation, if it ends with the last of ``tokens``; asked after every token."""
+        if tokens[-1] in self.eos:
+            return Generation(decode(self.tokenizer, tokens[:-1]), tuple(tokens), "eos")
+        if request.stops:
+            if request.stops not in self._watchers:
+                self._watchers[request.stops] = StopWatcher(self.tokenizer, request.stops)
+            text = self._watchers[request.stops].find(tokens)
+            if text is not None:
+                return Generation(text, tuple(tokens), "stop")
+        if len(tokens) >= request.max_new_tokens:
+            return Generation(decode(self.tokenizer, tokens), tuple(tokens), "length")
+        return None
+
+
+class StopWatcher:
+    """Tells, token by token, when one of ``stops`` is in the decoded text.
+
+    Its answers equal those of decoding all tokens each time, for tokenizers that decode token after token (a token
+    may hold part of a character). Three sieves, cheap ones first: can this token end a stop at all (remembered by
+    token id); is a stop in the last few tokens' text; is it in the whole text.
+    """
+
+    def __init__(self, tokenizer: Any, stops: Sequence[str]) -> None:
+        self.tokenizer = tokenizer
+        self.stops = tuple(stop for stop in stops if stop)
+        self.longest = max((len(stop.encode()) for stop in self.stops), default=0)
+        self._ends: dict[int, bool] = {}
+
+    def find(self, tokens: Sequence[int]) -> str | None:
+        """The text before the earliest stop, if the last of ``tokens`` brought one; asked after every token."""
+        if not self.stops or not self._may_end(tokens[-1]):
+            return None
+        if len(tokens) > 4 * self.longest and first_stop(self._tail(tokens), self.stops) is None:
+            return None
+        text = decode(self.tokenizer, tokens)
+        end = first_stop(text, self.stops)
+        return None if end is None else text[:end]
+
+    def _may_end(self, token: int) -> bool:
+        """Whether a stop could end within this token: it holds one, or begins with the rest of one."""
+        if token not in self._ends:
+            text = decode(self.tokenizer, [token])
+            # some decoders drop the space of a first word; a part of a character could be part of anything
+            self._ends[token] = (not text and bool(token)) or any(
+                UNKNOWN in text or stop in variant or _overlaps(stop, variant)
+                for stop in self.stops
+                for variant in (text, f" {text}")
+            )
+        return self._ends[token]
+
+    def _tail(self, tokens: Sequence[int]) -> str:
+        """The text of the last tokens, long enough for the longest stop to lie in it whole."""
+        n = self.longest + 8
+        while n < len(tokens):
+            text = decode(self.tokenizer, tokens[-n:])
+            if len(text) >= self.longest + len(decode(self.tokenizer, tokens[-1:])) + 8:
+                return text
+            n *= 2
+        return decode(self.tokenizer, tokens)
+
+
+def _overlaps(stop: str, text: str) -> bool:
+    """Whether ``text`` begins with an end of ``stop``."""
+    return any(text.startswith(stop[i:]) for i in range(len(stop)))

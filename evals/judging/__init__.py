@@ -1,0 +1,1 @@
+"""A judge's questions about MT-Bench answers, and its ratings."""

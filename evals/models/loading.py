@@ -1,0 +1,340 @@
+"""Weights into memory: safetensors folders and GGUF files, nothing that runs code.
+
+What is hashed is what is computed with. Each file is read once, hashed as it is read, and let go: nothing is mapped,
+and transformers gets copies of the small files, and numbers, never the place that they came from. Whoever overwrites or
+cuts a file after that changes nothing of the run; whoever does so meanwhile ends it (`_unchanged`), nothing stored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers.modeling_utils import str_to_torch_dtype
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+from evals.core.errors import UserError
+from evals.engine.device import settle_vector_math
+from evals.models import weights
+from evals.models.known import ModelSpec
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to run. `fingerprint`: sha256 of the weights' content; `quantization`: "Q4_1", … or None."""
+
+    model: PreTrainedModel
+    tokenizer: Any
+    device: torch.device
+    dtype: str
+    fingerprint: str
+    quantization: str | None
+    parameters: int
+
+
+def pick_device(name: str | None) -> torch.device:
+    """`--device`: as given, else the first CUDA device, else Apple's, else the CPU."""
+    if name is None:
+        if torch.cuda.is_available():
+            name = "cuda:0"
+        else:
+            name = "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type != "cpu":
+            torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def pick_dtype(name: str | None, device: torch.device) -> str:
+    """`--dtype`: as given, else the protocol's bfloat16 where the device computes it well, else float32.
+
+    A CPU without matrix units for bfloat16 (AMX) multiplies it slower than float32.
+    """
+    if name is not None:
+        return name
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if device.type == "cpu":
+        return "bfloat16" if torch.cpu._is_amx_tile_supported() else "float32"
+    return "float32"
+
+
+def local_path(spec: ModelSpec, offline: bool = False) -> Path:
+    """Where the model's files are on this disk, fetched from the hub when that is where they come from."""
+    if spec.source == "hub":
+        from evals.data import hub
+
+        return hub.fetch_model(spec.location, spec.revision, offline)
+    return Path(spec.location)
+
+
+def load_tokenizer(path: Path, chat: bool) -> Any:
+    """The tokenizer of a folder or GGUF file.
+
+    Raises UserError when `chat` and it has no chat template, or when it cannot be read.
+    """
+    with quiet(), _gguf_in_memory(path, {}) if path.is_file() else contextlib.nullcontext(path) as place:
+        tokenizer = _tokenizer(place)
+    if chat:
+        require_template(tokenizer, path.name)
+    return tokenizer
+
+
+def _tokenizer(place: Path) -> Any:
+    return _guard(lambda: AutoTokenizer.from_pretrained(**_place(place)), f"the tokenizer of '{place.name}'")
+
+
+def require_template(tokenizer: Any, name: str) -> None:
+    """Refuses chat mode for a tokenizer without a chat template."""
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"the model '{name}' has no chat template, which the instruct suite needs: use --suite base, "
+            "or give weights whose tokenizer has one"
+        )
+
+
+def load(path: Path, device: torch.device, dtype: str) -> LoadedModel:
+    """Loads the weights at `path` (a folder with safetensors, or a .gguf file), after their headers were checked.
+
+    Raises UserError for anything that a user's files can do wrong, for files that change meanwhile, and for too little
+    memory.
+    """
+    settle_vector_math()
+    digests: dict[str, str] = {}
+    with quiet(), _unchanged(path):
+        quantization = weights.check(path)
+        files = weights.find(path)
+        is_gguf = files[0].suffix == ".gguf"
+        with _gguf_in_memory(files[0], digests) if is_gguf else _copied(files, digests) as place:
+            tokenizer = _tokenizer(place)
+            model = _guard(
+                lambda: _load_model(place, files, digests, device, dtype), f"the model '{path.name}'"
+            )
+    parameters = sum(tensor.numel() for tensor in model.parameters())
+    return LoadedModel(
+        model, tokenizer, device, dtype, weights.fingerprint(digests), quantization, parameters
+    )
+
+
+@contextlib.contextmanager
+def _unchanged(path: Path) -> Iterator[None]:
+    """Raises UserError if a file of the model was written to, replaced, added or removed inside."""
+
+    def identity() -> list[tuple[Any, ...]] | None:
+        try:
+            files = weights.find(path)
+            states = [(file.name, file.stat()) for file in files + weights.beside(files)]
+        except (UserError, OSError):
+            return None
+        return [(name, state.st_ino, state.st_size, state.st_mtime_ns) for name, state in states]
+
+    before = identity()
+    try:
+        yield
+    except UserError:  # a file that is half written looks broken
+        if identity() == before:
+            raise
+    else:
+        if identity() == before:
+            return
+    raise UserError(
+        f"the weights at '{path}' changed while they were read: wait until they are written, or give a copy"
+    )
+
+
+@contextlib.contextmanager
+def _copied(files: list[Path], digests: dict[str, str]) -> Iterator[Path]:
+    """A folder of copies of what stands beside the weights `files`, hashed into `digests`."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder, files[0].parent.name or "model")
+        place.mkdir()
+        for file in weights.beside(files):
+            with weights.one_line(file):
+                content = file.read_bytes()
+            digests[file.name] = hashlib.sha256(content).hexdigest()
+            (place / file.name).write_bytes(content)
+        yield place
+
+
+def _place(path: Path) -> dict[str, Any]:
+    common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    if path.is_file():
+        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, **common}
+    return {"pretrained_model_name_or_path": str(path), **common}
+
+
+def _load_model(
+    place: Path, files: list[Path], digests: dict[str, str], device: torch.device, dtype: str
+) -> PreTrainedModel:
+    """The model of `place`: an empty file that reads like a GGUF file, or copies of what stands beside `files`."""
+    maker: Any = AutoModelForCausalLM
+    options: dict[str, Any] = {"dtype": DTYPES[dtype], "output_loading_info": True}
+    if place.is_file():
+        from transformers import GgufConfig
+
+        options |= {**_place(place), "quantization_config": GgufConfig(gguf_file=place.name, dequantize=True)}
+    else:
+        _refuse_remote_code(place)
+        with torch.device("meta"):  # only to learn its class, which takes numbers instead of a place
+            shell = maker.from_config(AutoConfig.from_pretrained(**_place(place)))
+        numbers = {name: one for file in files for name, one in _read_safetensors(file, digests).items()}
+        maker = type(shell)
+        options |= {"pretrained_model_name_or_path": None, "config": shell.config, "state_dict": numbers}
+    model, report = maker.from_pretrained(**options)
+    if report["missing_keys"]:  # transformers would fill them with random numbers
+        names = weights.shown(", ".join(sorted(report["missing_keys"])))
+        raise UserError(f"the weights of '{place.name}' are not whole: {names} missing")
+    if place.is_dir():
+        model.generation_config = _generation_config(place)
+    return model.to(device).eval()
+
+
+def _read_safetensors(file: Path, digests: dict[str, str]) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, each in memory of its own; the digest of the bytes they are made of."""
+    tensors: dict[str, torch.Tensor] = {}
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        head = weights.head(opened)
+        digest.update(head)
+        for name, (kind, shape) in weights.described(head, os.fstat(opened.fileno()).st_size).items():
+            tensors[name] = torch.empty(shape, dtype=str_to_torch_dtype[kind])
+            content: Any = tensors[name].flatten().view(torch.uint8).numpy()
+            if opened.readinto(content) != len(content):
+                raise ValueError(f"{file.name} is cut short")
+            digest.update(content)
+    digests[file.name] = digest.hexdigest()
+    return tensors
+
+
+def _generation_config(place: Path) -> GenerationConfig:
+    """What from_pretrained makes of a folder: the file of that name, or else what config.json says."""
+    try:
+        return GenerationConfig.from_pretrained(place)
+    except OSError:
+        return GenerationConfig.from_pretrained(
+            place, config_file_name="config.json", _from_model_config=True
+        )
+
+
+def _refuse_remote_code(place: Path) -> None:
+    """Notes code that a model brings and that is not needed; refuses a model that needs it."""
+    config, settings = place / "config.json", place / "tokenizer_config.json"
+    parts = [weights.read_json(file) for file in (config, settings) if file.exists()]
+    if not any("auto_map" in part for part in parts):
+        return
+    kind = parts[0].get("model_type")
+    if kind not in CONFIG_MAPPING_NAMES:
+        raise UserError(
+            f"'{place.name}' needs Python code that comes with the model (auto_map): not run, "
+            f"and transformers does not know {weights.shown(kind)} by itself"
+        )
+    logger.warning(
+        "'%s' brings Python code of its own (auto_map): not run, transformers' own is used", place.name
+    )
+
+
+def _guard(action: Any, what: str) -> Any:
+    """Runs a loader; whatever a bad file makes it raise becomes one line."""
+    try:
+        return action()
+    except UserError:
+        raise
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise UserError(
+            f"not enough memory for {what}: use a smaller model, --dtype bfloat16, or another --device"
+        ) from error
+    except RuntimeError as error:
+        if "allocate memory" in str(error):
+            raise UserError(
+                f"not enough memory for {what}: use a smaller model or --dtype bfloat16"
+            ) from error
+        raise UserError(f"cannot load {what}: {_first_line(error)}") from error
+    except Exception as error:  # loaders raise whatever type a bad file leads them to
+        raise UserError(f"cannot load {what}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silences transformers' own progress bars and chatter: this program shows its own."""
+    from huggingface_hub.utils import disable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    disable_progress_bars()
+    before = os.environ.get("TQDM_DISABLE")
+    os.environ["TQDM_DISABLE"] = "1"
+    logging.getLogger("gguf").setLevel(logging.ERROR)
+    try:
+        with _no_tqdm_in_gguf_loader():
+            yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if before is None:
+            os.environ.pop("TQDM_DISABLE", None)
+        else:
+            os.environ["TQDM_DISABLE"] = before
+
+
+@contextlib.contextmanager
+def _no_tqdm_in_gguf_loader() -> Iterator[None]:
+    """The GGUF loader takes tqdm directly, past every switch."""
+    import transformers.modeling_gguf_pytorch_utils as loader
+
+    original = loader.tqdm
+    loader.tqdm = lambda items, *_, **__: items
+    try:
+        yield
+    finally:
+        loader.tqdm = original
+
+
+@contextlib.contextmanager
+def _gguf_in_memory(file: Path, digests: dict[str, str]) -> Iterator[Path]:
+    """The path of an empty file that transformers and gguf read as if it held what `file` holds.
+
+    Both map a file by numpy.memmap, which weights.memory_mapped answers from memory; a release that reads it in another
+    way finds it empty and fails, in one line. Inside, what the loader does again and again, for seconds each time, is
+    done once: the same parsing for tokenizer, config and weights, and a table of names for every module of the model.
+    """
+    import gguf
+
+    with weights.one_line(file):
+        content = file.read_bytes()
+    digests[file.name] = hashlib.sha256(content).hexdigest()
+    names = ("GGUFReader", "get_tensor_name_map")
+    originals = {name: getattr(gguf, name) for name in names}
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder, file.name)
+        place.touch()
+        for name, original in originals.items():
+            setattr(gguf, name, functools.lru_cache(maxsize=1)(original))
+        try:
+            with weights.memory_mapped(place, content):
+                yield place
+        finally:
+            for name, original in originals.items():
+                setattr(gguf, name, original)

@@ -1,0 +1,253 @@
+"""Weights on disk: which files they are, whether they can be trusted, and what identifies them.
+
+Only safetensors and GGUF are read, by their own libraries: formats that hold numbers, and nothing that runs. No file
+is memory-mapped: one that is cut short meanwhile would end the process by SIGBUS. Needs no torch, so that a broken file
+is found before that is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import gguf
+import numpy as np
+from safetensors import safe_open
+
+from evals.core.errors import UserError
+
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+MAX_HEAD_BYTES = 100_000_000  # what the safetensors library allows for a header
+FULL_PRECISION = ("F64", "F32", "F16", "BF16")
+_NO_PICKLE = (
+    "pickles such as .bin or .pt can run any code and are never read: save_pretrained writes safetensors"
+)
+# Everything beside the weights that decides what a model says.
+_PART_OF_THE_MODEL = re.compile(
+    r"config\.json|generation_config\.json|tokenizer.*|vocab\..*|merges\.txt|special_tokens_map\.json"
+    r"|added_tokens\.json|spiece\.model|sentencepiece.*\.model|chat_template\..*|preprocessor_config\.json"
+)
+_TOKENIZER = re.compile(r"tokenizer\.(json|model|tiktoken)|spiece\.model|vocab\.(json|txt)")
+_LAYERS = re.compile(r"num_hidden_layers|n_layer|num_layers|block_count")
+_WIDTHS = re.compile(
+    r"hidden_size|n_embd|d_model|vocab_size|intermediate_size|n_inner|ffn_dim|embedding_length|feed_forward_length"
+    r"|attention\.head_count(_kv)?|rope\.dimension_count"
+)
+
+Tensors = dict[str, tuple[str, list[int]]]  # name -> dtype, shape
+
+
+def find(path: Path | str) -> list[Path]:
+    """The weight files of a model folder, or the GGUF file itself. Raises UserError."""
+    path = Path(path)
+    with one_line(path):
+        if (path / INDEX).is_file():
+            return sorted({path / name for name in _shards(path / INDEX)})
+        if (path / SINGLE).is_file():
+            return [path / SINGLE]
+        if path.is_file() and path.suffix == ".gguf":
+            return [path]
+        ggufs = sorted(path.glob("*.gguf"))
+        if len(ggufs) > 1:
+            raise UserError(
+                f"'{path}' holds {len(ggufs)} GGUF files: give one of them, such as {ggufs[0].name}"
+            )
+        if not ggufs:
+            raise UserError(
+                f"no weights at '{path}': give a .gguf file or a folder with {SINGLE} ({_NO_PICKLE})"
+            )
+        return ggufs
+
+
+def _shards(index: Path) -> list[str]:
+    """The files that an index names, which may not lie elsewhere."""
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise UserError(f"'{index}': it has no weight_map")
+    for name in map(str, shards.values()):
+        if not re.fullmatch(r"\w[\w.-]*\.safetensors", name, re.ASCII):
+            raise UserError(
+                f"'{index}': {shown(name)} is not the name of a safetensors file in the same folder"
+            )
+        if not (index.parent / name).is_file():
+            raise UserError(f"'{index}': the file '{name}' is missing: download it")
+    return list(shards.values())
+
+
+def check(path: Path | str) -> str | None:
+    """Refuse weights that cannot be trusted, before anything is allocated by their word; their quantization ("Q4_1").
+
+    None for 16 bits or more. Raises UserError: pickles, headers that do not fit the file, shards that are missing or
+    elsewhere, a config that asks for more than the weights hold, no tokenizer.
+    """
+    files = find(path)
+    if files[0].suffix == ".gguf":
+        return _check_gguf(files[0])
+    config = read_json(files[0].with_name("config.json"))
+    found = {name: tensor for file in files for name, tensor in safetensors(file).items()}
+    for part in (config, *config.values()):
+        _check_sizes(part if isinstance(part, dict) else {}, found, files[0].with_name("config.json"))
+    if not any(_TOKENIZER.fullmatch(file.name) for file in beside(files)):
+        raise UserError(f"no tokenizer in '{files[0].parent}': add its tokenizer.json")
+    if config.get("quantization_config"):
+        raise UserError(f"'{path}' is quantised in a way that is not supported: give plain weights")
+    return _quantization(found)
+
+
+def _check_gguf(file: Path) -> str | None:
+    with one_line(file), memory_mapped(file, file.read_bytes()), np.errstate(over="raise"):
+        reader = _Reader(file)
+        settings = {key: field.contents() for key, field in reader.fields.items()}
+        end = reader.data_offset
+        for one in sorted(reader.tensors, key=lambda tensor: tensor.data_offset):
+            if one.data_offset < end or one.data_offset % reader.alignment:
+                raise ValueError(f"tensor {one.name} overlaps another or is not aligned")
+            end = one.data_offset + one.n_bytes
+    found: Tensors = {one.name: (one.tensor_type.name, one.shape.tolist()) for one in reader.tensors}
+    family, tokens = settings.get("general.architecture"), settings.get("tokenizer.ggml.tokens")
+    if not isinstance(family, str) or not isinstance(tokens, list) or tokens == [0]:
+        raise UserError(f"'{file}': it does not name its architecture, or holds no tokenizer")
+    own = {key.removeprefix(f"{family}."): value for key, value in settings.items()}
+    _check_sizes({"block_count": 0, "embedding_length": 0, "attention.head_count": 0} | own, found, file)
+    name, named = _quantization(found), settings.get("general.file_type")
+    if name and named in list(gguf.LlamaFileType):  # its word only tells _M from _S
+        whole = gguf.LlamaFileType(named).name.removeprefix("MOSTLY_")
+        return whole if whole.startswith(name) else name
+    return name
+
+
+def _check_sizes(settings: Mapping[str, Any], found: Tensors, file: Path) -> None:
+    """The model is built by these sizes: none may be beyond what the weights hold."""
+    largest = max((size for _, shape in found.values() for size in shape), default=0)
+    for key, value in settings.items():
+        bound = len(found) if _LAYERS.fullmatch(key) else largest if _WIDTHS.fullmatch(key) else None
+        if bound is None or value is None or isinstance(value, list):  # a list has one for each layer
+            continue
+        if type(value) is not int or not 0 < value <= bound:
+            raise UserError(f"'{file}': {key} is {shown(value)}, which the weights do not hold")
+
+
+def _quantization(found: Tensors) -> str | None:
+    """By what most of the numbers are, not by what the file says."""
+    counts: Counter[str] = Counter()
+    for dtype, shape in found.values():
+        counts[dtype] += math.prod(shape)
+    common = counts.most_common(1)[0][0] if counts else FULL_PRECISION[0]
+    return None if common in FULL_PRECISION else common
+
+
+def safetensors(file: Path) -> Tensors:
+    """The tensors that the header of a safetensors file describes, once it fits the file. Raises UserError."""
+    with one_line(file), file.open("rb") as opened:
+        return described(head(opened), os.fstat(opened.fileno()).st_size)
+
+
+def head(opened: BinaryIO) -> bytes:
+    """The first bytes of a safetensors file: the header's length (8 bytes) and the header."""
+    length = opened.read(8)
+    return length + opened.read(min(int.from_bytes(length, "little"), MAX_HEAD_BYTES))
+
+
+def described(start: bytes, size: int) -> Tensors:
+    """The tensors of a safetensors file of `size` bytes that begins with `start`, in the order of their data.
+
+    The library maps the file even to read its header (with `backend="pread"`, too), so it gets one of its own, with a
+    hole for the data. Raises SafetensorError for a header that does not fit `size` to the byte.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, "head")
+        copy.write_bytes(start)
+        os.truncate(copy, size)
+        with safe_open(copy, framework="np") as opened:
+            slices = {name: opened.get_slice(name) for name in opened.offset_keys()}
+            return {name: (str(one.get_dtype()), one.get_shape()) for name, one in slices.items()}
+
+
+class _Reader(gguf.GGUFReader):
+    """gguf's own reader, but what lies outside of the file is an error, and arrays are walked over.
+
+    The library's `_get` gives less than it was asked for, without a word, and `_get_field_parts` keeps objects of every
+    number of an array, however long it claims to be. An array's content is here the list of its length.
+    """
+
+    def _get(self, offset: int, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
+        found = super()._get(offset, dtype, count, override_order)
+        if len(found) != count:
+            raise ValueError(f"at byte {offset} it claims more than there is: cut short")
+        return found
+
+    def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
+        if raw_type != gguf.GGUFValueType.ARRAY:
+            return super()._get_field_parts(orig_offs, raw_type)
+        scalar = self.gguf_scalar_to_np.get(self._get(orig_offs, np.uint32)[0])
+        length, end = self._get(orig_offs + 4, np.uint64), orig_offs + 12
+        for _ in range(0 if scalar else int(length[0])):  # texts
+            end += 8 + int(self._get(end, np.uint64)[0])
+        end += int(length[0]) * np.dtype(scalar).itemsize if scalar else 0
+        self._get(end - 1, np.uint8)
+        return end - orig_offs, [length], [0], [gguf.GGUFValueType.ARRAY]
+
+
+@contextlib.contextmanager
+def memory_mapped(file: Path, content: bytes) -> Iterator[None]:
+    """Who maps `file` inside, as gguf's reader and transformers' do, gets an array in memory with `content`."""
+    original: Any = np.memmap
+    array = np.frombuffer(content, np.uint8)
+    np.memmap = lambda name, *a, **k: array if Path(name) == file else original(name, *a, **k)  # type: ignore
+    try:
+        yield
+    finally:
+        np.memmap = original  # type: ignore[misc]
+
+
+def beside(files: list[Path]) -> list[Path]:
+    """The files that belong to the model but hold no weights: configuration, tokenizer. A GGUF file has none."""
+    others = [] if files[0].suffix == ".gguf" else sorted(files[0].parent.iterdir())
+    return [file for file in others if _PART_OF_THE_MODEL.fullmatch(file.name) and file.is_file()]
+
+
+def fingerprint(digests: Mapping[str, str]) -> str:
+    """``sha256:…`` over weights, config and tokenizer: `digests`, SHA-256 in hexadecimal digits by file name.
+
+    A GGUF file counts by content alone.
+    """
+    if len(digests) == 1:
+        return f"sha256:{next(iter(digests.values()))}"
+    listing = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
+    return f"sha256:{hashlib.sha256(listing.encode(errors='surrogateescape')).hexdigest()}"
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A configuration. Raises UserError."""
+    with one_line(file):
+        parsed = json.loads(file.read_bytes())
+        if not isinstance(parsed, dict):
+            raise ValueError("it is not a JSON object")
+        return parsed
+
+
+@contextlib.contextmanager
+def one_line(file: Path) -> Iterator[None]:
+    """Whatever a reader makes of a broken file becomes one line."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # readers raise whatever type a bad file leads them to
+        reason = shown(error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}")
+        raise UserError(f"'{file}' cannot be read ({reason}): download or convert it again") from error
+
+
+def shown(value: object) -> str:
+    """Something hostile as a short piece of a line."""
+    text = value if isinstance(value, str) and value.isprintable() and value.isascii() else ascii(value)
+    return text if len(text) <= 160 else f"{text[:157]}..."

@@ -1,0 +1,1 @@
+"""From a doc to text, from text to tokens, from tokens to requests."""

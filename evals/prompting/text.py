@@ -1,0 +1,201 @@
+"""Context text from a `Doc`: plain or chat, with its shots. Pure functions, the protocol's section on settings.
+
+lighteval's own PromptManager changes these prompts (extra newlines before the query, doubled spaces in shots), so the
+text is finished here and handed over whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from evals.core.errors import UserError
+
+if TYPE_CHECKING:
+    from lighteval.tasks.requests import Doc
+
+Message = dict[str, str]
+
+
+class Tokenizer(Protocol):
+    """What rendering and encoding need of a transformers tokenizer."""
+
+    def __call__(self, text: list[str], **kwargs: Any) -> Any:
+        """Encodes a list of texts."""
+
+    def apply_chat_template(self, conversation: list[Message], **kwargs: Any) -> Any:
+        """Renders messages to text."""
+
+
+def shot_answer(shot: Doc) -> str:
+    """The gold text of a shot, with its leading space where the benchmark gives one."""
+    gold = shot.gold_index if isinstance(shot.gold_index, int) else shot.gold_index[0]
+    return shot.choices[gold]
+
+
+def messages(doc: Doc, n_shots: int | None = None) -> list[Message]:
+    """The chat of a doc: each shot a user and an assistant turn, then the query. No system message of ours."""
+    turns: list[Message] = []
+    for shot in doc.fewshot_samples[:n_shots]:
+        turns.append({"role": "user", "content": shot.query})
+        turns.append({"role": "assistant", "content": shot_answer(shot)})
+    return [*turns, {"role": "user", "content": doc.query}]
+
+
+def plain_text(doc: Doc, n_shots: int | None = None) -> str:
+    """The plain prompt of a doc: shots and query joined by a blank line."""
+    shots = [shot.query + shot_answer(shot) for shot in doc.fewshot_samples[:n_shots]]
+    return "\n\n".join([*shots, doc.query])
+
+
+def render(doc: Doc, tokenizer: Tokenizer, chat: bool, n_shots: int | None = None) -> str:
+    """The context as the model gets it. Chat: the template with the generation prompt added."""
+    if not chat:
+        return plain_text(doc, n_shots)
+    return chat_text(tokenizer, messages(doc, n_shots), add_generation_prompt=True)
+
+
+def chat_text(tokenizer: Tokenizer, conversation: list[Message], **options: Any) -> str:
+    """The conversation in the model's chat template, run in transformers' sandbox. Raises UserError."""
+    try:
+        return tokenizer.apply_chat_template(conversation, tokenize=False, **options)
+    except Exception as error:  # a template is a program of the model's author: it can fail in any way
+        raise UserError(
+            f"the model's chat template fails: {type(error).__name__}: {str(error)[:200]}"
+        ) from error
+
+
+def fit_shots(doc: Doc, room: int, length: Callable[[int], int]) -> int:
+    """How many shots fit `room` tokens, dropping from the end. `length(n)`: tokens of the context with n shots."""
+    n_shots = len(doc.fewshot_samples)
+    while n_shots > 0 and length(n_shots) > room:
+        n_shots -= 1
+    return n_shots
+
+
+def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text, in bulk, without a BOS or any other added token."""
+    if not texts:
+        return []
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    # only where needed: a backend cannot be changed while another thread uses it
+    if backend.truncation is not None:
+        backend.no_truncation()
+    if backend.padding is not None:
+        backend.no_padding()
+    # the same ids as the call above, without the offsets and masks that nobody asks for
+    return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+
+def encode_contexts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """As encode; but what stands between special tokens (a chat's turns: shots, say) is encoded once for all texts.
+
+    A tokenizer cuts the text at special tokens before anything else, so the ids are those of the whole text.
+    """
+    cuts = _cut_tokens(tokenizer)
+    if not cuts:
+        return encode(tokenizer, texts)
+    before_a_cut = re.compile(f"(?={'|'.join(map(re.escape, cuts))})")
+    split = [before_a_cut.split(text) for text in texts]
+    distinct = list(dict.fromkeys(part for parts in split for part in parts))
+    ids = dict(zip(distinct, encode(tokenizer, distinct), strict=True))
+    return [[token for part in parts for token in ids[part]] for parts in split]
+
+
+def split_seam(context: str, choice: str) -> tuple[str, str]:
+    """Moves white space at the context's end to the front of the choice: words keep their space when encoded."""
+    bare = context.rstrip()
+    return bare, context[len(bare) :] + choice
+
+
+def encode_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list[tuple[tuple[int, ...], int]]:
+    """(tokens of context+choice encoded as one string, number of continuation tokens) of each pair.
+
+    The split is at the length of the encoded context; if both have the same length, one token earlier. A context that
+    is empty leaves nothing to condition on: its first token is then the context.
+
+    What stands before a context's last special token (in chat: nearly all of it) is encoded once for all its choices
+    (see encode_contexts).
+    """
+    cuts = _cut_tokens(tokenizer)
+    seams = [split_seam(context, choice) for context, choice in pairs]
+    heads = {context: _last_cut(context, cuts) for context, _ in seams}
+    texts: dict[str, int] = {}
+    for context, choice in seams:
+        at = heads[context]
+        for text in (context[:at], context[at:], context[at:] + choice):
+            texts.setdefault(text, len(texts))
+    ids = encode(tokenizer, list(texts))
+    out = []
+    for context, choice in seams:
+        at = heads[context]
+        head = ids[texts[context[:at]]]
+        whole = (*head, *ids[texts[context[at:] + choice]])
+        split = len(head) + len(ids[texts[context[at:]]])
+        if split >= len(whole):
+            split = len(whole) - 1
+        out.append((whole, len(whole) - max(split, 1)))
+    return out
+
+
+def _cut_tokens(tokenizer: Tokenizer) -> list[str]:
+    """Special tokens at which a text can be cut and encoded in parts: they take nothing of the text beside them."""
+    added = list(getattr(tokenizer, "added_tokens_decoder", {}).values())
+    texts = [token.content for token in added]
+    return [
+        token.content
+        for token in added
+        if token.special
+        and not (token.lstrip or token.rstrip or token.single_word or token.normalized)
+        and not any(other != token.content and _overlap(other, token.content) for other in texts)
+    ]
+
+
+def _overlap(other: str, text: str) -> bool:
+    """Whether a match of `other` can begin before one of `text`, or at it, and reach into it."""
+    return text in other or any(text.startswith(other[-n:]) for n in range(1, len(other)))
+
+
+def _last_cut(context: str, cuts: Sequence[str]) -> int:
+    """Where the last special token of a context begins; 0 where there is none."""
+    return max(0, *(context.rfind(cut) for cut in cuts)) if cuts else 0
+
+
+def cut_to_window(
+    tokens: tuple[int, ...], n_continuation: int, max_length: int
+) -> tuple[tuple[int, ...], int]:
+    """Left-truncates so that at most `max_length` tokens are fed (the last one never is)."""
+    kept = tokens[-(max_length + 1) :]
+    return kept, min(n_continuation, len(kept) - 1)
+
+
+def prompt_text(doc: Doc, chat: bool) -> str:
+    """The doc's prompt before any chat template, for people and for hashing: chat turns are named."""
+    if not chat:
+        return plain_text(doc)
+    if not doc.fewshot_samples:
+        return doc.query
+    return "\n\n".join(f"[{turn['role']}]\n{turn['content']}" for turn in messages(doc))
+
+
+def prompt_hash(doc: Doc, chat: bool) -> str:
+    """Hex digest of what is asked: shots, query, choices, stops, budget, chat or plain; not of the template."""
+    specific = doc.specific or {}
+    meaning = [
+        [[shot.query, shot_answer(shot)] for shot in doc.fewshot_samples],
+        doc.query,
+        list(doc.choices),
+        list(doc.stop_sequences or ()),
+        doc.generation_size,
+        chat,
+        specific.get("turns"),
+        specific.get("temperature"),
+    ]
+    return hashlib.sha256(
+        json.dumps(meaning, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    ).hexdigest()[:16]

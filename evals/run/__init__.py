@@ -1,0 +1,1 @@
+"""A run: the loop, the store of finished requests, plan, progress, provenance."""

@@ -1,0 +1,159 @@
+"""What a run will cost, before it starts: requests, distinct tokens, and time by a short calibration."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from evals.core.requests import GenerateRequest, Request, ScoreRequest
+from evals.run.shares import EXPECTED_OUTPUT, distinct_tokens
+from evals.run.store import Store, request_key
+from reports.render.tables import Cell, Table
+
+if TYPE_CHECKING:
+    from evals.core.card import Row
+    from evals.run.loop import Work
+
+SAMPLE_DOCS = 8  # of each row, to measure with
+SAMPLE_ANSWERS = 32
+SAMPLE_OUTPUT = 24  # tokens of each of those answers
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """One row's work. ``requests`` are those that differ; ``tokens`` and ``output`` count those not ``stored``.
+
+    ``tokens``: distinct tokens of prompts; ``output``: tokens to generate, as far as budgets tell.
+    """
+
+    suite: str
+    label: str
+    docs: int
+    requests: int
+    stored: int
+    tokens: int
+    output: int
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Tokens a second, read and generated, as measured with this model on this machine."""
+
+    read: float
+    generated: float
+
+    def seconds(self, row: RowPlan) -> float:
+        """How long a row will take."""
+        return row.tokens / self.read + row.output / self.generated
+
+
+def plan(works: Sequence[Work], adapters: Sequence[Any], store: Store | None) -> tuple[list[RowPlan], Rates]:
+    """Every row's work, and the rates measured on a few docs of those not finished (nothing is stored)."""
+    rows: list[RowPlan] = []
+    scores: list[tuple[Any, Request]] = []
+    answers: list[tuple[Any, Request]] = []
+    for work, adapter in zip(works, adapters, strict=True):
+        for row in work.rows:
+            groups = _requests(row, work, adapter)
+            if not groups:
+                continue
+            rows.append(_row_plan(work.suite.name, row, groups, adapter.identity, store))
+            for group in groups[:SAMPLE_DOCS] if rows[-1].stored < rows[-1].requests else ():
+                (scores if isinstance(group[0], ScoreRequest) else answers).extend(
+                    (adapter, r) for r in group
+                )
+    return rows, _measure(scores, answers[:: max(1, len(answers) // SAMPLE_ANSWERS)])
+
+
+def table(rows: Sequence[RowPlan], rates: Rates) -> Table:
+    """The plan for people."""
+    header = ("Row", "Docs", "Requests", "Stored", "Distinct tokens", "Output tokens", "Time")
+    lines = [_line(f"{row.suite}: {row.label}", row, rates) for row in rows]
+    total = [
+        sum(getattr(row, name) for row in rows) for name in ("docs", "requests", "stored", "tokens", "output")
+    ]
+    lines.append(_line("all", RowPlan("", "", *total), rates))
+    note = (
+        f"by {rates.read:,.0f} tokens read and {rates.generated:,.0f} generated a second here; an answer is "
+        f"counted with its budget, at most {EXPECTED_OUTPUT} tokens: many end earlier, few go on"
+    )
+    return Table(
+        "Plan",
+        tuple(Cell(text, marks=(1,) if text == "Time" else ()) for text in header),
+        tuple(lines),
+        (note,) if any(row.stored < row.requests for row in rows) else (),
+    )
+
+
+def _line(label: str, row: RowPlan, rates: Rates) -> tuple[Cell, ...]:
+    numbers = (row.docs, row.requests, row.stored, row.tokens, row.output)
+    return (Cell(label), *(Cell(f"{number:,}") for number in numbers), Cell(_span(rates.seconds(row))))
+
+
+def _requests(row: Row, work: Work, adapter: Any) -> list[list[Request]]:
+    """A row's requests by doc; a conversation is counted by its first turn alone (see _row_plan)."""
+    from lighteval.tasks.requests import SamplingMethod
+
+    from tasks import get_task
+
+    groups: list[list[Request]] = []
+    for name in row.tasks:
+        docs = work.docs.get(name, [])
+        if get_task(name).method == SamplingMethod.LOGPROBS:
+            groups += adapter.score_requests(docs)
+        else:
+            groups += [[one] for one in adapter.generate_requests(docs)]
+    return groups
+
+
+def _row_plan(
+    suite: str, row: Row, groups: Sequence[Sequence[Request]], identity: str, store: Store | None
+) -> RowPlan:
+    unique = {request_key(identity, one): one for group in groups for one in group}
+    stored = store.get(list(unique)) if store is not None else {}
+    todo = [one for key, one in unique.items() if key not in stored]
+    output = sum(min(one.max_new_tokens, EXPECTED_OUTPUT) for one in todo if isinstance(one, GenerateRequest))
+    tokens = distinct_tokens(todo) if todo else 0
+    if row.tasks == ("mt_bench",):
+        # the second turn reads its question and the first answer (the rest is what the first turn read)
+        tokens, output = 2 * tokens + output, 2 * output
+    return RowPlan(suite, row.label, len(groups), len(unique), len(stored), tokens, output)
+
+
+def _measure(scores: list[tuple[Any, Request]], answers: list[tuple[Any, Request]]) -> Rates:
+    """Rates by a few requests of each kind, after a smaller warm-up."""
+    short = [(a, replace(r, max_new_tokens=min(r.max_new_tokens, SAMPLE_OUTPUT), stops=())) for a, r in answers
+             if isinstance(r, GenerateRequest)]  # fmt: skip
+    read, generated = 0.0, 0.0
+    if scores:
+        _run(scores[: len(scores) // 8 + 1])
+        seconds, tokens, _ = _run(scores)
+        read = tokens / seconds
+    if short:
+        _run(short[:1])
+        seconds, tokens, output = _run(short)
+        if read:  # what reading the prompts took is known
+            seconds = max(seconds - tokens / read, seconds / 5)
+        generated = max(output, 1) / seconds
+    return Rates(read or generated or 1.0, generated or read or 1.0)
+
+
+def _run(sample: Sequence[tuple[Any, Request]]) -> tuple[float, int, int]:
+    """(seconds, distinct tokens read, tokens generated) of a sample, adapter by adapter."""
+    seconds, tokens, output = 1e-9, 0, 0
+    for adapter in {id(a): a for a, _ in sample}.values():
+        requests = [request for owner, request in sample if owner is adapter]
+        start = time.monotonic()
+        for _, result in adapter.run(requests):
+            output += len(getattr(result, "tokens", ()))
+        seconds += time.monotonic() - start
+        tokens += distinct_tokens(requests)
+    return seconds, tokens, output
+
+
+def _span(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

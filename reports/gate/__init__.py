@@ -1,0 +1,1 @@
+"""The gate of a CI: may this candidate ship?"""

@@ -1,0 +1,130 @@
+"""What a gate allows: a TOML file, or the table [tool.smol-evals.gate] of pyproject.toml.
+
+[defaults]
+tier = "critical"          # critical, supporting or advisory
+max_drop = 2.0             # points (MT-Bench: points of its scale of 10) below the baseline
+max_relative_drop = 20.0   # percent of the baseline's value; the smaller of both counts
+min_n = 100                # fewer shared docs cannot pass
+alpha = 0.05               # of the test, after Holm's correction for the gated rows
+
+[rows."GSM8K (5-shot)"]
+tier = "advisory"
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from evals.core.errors import UserError
+from reports import published
+
+TIERS = ("critical", "supporting", "advisory")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What one row may lose. `max_relative_drop` is in percent of the baseline's value."""
+
+    tier: str = "critical"
+    max_drop: float = 2.0
+    max_relative_drop: float | None = None
+    min_n: int = 100
+    alpha: float = 0.05
+
+    def allowed(self, baseline: float) -> float:
+        """The largest drop that is allowed from this baseline value, in the row's unit."""
+        if self.max_relative_drop is None:
+            return self.max_drop
+        return min(self.max_drop, self.max_relative_drop / 100 * baseline)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A rule for every row: `defaults`, or the row's own in `rows`. `source` says where it stands."""
+
+    defaults: Rule = Rule()
+    rows: Mapping[str, Rule] = field(default_factory=dict)
+    source: str = "built-in defaults"
+
+    def rule(self, label: str) -> Rule:
+        """The rule of a row."""
+        return self.rows.get(label, self.defaults)
+
+
+def load_policy(path: Path | None, project: Path = Path("pyproject.toml")) -> Policy:
+    """The policy in `path`; without one, that of pyproject.toml, or the defaults. Raises UserError, one line."""
+    if path is not None:
+        return parse(_toml(path), str(path))
+    if project.is_file():
+        tool = _toml(project).get("tool", {})
+        table = (
+            tool.get("smol-evals", {}).get("gate") if isinstance(tool.get("smol-evals", {}), dict) else None
+        )
+        if table is not None:
+            return parse(table, f"{project}, [tool.smol-evals.gate]")
+    return Policy()
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no policy file '{path}'") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"the policy '{path}' is not valid TOML: {error}") from error
+
+
+def parse(table: Any, source: str) -> Policy:
+    """A policy from its parsed table; every key, type and range is checked."""
+    if not isinstance(table, dict):
+        raise UserError(f"{source}: the policy must be a table with defaults and rows")
+    _only(table, ("defaults", "rows"), source)
+    defaults = _rule(Rule(), table.get("defaults", {}), f"{source}: defaults")
+    rows = table.get("rows", {})
+    if not isinstance(rows, dict):
+        raise UserError(f"{source}: rows must be a table of tables")
+    known = [row.label for suite in published.SUITES for row in published.load(suite).rows]
+    _only(rows, known, f"{source}: rows")
+    return Policy(
+        defaults,
+        {label: _rule(defaults, entry, f"{source}: {label}") for label, entry in rows.items()},
+        source,
+    )
+
+
+def _only(table: Mapping[str, Any], known: tuple[str, ...] | list[str], where: str) -> None:
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+            hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(dict.fromkeys(known))}"
+            raise UserError(f"{where}: unknown '{key}': {hint}")
+
+
+def _rule(base: Rule, entry: Any, where: str) -> Rule:
+    if not isinstance(entry, dict):
+        raise UserError(f"{where} must be a table")
+    _only(entry, [one.name for one in fields(Rule)], where)
+    for key, value in entry.items():
+        _check(key, value, where)
+    return replace(base, **entry)
+
+
+def _check(key: str, value: Any, where: str) -> None:
+    if key == "tier":
+        if value not in TIERS:
+            raise UserError(f"{where}: tier must be one of {', '.join(TIERS)}")
+        return
+    whole = key == "min_n"
+    number = isinstance(value, int) or (isinstance(value, float) and not whole)
+    if isinstance(value, bool) or not number or not math.isfinite(value):
+        raise UserError(f"{where}: {key} must be a {'whole ' if whole else ''}number")
+    if key == "alpha" and not 0 < value < 0.5:
+        raise UserError(f"{where}: alpha must lie between 0 and 0.5")
+    if key != "alpha" and value < (1 if whole else 0):
+        raise UserError(f"{where}: {key} must be {'1' if whole else 'zero'} or more")

@@ -1,0 +1,118 @@
+"""A forest plot of runs: each row's value with its 95 % interval, beside the published numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evals.core.errors import UserError
+from reports.card import Column, Section, sections
+from reports.render.tables import one_line
+from reports.runs import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FORMATS = (".svg", ".png")
+# Okabe and Ito's colours, told apart by colour-blind readers too
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+HOLLOW = "#666666"
+SHAPES = ("D", "s", "^", "v", "P", "X")
+
+
+def forest(runs: Sequence[Run], path: Path, columns: Sequence[str] | None = None) -> None:
+    """Writes the picture as SVG or PNG; `columns`: as in `sections`. Raises UserError for another ending or place."""
+    if path.suffix.lower() not in FORMATS:
+        raise UserError(f"--plot writes .svg or .png, not '{path.name}'")
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    # the same numbers give the same file; text stays text
+    options: dict[Any, Any] = {"svg.hashsalt": "smol-evals", "svg.fonttype": "none", "text.parse_math": False}
+    panels = [
+        (part, unit, [label for label in part.labels if part.card.unit(label) == unit])
+        for part in sections(runs, columns)
+        for unit in ("percent", "score")
+    ]
+    panels = [panel for panel in panels if panel[2]]
+    with matplotlib.rc_context(options):
+        heights = [_height(part, labels, unit == "percent") for part, unit, labels in panels]
+        figure, axes = pyplot.subplots(
+            len(panels),
+            1,
+            figsize=(9, sum(heights)),
+            gridspec_kw={"height_ratios": heights},
+            squeeze=False,
+            layout="constrained",
+        )
+        for axis, (part, unit, labels) in zip(axes[:, 0], panels, strict=True):
+            _panel(axis, part, unit, labels)
+        try:
+            figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
+        except OSError as error:
+            raise UserError(f"cannot write '{path}': {error.strerror}") from error
+        finally:
+            pyplot.close(figure)
+
+
+def _height(part: Section, labels: list[str], legend: bool) -> float:
+    """Inches: a line for every run of every row, and room for the axis and, in the first panel, the legend."""
+    lines = max(1, sum(column.run is not None for column in part.columns))
+    rows = 0.9 + len(labels) * (0.2 + 0.14 * lines)
+    return max(rows, 0.6 + 0.22 * len(part.columns)) if legend else rows
+
+
+def _panel(axis: Axes, part: Section, unit: str, labels: list[str]) -> None:
+    measured = [column for column in part.columns if column.run is not None]
+    published = [column for column in part.columns if column.run is None]
+    handles: list[Any] = []
+    for k, column in enumerate(published):
+        handles.append(_published(axis, part, column, labels, SHAPES[k % len(SHAPES)]))
+    for k, column in enumerate(measured):
+        offset = (k - (len(measured) - 1) / 2) * 0.7 / max(2, len(measured))
+        handles.append(_measured(axis, column, labels, offset, COLOURS[k % len(COLOURS)]))
+    axis.set_yticks(range(len(labels)), labels)
+    axis.set_ylim(len(labels) - 0.4, -0.6)
+    axis.set_xlabel("percent" if unit == "percent" else "mean rating, 1 to 10")
+    if unit == "score":
+        axis.set_xlim(1, 10)
+    else:
+        axis.set_xlim(left=0)
+    axis.grid(axis="x", color="#dddddd", linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    if unit == "score" and len(part.labels) > len(labels):
+        return  # the panel above has the title and the legend
+    axis.set_title(part.title, loc="left", fontweight="bold")
+    names = [one_line(column.title)[:60] for column in (*published, *measured)]
+    axis.legend(handles, names, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize="small")
+
+
+def _published(axis: Axes, part: Section, column: Column, labels: list[str], shape: str) -> Any:
+    points = []
+    for y, label in enumerate(labels):
+        row = part.card.row(label)
+        value = row.value(column.model) if row else None
+        if value is not None:
+            points.append((value, y))
+    xs, ys = zip(*points, strict=True) if points else ((), ())
+    return axis.plot(xs, ys, shape, markerfacecolor="none", markeredgecolor=HOLLOW, markersize=6)[0]
+
+
+def _measured(axis: Axes, column: Column, labels: list[str], offset: float, colour: str) -> Any:
+    assert column.run is not None
+    xs, ys, below, above = [], [], [], []
+    for y, label in enumerate(labels):
+        row = column.run.row(label)
+        if row is not None and row.value is not None:
+            low, high = row.interval or (row.value, row.value)
+            xs.append(row.value)
+            ys.append(y + offset)
+            below.append(max(0.0, row.value - low))
+            above.append(max(0.0, high - row.value))
+    return axis.errorbar(
+        xs, ys, xerr=[below, above], fmt="o", color=colour, markersize=4, capsize=3, linewidth=1.4
+    )

@@ -1,0 +1,59 @@
+"""The card's benchmarks as repos on the stand-in hub, laid out as the real ones are, small."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks import TASKS_TABLE
+from tests.support.hub_standin import StandInHub
+
+SMOKE = Path(__file__).resolve().parents[2] / "tasks" / "smoke"
+SCRIPTS = (
+    "allenai/winogrande",
+    "ybisk/piqa",
+    "lighteval/big_bench_hard",
+    "google/IFEval",
+)  # no parquet at the pin
+CODE = b"raise SystemExit('a script of the hub was run')"
+
+
+def parquet_bytes(rows: Sequence[dict[str, Any]]) -> bytes:
+    """Rows as a parquet file."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(list(rows)), buffer)
+    return buffer.getvalue()
+
+
+def piqa_rows(n: int) -> list[dict[str, Any]]:
+    """As many made-up rows as the official split has, or fewer."""
+    return [{"goal": f"Count to {i}", "sol1": f"say {i}", "sol2": "sleep", "label": 0} for i in range(n)]
+
+
+def add_benchmarks(hub: StandInHub) -> None:
+    """Every task's smoke items on the hub; PIQA whole, from a copy in another repo, as its own has no conversion."""
+    pinned: dict[tuple[str, str], dict[str, bytes]] = {}
+    converted: dict[str, dict[str, bytes]] = {}
+    for task in TASKS_TABLE:
+        files = pinned.setdefault((task.hf_repo, task.hf_revision or "main"), {"README.md": b"card"})
+        for split in task.splits:
+            path = SMOKE / (task.stem(split) + ".jsonl")
+            content = parquet_bytes([json.loads(line) for line in path.read_text("utf-8").splitlines()])
+            if task.hf_repo in SCRIPTS:
+                files["script.py"] = CODE
+                converted.setdefault(task.hf_repo, {})[f"{task.hf_subset}/{split}/0000.parquet"] = content
+            else:
+                folder = "data" if task.hf_subset == "default" else task.hf_subset
+                files[f"{folder}/{split}-00000-of-00001.parquet"] = content
+    for (repo, revision), files in pinned.items():
+        hub.add(f"datasets/{repo}", files, revision, licence="mit")
+    del converted["ybisk/piqa"]
+    for repo, files in converted.items():
+        hub.add(f"datasets/{repo}", files, "refs/convert/parquet")
+    hub.add("datasets/baber/piqa", {"piqa_validation.parquet": parquet_bytes(piqa_rows(1838))})
