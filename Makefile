@@ -16,10 +16,10 @@ eval: $(STAMP)
 	$(BIN)/python run_evals.py --suite all --data smoke
 
 test: lint
-	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses auto --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses auto --dist loadfile -m "not slow" --durations 10 --cov --cov-report=term:skip-covered
 
-test-all: lint
-	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses auto --dist loadfile --durations 25
+test-all: test
+	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses auto --dist loadfile -m slow --durations 10
 
 test-plain: $(STAMP)
 	$(PLAIN) $(PYTEST) --numprocesses auto --dist loadfile tests/engine
@@ -28,6 +28,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy evals tasks reports run_evals.py
+	$(BIN)/lint-imports --no-cache
 
 bench: $(STAMP)
 	$(BIN)/python tests/tools/bench.py --data $(DATA)

@@ -13,18 +13,22 @@ import re
 import shlex
 import signal
 import sys
-from typing import Any, NoReturn
+from typing import Any
 
+from evals.commands.options import Parser, parser_of
 from evals.core.errors import EXIT_USAGE, UserError
 
 COMMANDS = {
     "run": ("evals.commands.run", "measure a model (the default command)"),
-    "report": ("reports.card", "print a run's tables again, in many formats"),
-    "curve": ("reports.curve", "how the rows grow over a training's checkpoints: tables and a picture"),
-    "compare": ("reports.compare", "what differs between two runs, and whether it is real"),
-    "gate": ("reports.gate.verdict", "stop a candidate that is worse than its baseline (for CI)"),
-    "bless": ("reports.gate.bless", "make a run the baseline of a gate"),
-    "leaderboard": ("reports.leaderboard", "rank all runs; markdown, CSV and a static site"),
+    "report": ("evals.commands.report", "print a run's tables again, in many formats"),
+    "curve": (
+        "evals.commands.curve",
+        "how the rows grow over a training's checkpoints: tables and a picture",
+    ),
+    "compare": ("evals.commands.compare", "what differs between two runs, and whether it is real"),
+    "gate": ("evals.commands.gate", "stop a candidate that is worse than its baseline (for CI)"),
+    "bless": ("evals.commands.bless", "make a run the baseline of a gate"),
+    "leaderboard": ("evals.commands.leaderboard", "rank all runs; markdown, CSV and a static site"),
     "judge": ("evals.commands.judge", "judge a run's MT-Bench answers"),
     "prompts": ("evals.commands.prompts", "show the exact prompts and token boundaries of a task"),
     "models": ("evals.commands.models", "list the models known by name"),
@@ -33,38 +37,6 @@ COMMANDS = {
     "snapshot": ("evals.commands.snapshot", "copy every benchmark from the hub to a folder, for offline use"),
 }
 INTERRUPTED = 130
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, and that refuses an option which is given twice."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.given: set[str] = set()
-        for name in (None, "store"):
-            self.register("action", name, Once)
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As always, each time from the beginning."""
-        self.given.clear()
-        return super().parse_known_args(args, namespace)
-
-    def error(self, message: str) -> NoReturn:
-        """Raises UserError instead of printing the usage."""
-        raise UserError(f"{message} (see '{self.prog} --help')")
-
-
-class Once(argparse.Action):
-    """Stores an option's value; a second one would silently replace the first."""
-
-    def __call__(
-        self, parser: Any, namespace: argparse.Namespace, values: Any, flag: str | None = None
-    ) -> None:
-        """Stores the value, or has the parser refuse it."""
-        if flag is not None and self.dest in parser.given:
-            parser.error(f"{flag} is given twice: give it once")
-        parser.given.add(self.dest)
-        setattr(namespace, self.dest, values)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -126,7 +98,7 @@ def _command(argv: list[str]) -> tuple[str, list[str]]:
     if argv and argv[0] in COMMANDS:
         return argv[0], argv[1:]
     if argv and not argv[0].startswith("-"):
-        from evals.core.card import nearest
+        from evals.core.errors import nearest
 
         raise UserError(f"unknown command '{argv[0]}': {nearest(argv[0], list(COMMANDS))}")
     return "run", argv
@@ -145,17 +117,7 @@ def make_parser(name: str) -> tuple[Any, Parser]:
     program = "run_evals.py" if name == "run" else f"run_evals.py {name}"
     lines = [f"  {command:<12} {text}" for command, (_, text) in COMMANDS.items()]
     epilog = "commands (each with its own --help):\n" + "\n".join(lines) if name == "run" else None
-    parser = Parser(
-        prog=program,
-        description=(module.__doc__ or "").strip().split("\n\n")[0],
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    module.add_arguments(parser)
-    if "--debug" not in parser._option_string_actions:
-        parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return module, parser
+    return module, parser_of(module, program, epilog)
 
 
 def _terminate_like_interrupt() -> None:

@@ -9,19 +9,15 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from evals.core import statistics
-from evals.core.card import SUITES
+from evals.core.card import Card
 from evals.core.statistics import Estimate
 from reports import significance
-from reports.runs import RowResult, Run
+from reports.runs import RowResult, Run, cards_of
 
 ALPHA = 0.05
-JUDGED = "judge_score"
-"""Metric of rows rated 1 to 10: not in percent, so in no mean of rows."""
-
-JUDGE = ("judge", "prompt_set", "prompt_set_sha256")
 
 
 @dataclass(frozen=True)
@@ -58,16 +54,21 @@ class Entry:
 class Board:
     """Comparable runs of one suite, best mean first. `apart`: tasks whose docs differ from the suite's first board."""
 
-    suite: str
+    card: Card
     labels: tuple[Label, ...]
     rows: tuple[RowResult, ...]
     entries: tuple[Entry, ...]
     apart: tuple[str, ...] = ()
 
     @property
+    def suite(self) -> str:
+        """The card's name."""
+        return self.card.name
+
+    @property
     def docs(self) -> int:
         """Docs that every run of the board answered."""
-        return sum(row.n for row in self.rows if row.value is not None or _judged(row))
+        return sum(row.n for row in self.rows if _counts(row))
 
     @property
     def mean_rows(self) -> int:
@@ -77,26 +78,26 @@ class Board:
 
 def labels(run: Run) -> tuple[Label, ...]:
     """What keeps a run from being the suite as the card measures it, in a fixed order."""
-    record, found = run.record, []
-    variants, kind = record["provenance"]["variant"], run.model["quantization"]
+    found = []
+    variants, kind = run.log.provenance.variant, run.model.quantization
     if run.smoke:
         found.append(
             Label("smoke items", "Built-in items, not the benchmarks: shows that a model runs, no more")
         )
-    if any(_has(row, "limit") for row in run.rows):
-        limit = f"first {record['limit']:,} docs a task"
+    if any(row.has("limit") for row in run.rows):
+        limit = f"first {run.log.limit:,} docs a task" if run.log.limit else "first docs of a task"
         found.append(Label(limit, f"At most the {limit}, in the protocol's shuffled order"))
-    if kind is not None or any(_has(row, "quantized") for row in run.rows):
+    if kind is not None or any(row.has("quantized") for row in run.rows):
         found.append(
             Label(f"{kind or 'quantized'} weights", "The weights are not the published checkpoint's")
         )
     if variants:
-        found.append(Label("variant " + ", ".join(map(str, variants)), "Other budgets than the card's"))
-    if parts := [row.label for row in run.rows if _has(row, "subset")]:
+        found.append(Label("variant " + ", ".join(variants), "Other budgets than the card's"))
+    if parts := [row.label for row in run.rows if row.has("subset")]:
         found.append(
             Label("subset: " + ", ".join(parts), "The docs of these rows are not the official row list")
         )
-    whole = SUITES[run.suite].rows
+    whole = run.card.rows
     if lack := [row.label for row in whole if not _measured(run.row(row.label))]:
         text = (
             f"{len(whole) - len(lack)} of {len(whole)} rows"
@@ -115,7 +116,7 @@ def latest(runs: Iterable[Run]) -> list[Run]:
     chosen: dict[tuple[str, ...], Run] = {}
     for run in sorted(runs, key=_fullness):
         model = run.model
-        chosen[run.name, run.suite, str(model["dtype"]), str(model["quantization"])] = run
+        chosen[run.name, run.suite, str(model.dtype), str(model.quantization)] = run
     return list(chosen.values())
 
 
@@ -124,7 +125,7 @@ def build_boards(runs: Iterable[Run]) -> list[Board]:
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
         groups.setdefault(conditions(run), []).append(run)
-    suites = list(SUITES)
+    suites = list(cards_of(run for members in groups.values() for run in members))
     boards = [rank(members) for members in groups.values()]
     boards.sort(
         key=lambda board: (suites.index(board.suite), len(board.labels), -board.docs, -len(board.entries))
@@ -134,14 +135,13 @@ def build_boards(runs: Iterable[Run]) -> list[Board]:
 
 def conditions(run: Run) -> tuple:
     """What two runs must have in common to be ranked against each other."""
-    provenance = run.record["provenance"]
     return (
         run.suite,
-        run.model["chat"],
-        run.model["quantization"],
+        run.model.chat,
+        run.model.quantization,
         run.smoke,
-        tuple(sorted(map(str, provenance["variant"]))),
-        tuple((row.label, row.metric, row.tasks, _counts(row)) for row in run.rows),
+        tuple(sorted(run.log.provenance.variant)),
+        tuple((row.label, row.metric.name, row.tasks, _counts(row)) for row in run.rows),
         tuple((task, prompts_digest(run, task)) for task in sorted(run.tasks)),
     )
 
@@ -163,8 +163,9 @@ def rank(runs: Sequence[Run]) -> Board:
     def difference(i: int, j: int, position: int) -> significance.Difference:
         row = runs[i].rows[position]
         # all runs of a board have the same docs in the same order
-        first, second = ([run.scores(task, row.metric) for task in row.tasks] for run in (runs[i], runs[j]))
-        return significance.paired_difference(first, second, scale=statistics.row_scale(row.metric))
+        known = [statistics.row_strata(row.metric, run.samples(row.tasks)) for run in (runs[i], runs[j])]
+        (first, weights), (second, _) = (one for one in known if one is not None)
+        return significance.paired_difference(first, second, weights=weights, scale=row.metric.scale)
 
     def row_p(position: int, i: int, j: int) -> float:
         return difference(i, j, position).p
@@ -185,16 +186,14 @@ def rank(runs: Sequence[Run]) -> Board:
     entries.sort(
         key=lambda entry: (-(entry.mean.value if entry.mean else -1), entry.run.name, _finished(entry.run))
     )
-    return Board(runs[0].suite, labels(runs[0]), runs[0].rows, tuple(entries))
+    return Board(runs[0].card, labels(runs[0]), runs[0].rows, tuple(entries))
 
 
 def judge(run: Run, row: RowResult) -> str:
     """The judge behind a row's value and its prompts, in words; empty where there is none."""
-    for task in row.tasks if row.metric == JUDGED and row.value is not None else ():
-        judges = run.record["tasks"][task].get("judges")
-        if isinstance(judges, list) and judges and isinstance(judges[0], dict):
-            name, prompts, digest = (str(judges[0].get(key)) for key in JUDGE)
-            return f"{name}, prompts {prompts} ({digest[:8]})"
+    for task in row.tasks if row.metric.judged and row.value is not None else ():
+        for one in run.log.tasks[task].judges[:1]:
+            return f"{one.judge}, prompts {one.prompt_set} ({one.prompt_set_sha256[:8]})"
     return "; ".join(note.text for note in row.notes if note.code == "judge")
 
 
@@ -205,12 +204,12 @@ def _cells(runs: Sequence[Run], position: int, p_value: Callable[[int, int], flo
     judges = {judge(run, row) for run, row in zip(runs, rows, strict=True)}
     if len(rows) < 2 or len(values) < len(rows) or len(judges) > 1:
         return [Cell(row, None, False) for row in rows]
-    ranks = significance.ranks(values, p_value, ALPHA)
+    ranks = significance.ranks(values, p_value, ALPHA, rows[0].metric.higher_is_better)
     return [Cell(row, place, place == 1 < max(ranks)) for row, place in zip(rows, ranks, strict=True)]
 
 
 def _in_mean(row: RowResult) -> bool:
-    return row.value is not None and not _judged(row)
+    return row.value is not None and row.metric.in_percent
 
 
 def _mean(run: Run) -> Estimate | None:
@@ -231,31 +230,23 @@ def _set_apart(board: Board, boards: Sequence[Board]) -> Board:
         or task not in other.tasks
         or prompts_digest(one, task) != prompts_digest(other, task)
     )
-    return Board(board.suite, board.labels, board.rows, board.entries, tasks)
-
-
-def _judged(row: RowResult) -> bool:
-    return row.metric == JUDGED
+    return replace(board, apart=tasks)
 
 
 def _counts(row: RowResult) -> bool:
     """Whether a row takes part in the comparison; a judged row may wait for its judge."""
-    return row.value is not None or _judged(row)
-
-
-def _has(row: RowResult, code: str) -> bool:
-    return any(note.code == code for note in row.notes)
+    return row.value is not None or row.metric.judged
 
 
 def _measured(row: RowResult | None) -> bool:
-    return row is not None and (row.value is not None or _has(row, "not_judged"))
+    return row is not None and (row.value is not None or row.has("not_judged"))
 
 
 def _finished(run: Run) -> str:
-    return str(run.record["provenance"].get("finished", ""))
+    return run.log.provenance.finished
 
 
 def _fullness(run: Run) -> tuple:
     measured = [row for row in run.rows if _counts(row)]
-    variant = bool(run.record["provenance"]["variant"])
+    variant = bool(run.log.provenance.variant)
     return (not run.smoke, not variant, len(measured), sum(row.n for row in measured), _finished(run))

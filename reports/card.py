@@ -1,28 +1,22 @@
-"""The card's tables from runs: measured columns beside published ones, and what each row says about its own
-card.
-"""
+"""A card's tables from runs: measured columns beside published ones, and what each row says about its own card."""
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
-from evals.commands.options import Use, refuse_unused, split_names
-from evals.core.errors import EXIT_OK, UserError
-from reports import published
-from reports.published import PublishedTable
+from evals.core.card import Card, all_cards, best
+from evals.core.errors import UserError
+from evals.core.metric import Metric
+from reports.margins import USUAL, Tolerance
 from reports.render.tables import RENDERERS, Cell, Footnotes, Table, one_line
-from reports.runs import RowResult, Run, load_run
+from reports.runs import RowResult, Run, cards_of
 from reports.verdicts import RowVerdict, row_verdicts
 
-FORMATS = ("md", "csv", "json", "latex", "html")
-TITLES = {"base": "Base Pre-Trained Model", "instruct": "Instruction Model"}
 DASH = "–"
 ABSENT = {"not_judged": "not judged", "missing": "missing"}
 
@@ -38,18 +32,18 @@ class Column:
 
 @dataclass(frozen=True)
 class Section:
-    """One table: runs of one suite, real data or smoke items, with the columns to show."""
+    """One table: runs of one card, real data or smoke items, with the columns to show."""
 
-    suite: str
+    card: Card
     smoke: bool
     runs: tuple[Run, ...]
     columns: tuple[Column, ...]
-    card: PublishedTable
+    tolerance: Tolerance = USUAL
 
     @property
     def title(self) -> str:
         """The card's heading of the table."""
-        return TITLES[self.suite] + (" (smoke items, not the benchmarks)" if self.smoke else "")
+        return table_title(self.card.title, self.smoke)
 
     @property
     def labels(self) -> list[str]:
@@ -61,115 +55,25 @@ class Section:
             known = [row.label for row in self.card.rows]
         return list(dict.fromkeys([*known, *measured]))
 
-
-@dataclass(frozen=True)
-class Options:
-    """What `report` was asked for; None: left out."""
-
-    runs: tuple[Path, ...]
-    columns: tuple[str, ...] | None
-    format: str
-    output: Path | None
-    plot: Path | None
-    curve: bool
-    model_index: Path | None
+    def metric(self, label: str) -> Metric:
+        """The metric of a row: as measured, else as the card has it."""
+        rows = [row for run in self.runs if (row := run.row(label)) is not None]
+        return rows[0].metric if rows else next(row.of for row in self.card.rows if row.label == label)
 
 
-_TABLES = "is about the card's tables, not about --curve"
-USES: tuple[Use[Options], ...] = (
-    Use("--columns", lambda o: not o.curve, _TABLES),
-    Use("--model-index", lambda o: not o.curve, _TABLES),
-    Use(
-        "--format", lambda o: not o.curve or o.format == "md", "is about the card's tables: --curve prints md"
-    ),
-)
+def table_title(title: str, smoke: bool) -> str:
+    """A table's heading, which says of smoke items that they are."""
+    return title + (" (smoke items, not the benchmarks)" if smoke else "")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `report`."""
-    parser.add_argument(
-        "runs", nargs="*", type=Path, metavar="RUN", help="run folders (none: the card alone)"
-    )
-    parser.add_argument(
-        "--columns",
-        help="columns and their order, by comma: names of models; a measured one is taken before a published one, "
-        "NAME:published and NAME:measured choose",
-    )
-    parser.add_argument("--format", choices=FORMATS, help="default: md")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write there instead of printing")
-    parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="a picture of the rows with intervals: .svg or .png"
-    )
-    parser.add_argument(
-        "--curve",
-        action="store_true",
-        help="the runs are a training's checkpoints: how each row grows (as 'curve')",
-    )
-    parser.add_argument(
-        "--model-index",
-        type=Path,
-        metavar="FILE",
-        help="the model card's model-index as YAML; the newer eval-results YAML lands beside it",
-    )
-
-
-def options_from(args: argparse.Namespace) -> Options:
-    """The command's options, checked. Raises UserError."""
-    options = Options(
-        runs=tuple(args.runs),
-        columns=split_names("--columns", args.columns, "column"),
-        format=args.format or "md",
-        output=args.output,
-        plot=args.plot,
-        curve=args.curve,
-        model_index=args.model_index,
-    )
-    refuse_unused(args, options, USES)
-    return options
-
-
-def main(args: argparse.Namespace) -> int:
-    """Prints or writes the tables of the given runs."""
-    options = options_from(args)
-    if options.curve:
-        from reports import curve
-
-        return curve.show(curve.Options(options.runs, options.plot, options.output))
-    return show(options)
-
-
-def show(options: Options) -> int:
-    """Prints or writes the tables, and what else was asked for."""
-    runs = [load_run(folder) for folder in options.runs]
-    text = render_tables(runs, options.columns, options.format)
-    if options.output:
-        write(options.output, text)
-    else:
-        print(text, end="")
-    if options.plot:
-        from reports.render.pictures import forest
-
-        forest(runs, options.plot, options.columns)
-    if options.model_index:
-        from reports.model_index import write_model_index
-
-        write_model_index(runs, options.model_index)
-    return EXIT_OK
-
-
-def write(path: Path, text: str) -> None:
-    """Writes a report; a UserError when that cannot be."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write '{path}': {error.strerror}") from error
-
-
-def render_tables(runs: Sequence[Run], columns: Sequence[str] | None = None, fmt: str = "md") -> str:
-    """The tables of these runs as text ("md", "csv", "json", "latex" or "html"); without runs, the card's
-    own.
-    """
-    parts = sections(runs, columns)
+def render_tables(
+    runs: Sequence[Run],
+    columns: Sequence[str] | None = None,
+    fmt: str = "md",
+    tolerance: Tolerance = USUAL,
+) -> str:
+    """The tables of these runs as text ("md", "csv", "json", "latex" or "html"); without runs, the cards' own."""
+    parts = [replace(part, tolerance=tolerance) for part in sections(runs, columns)]
     if fmt == "json":
         return (
             json.dumps([_as_json(part) for part in parts], indent=1, ensure_ascii=False, allow_nan=False)
@@ -189,14 +93,13 @@ def sections(runs: Sequence[Run], columns: Sequence[str] | None = None) -> list[
     """The runs by suite, smoke runs apart: these never stand beside published numbers."""
     found = []
     unused = set(columns or ())
-    for suite in published.SUITES:
+    for card in cards_of(runs).values() if runs else all_cards():
         for smoke in (False, True):
-            group = tuple(run for run in runs if run.suite == suite and run.smoke == smoke)
+            group = tuple(run for run in runs if run.suite == card.name and run.smoke == smoke)
             if group or (not runs and not smoke):
-                card = published.load(suite)
                 chosen = _chosen(group, card, columns, smoke) if columns else _default(group, card, smoke)
                 unused -= {name for name in columns or () if _matches(name, group, card)}
-                found.append(Section(suite, smoke, group, chosen, card))
+                found.append(Section(card, smoke, group, chosen))
     if unused:
         known = dict.fromkeys([run.name for run in runs] + [m for part in found for m in part.card.models])
         raise UserError(f"no column '{sorted(unused)[0]}' for --columns: there are {', '.join(known)}")
@@ -205,8 +108,8 @@ def sections(runs: Sequence[Run], columns: Sequence[str] | None = None) -> list[
 
 def _titles(runs: Sequence[Run]) -> list[str]:
     """Names of the measured columns, told apart by what differs: weights, dtype, then the run's folder."""
-    titles = [" ".join(filter(None, [run.name, run.model["quantization"]])) for run in runs]
-    for more in (lambda run: run.model["dtype"] or "", lambda run: run.folder.name):
+    titles = [" ".join(filter(None, [run.name, run.model.quantization])) for run in runs]
+    for more in (lambda run: run.model.dtype or "", lambda run: run.folder.name):
         if len(set(titles)) < len(titles):
             titles = [
                 f"{title} {more(run)}" if titles.count(title) > 1 else title
@@ -215,15 +118,15 @@ def _titles(runs: Sequence[Run]) -> list[str]:
     return [f"{one_line(title)} (measured)" for title in titles]
 
 
-def _default(runs: Sequence[Run], card: PublishedTable, smoke: bool) -> tuple[Column, ...]:
+def _default(runs: Sequence[Run], card: Card, smoke: bool) -> tuple[Column, ...]:
     measured = [Column(title, run.name, run) for title, run in zip(_titles(runs), runs, strict=True)]
-    own = [run.model["card_column"] for run in runs]
-    models = [] if smoke else [model for model in card.models if model in card.card or model in own]
-    models.sort(key=lambda model: model in card.card)
+    own = [run.model.card_column for run in runs]
+    models = [] if smoke else [model for model in card.models if model in card.compared or model in own]
+    models.sort(key=lambda model: model in card.compared)
     return (*measured, *(Column(model, model) for model in models))
 
 
-def _matches(name: str, runs: Sequence[Run], card: PublishedTable) -> bool:
+def _matches(name: str, runs: Sequence[Run], card: Card) -> bool:
     model, _, kind = name.partition(":")
     return (kind != "published" and any(_is(run, model) for run in runs)) or (
         kind != "measured" and model in card.models
@@ -231,12 +134,10 @@ def _matches(name: str, runs: Sequence[Run], card: PublishedTable) -> bool:
 
 
 def _is(run: Run, name: str) -> bool:
-    return name in (run.name, run.model["card_column"], run.folder.name)
+    return name in (run.name, run.model.card_column, run.folder.name)
 
 
-def _chosen(
-    runs: Sequence[Run], card: PublishedTable, names: Sequence[str], smoke: bool
-) -> tuple[Column, ...]:
+def _chosen(runs: Sequence[Run], card: Card, names: Sequence[str], smoke: bool) -> tuple[Column, ...]:
     chosen = []
     titles = _titles(runs)
     for name in names:
@@ -259,7 +160,8 @@ def card_table(part: Section) -> Table:
     rows = []
     for label in part.labels:
         cells = [_cell(part, column, label, notes) for column in part.columns]
-        top = published.best({str(k): number for k, (number, _) in enumerate(cells) if number is not None})
+        numbers = {str(k): number for k, (number, _) in enumerate(cells) if number is not None}
+        top = best(numbers, part.metric(label).higher_is_better)
         bold = len(cells) > 1
         rows.append(
             (
@@ -286,7 +188,7 @@ def _cell(part: Section, column: Column, label: str, notes: Footnotes) -> tuple[
     """The number that competes for bold (as printed), and the cell."""
     if column.run is None:
         row = part.card.row(label)
-        text = row.cells.get(column.model) if row else None
+        text = row.published.get(column.model) if row else None
         return text, Cell(text or DASH)
     result = column.run.row(label)
     if result is None:
@@ -296,19 +198,15 @@ def _cell(part: Section, column: Column, label: str, notes: Footnotes) -> tuple[
     if result.value is None:
         code = next((note.code for note in result.notes if note.code in ABSENT), "missing")
         return None, Cell(ABSENT[code], marks=marks)
-    digits = shown_decimals(part.card, label, column.run.model["card_column"])
+    digits = shown_decimals(column.run, result)
     number = f"{result.value:.{digits}f}"
     return number, Cell(f"{number}{plus_minus(result, digits)}", marks=marks)
 
 
-def shown_decimals(card: PublishedTable, label: str, model: str | None) -> int:
-    """Decimals of a measured value: those of the model's own printed number, else 1 for percent and 2 for
-    ratings.
-    """
-    row = card.row(label)
-    if row is not None and model is not None and model in row.cells:
-        return row.decimals(model)
-    return 2 if card.unit(label) == "score" else 1
+def shown_decimals(run: Run, row: RowResult) -> int:
+    """Decimals of a measured value: those of the model's own printed number, else the metric's."""
+    printed = run.card.row(row.label)
+    return row.metric.digits if printed is None else printed.digits(run.model.card_column)
 
 
 def plus_minus(row: RowResult, digits: int) -> str:
@@ -327,13 +225,13 @@ def detail_tables(part: Section) -> list[Table]:
 
 
 def _detail(part: Section, title: str, run: Run) -> Table:
-    verdicts = row_verdicts(run, part.card)
+    verdicts = row_verdicts(run, part.tolerance)
     compared = any(verdict.printed is not None for verdict in verdicts.values())
     own = ["Published", "Difference", "Verdict"] if compared else []
     header = tuple(Cell(text) for text in (part.card.header, "n", "Measured", "95 % interval", *own))
     rows = []
     for row in sorted(run.rows, key=lambda row: part.labels.index(row.label)):
-        digits = shown_decimals(part.card, row.label, run.model["card_column"])
+        digits = shown_decimals(run, row)
         cells = [row.label, str(row.n), DASH, DASH]
         if row.value is not None:
             cells[2] = f"{row.value:.{digits}f}"
@@ -347,7 +245,8 @@ def _detail(part: Section, title: str, run: Run) -> Table:
             difference = DASH if verdict.difference is None else signed(verdict.difference, digits)
             cells += [verdict.printed or DASH, difference, verdict.verdict]
         rows.append(tuple(Cell(text) for text in cells))
-    return Table(f"{title}: row by row", header, tuple(rows))
+    notes = [f"Verdict: {part.tolerance.words}"] if compared else []
+    return Table(f"{title}: row by row", header, tuple(rows), tuple(notes))
 
 
 def signed(value: float, digits: int) -> str:
@@ -363,7 +262,7 @@ def _entries(part: Section) -> list[dict[str, Any]]:
     """One record a cell of the table, numbers unrounded."""
     entries = []
     for column in part.columns:
-        verdicts = row_verdicts(column.run, part.card) if column.run else {}
+        verdicts = row_verdicts(column.run, part.tolerance) if column.run else {}
         for label in part.labels:
             entry = {"row": label, "column": column.title, "kind": "measured" if column.run else "published"}
             if column.run is None:
@@ -393,10 +292,10 @@ def _measured(row: RowResult, verdict: RowVerdict) -> Mapping[str, Any]:
 
 def _as_json(part: Section) -> dict[str, Any]:
     return {
-        "suite": part.suite,
+        "suite": part.card.name,
         "smoke": part.smoke,
         "runs": [
-            {"model": dict(run.model), "folder": run.folder.name, "limit": run.record["limit"]}
+            {"model": run.model.model_dump(), "folder": run.folder.name, "limit": run.log.limit}
             for run in part.runs
         ],
         "cells": _entries(part),
@@ -416,7 +315,7 @@ def _as_csv(parts: Sequence[Section]) -> str:
     for part in parts:
         for entry in _entries(part):
             notes = "; ".join(note["text"] for note in entry.get("notes", ()))
-            line = {**entry, "suite": part.suite, "notes": notes}
+            line = {**entry, "suite": part.card.name, "notes": notes}
             writer.writerow({key: _harmless(value) for key, value in line.items()})
     return buffer.getvalue()
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from evals.core.runlog import TaskDataLog
 from reports.runs import Run, aligned
 
 SETTINGS = ("data", "prompts", "docs", "limit", "variant", "chat", "dtype", "quantization")
@@ -27,7 +28,7 @@ def mismatches(first: Run, second: Run) -> list[Mismatch]:
     found: dict[str, list[str]] = {}
     shared = [task for task in first.tasks if task in second.tasks]
     for task in shared:
-        mine, theirs = (run.record["data"]["tasks"].get(task) for run in (first, second))
+        mine, theirs = (run.log.data.tasks.get(task) for run in (first, second))
         if not _same_data(mine, theirs):
             found.setdefault("data", []).append(task)
         _, _, differ = aligned(first, second, task)
@@ -36,20 +37,9 @@ def mismatches(first: Run, second: Run) -> list[Mismatch]:
         if set(first.columns(task)["doc_id"]) != set(second.columns(task)["doc_id"]):
             found.setdefault("docs", []).append(task)
     result = {code: f"other {code} in {_listed(tasks)}" for code, tasks in found.items()}
-    kinds = [run.record["data"]["source"] for run in (first, second)]
-    if (kinds[0] == "smoke") != (kinds[1] == "smoke"):
-        result["data"] = f"data source {kinds[0]} against {kinds[1]}"
-    sides = {
-        "limit": [run.record["limit"] for run in (first, second)],
-        "variant": [sorted(map(str, run.record["provenance"]["variant"])) for run in (first, second)],
-        "chat": [run.model["chat"] for run in (first, second)],
-        "dtype": [run.model["dtype"] for run in (first, second)],
-        "quantization": [run.model["quantization"] for run in (first, second)],
-        "template": [run.record["provenance"].get("chat_template_sha256") for run in (first, second)],
-        "engine": [run.record["provenance"].get("engine") for run in (first, second)],
-        "device": [run.record["provenance"].get("device") for run in (first, second)],
-    }
-    for code, (one, two) in sides.items():
+    if first.smoke != second.smoke:
+        result["data"] = f"data source {first.log.data.source} against {second.log.data.source}"
+    for code, one, two in [(code, said(first), said(second)) for code, said in _SIDES.items()]:
         if one != two:
             name = "chat template" if code == "template" else code
             result[code] = f"{name} {_said(one)} against {_said(two)}"
@@ -60,21 +50,31 @@ def mismatches(first: Run, second: Run) -> list[Mismatch]:
     return [Mismatch(code, result[code]) for code in (*SETTINGS, *CIRCUMSTANCES) if code in result]
 
 
-def _same_data(first: Any, second: Any) -> bool:
+_SIDES: dict[str, Callable[[Run], Any]] = {
+    "limit": lambda run: run.log.limit,
+    "variant": lambda run: sorted(run.log.provenance.variant),
+    "chat": lambda run: run.model.chat,
+    "dtype": lambda run: run.model.dtype,
+    "quantization": lambda run: run.model.quantization,
+    "template": lambda run: run.log.provenance.chat_template_sha256,
+    "engine": lambda run: run.log.provenance.engine,
+    "device": lambda run: run.log.provenance.device,
+}
+
+
+def _same_data(first: TaskDataLog | None, second: TaskDataLog | None) -> bool:
     """Same file contents where both runs have hashes, else same revision, else as many rows."""
-    if not isinstance(first, Mapping) or not isinstance(second, Mapping):
+    if first is None or second is None:
         return False
-    one, two = first.get("sha256"), second.get("sha256")
-    if isinstance(one, Mapping) and isinstance(two, Mapping) and one and two:
-        return sorted(map(str, one.values())) == sorted(map(str, two.values()))
-    if first.get("revision") and second.get("revision"):
-        return bool(first["revision"] == second["revision"])
-    return bool(first.get("rows") == second.get("rows"))
+    if first.sha256 and second.sha256:
+        return sorted(first.sha256.values()) == sorted(second.sha256.values())
+    if first.revision and second.revision:
+        return first.revision == second.revision
+    return first.rows == second.rows
 
 
 def _versions(first: Run, second: Run) -> str:
-    sides = [run.record["provenance"].get("versions") for run in (first, second)]
-    one, two = (side if isinstance(side, Mapping) else {} for side in sides)
+    one, two = first.log.provenance.versions, second.log.provenance.versions
     names = [name for name in dict.fromkeys([*one, *two]) if one.get(name) != two.get(name)]
     return ", ".join(f"{name} {one.get(name)} against {two.get(name)}" for name in names)
 

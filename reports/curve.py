@@ -6,29 +6,26 @@ what is left of the name tells trainings apart. A model without a number is a le
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from evals.core.errors import EXIT_OK, UserError
-from reports import published
+from evals.core.card import best
+from evals.core.errors import UserError
 from reports.boards import latest
-from reports.card import TITLES, plus_minus, shown_decimals, write
+from reports.card import DASH, plus_minus, table_title
 from reports.comparability import SETTINGS, mismatches
-from reports.published import PublishedTable
-from reports.render.pictures import COLOURS, FORMATS
-from reports.render.tables import Cell, Footnotes, Table, markdown, one_line
-from reports.runs import Run, find_runs, load_run
+from reports.render.pictures import COLOURS, OPTIONS, check_format, save
+from reports.render.tables import Cell, Footnotes, Table, one_line
+from reports.runs import RowResult, Run, cards_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 STEP = re.compile(r"(?:step|checkpoint|ckpt|iter(?:ation)?|epoch)s?[-_.=]?(\d+)", re.IGNORECASE)
 NUMBER = re.compile(r"(\d+)(?!.*\d)")
-DASH = "–"
 
 
 @dataclass(frozen=True)
@@ -45,57 +42,14 @@ class Curve:
         """Whether this is a model without a step, for comparison."""
         return self.points[0][0] is None
 
-
-@dataclass(frozen=True)
-class Options:
-    """What ``curve`` was asked for; None: left out."""
-
-    runs: tuple[Path, ...]
-    plot: Path | None = None
-    output: Path | None = None
+    def row(self, label: str) -> RowResult | None:
+        """The row of that label in the first checkpoint that has it with a value, or None."""
+        return next((row for _, run in self.points if (row := _valued(run, label)) is not None), None)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``curve``."""
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        type=Path,
-        metavar="RUN",
-        help="run folders, or folders that hold the runs of checkpoints",
-    )
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="a picture of the curves: .svg or .png")
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="write the tables there instead of printing"
-    )
-
-
-def options_from(args: argparse.Namespace) -> Options:
-    """The command's options."""
-    return Options(tuple(args.runs), args.plot, args.output)
-
-
-def main(args: argparse.Namespace) -> int:
-    """Prints the tables of all trainings; draws them with --plot. Raises UserError."""
-    return show(options_from(args))
-
-
-def show(options: Options) -> int:
-    """Prints or writes the tables, and draws. Raises UserError."""
-    folders = [
-        found
-        for path in options.runs
-        for found in ([path] if (path / "run.json").exists() else find_runs(path))
-    ]
-    curves = find_curves([load_run(folder) for folder in dict.fromkeys(folders)])
-    text = "\n".join(markdown(table) for table in tables(curves))
-    if options.output:
-        write(options.output, text)
-    else:
-        print(text, end="")
-    if options.plot:
-        draw(curves, options.plot)
-    return EXIT_OK
+def _valued(run: Run, label: str) -> RowResult | None:
+    row = run.row(label)
+    return None if row is None or row.value is None else row
 
 
 def step_of(name: str) -> tuple[str, int | None]:
@@ -125,7 +79,7 @@ def find_curves(runs: Iterable[Run]) -> list[Curve]:
             "no two checkpoints of one training among these runs: their models' names need a step each, "
             "such as 'step-1000' or 'checkpoint-500'"
         )
-    suites = list(TITLES)
+    suites = list(cards_of(run for curve in curves for _, run in curve.points))
     curves.sort(key=lambda curve: (suites.index(curve.suite), curve.smoke, curve.is_level, curve.name))
     return curves
 
@@ -136,9 +90,8 @@ def tables(curves: Sequence[Curve]) -> list[Table]:
 
 
 def _table(curve: Curve) -> Table:
-    card, notes = published.load(curve.suite), Footnotes()
-    labels = _labels([curve], card)
-    best = {label: _best(curve, label, shown_decimals(card, label, None)) for label in labels}
+    labels, notes = _labels([curve]), Footnotes()
+    bold = {label: _best(curve, label) for label in labels}
     first = curve.points[0][1]
     lines = []
     for step, run in curve.points:
@@ -146,12 +99,10 @@ def _table(curve: Curve) -> Table:
         marks = (notes.mark(f"not measured as the first checkpoint: {'; '.join(unlike)}"),) if unlike else ()
         cells = [Cell(f"{step:,}", marks=marks)]
         for label in labels:
-            row, digits = run.row(label), shown_decimals(card, label, None)
-            if row is None or row.value is None:
-                cells.append(Cell(DASH))
-            else:
-                text = f"{row.value:.{digits}f}"
-                cells.append(Cell(text + plus_minus(row, digits), bold=text == best[label]))
+            row = _valued(run, label)
+            text = DASH if row is None else _shown(row)
+            spread = "" if row is None else plus_minus(row, row.metric.digits)
+            cells.append(Cell(text + spread, bold=text in bold[label]))
         lines.append(tuple(cells))
     return Table(
         _title(curve), tuple(Cell(text) for text in ("Step", *labels)), tuple(lines), tuple(notes.texts)
@@ -159,28 +110,32 @@ def _table(curve: Curve) -> Table:
 
 
 def _title(curve: Curve) -> str:
-    smoke = " (smoke items, not the benchmarks)" if curve.smoke else ""
-    return f"{TITLES[curve.suite]}: {one_line(curve.name) or 'checkpoints'}{smoke}"
+    title = f"{curve.points[0][1].card.title}: {one_line(curve.name) or 'checkpoints'}"
+    return table_title(title, curve.smoke)
 
 
-def _labels(curves: Sequence[Curve], card: PublishedTable) -> list[str]:
+def _labels(curves: Sequence[Curve]) -> list[str]:
     """The measured rows' labels, in the card's order."""
-    measured = {
-        row.label for curve in curves for _, run in curve.points for row in run.rows if row.value is not None
-    }
-    known = [row.label for row in card.rows if row.label in measured]
+    runs = [run for curve in curves for _, run in curve.points]
+    measured = {row.label for run in runs for row in run.rows if row.value is not None}
+    known = [row.label for row in runs[0].card.rows if row.label in measured]
     return [*known, *sorted(measured.difference(known))]
 
 
-def _best(curve: Curve, label: str, digits: int) -> str | None:
-    values = [row.value for _, run in curve.points if (row := run.row(label)) and row.value is not None]
-    return f"{max(values):.{digits}f}" if values else None
+def _shown(row: RowResult) -> str:
+    return f"{row.value:.{row.metric.digits}f}"
+
+
+def _best(curve: Curve, label: str) -> set[str]:
+    """The texts of the best value of a row."""
+    rows = [row for _, run in curve.points if (row := _valued(run, label)) is not None]
+    texts = {str(k): _shown(row) for k, row in enumerate(rows)}
+    return {texts[k] for k in best(texts, rows[0].metric.higher_is_better)} if rows else set()
 
 
 def draw(curves: Sequence[Curve], path: Path) -> None:
     """A panel for each row of each suite: value over step with its 95 % band. Raises UserError."""
-    if path.suffix.lower() not in FORMATS:
-        raise UserError(f"--plot writes .svg or .png, not '{path.name}'")
+    check_format(path)
     import matplotlib
 
     matplotlib.use("Agg")
@@ -189,14 +144,8 @@ def draw(curves: Sequence[Curve], path: Path) -> None:
     groups: dict[tuple[str, bool], list[Curve]] = {}
     for curve in curves:
         groups.setdefault((curve.suite, curve.smoke), []).append(curve)
-    panels = [
-        (members, label)
-        for (suite, _), members in groups.items()
-        for label in _labels(members, published.load(suite))
-    ]
-    # the same numbers give the same file; text stays text
-    options: dict[Any, Any] = {"svg.hashsalt": "smol-evals", "svg.fonttype": "none", "text.parse_math": False}
-    with matplotlib.rc_context(options):
+    panels = [(members, label) for members in groups.values() for label in _labels(members)]
+    with matplotlib.rc_context(OPTIONS):
         across = min(3, len(panels))
         down = -(-len(panels) // across)
         figure, axes = pyplot.subplots(
@@ -206,12 +155,7 @@ def draw(curves: Sequence[Curve], path: Path) -> None:
             _panel(axis, members, label)
         for axis in axes.flat[len(panels) :]:
             axis.set_visible(False)
-        try:
-            figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
-        except OSError as error:
-            raise UserError(f"cannot write '{path}': {error.strerror}") from error
-        finally:
-            pyplot.close(figure)
+        save(figure, path)
 
 
 def _panel(axis: Axes, curves: Sequence[Curve], label: str) -> None:
@@ -221,7 +165,7 @@ def _panel(axis: Axes, curves: Sequence[Curve], label: str) -> None:
         points = [
             (step or 0, row.value, *(row.interval or (row.value, row.value)))
             for step, run in curve.points
-            if (row := run.row(label)) is not None and row.value is not None
+            if (row := _valued(run, label)) is not None
         ]
         if not points:
             continue
@@ -233,8 +177,8 @@ def _panel(axis: Axes, curves: Sequence[Curve], label: str) -> None:
         axis.fill_between(steps, lows, highs, color=colour, alpha=0.15, linewidth=0)
     smoke = " (smoke)" if curves[0].smoke else ""
     axis.set_title(f"{label}{smoke}, {curves[0].suite}", loc="left", fontsize="small", fontweight="bold")
-    percent = published.load(curves[0].suite).unit(label) == "percent"
-    axis.set_ylabel("percent" if percent else "mean rating, 1 to 10", fontsize="small")
+    measured = next(row for curve in curves if (row := curve.row(label)) is not None)
+    axis.set_ylabel(measured.metric.unit_words, fontsize="small")
     axis.set_xlabel("step", fontsize="small")
     axis.tick_params(labelsize="small")
     axis.grid(color="#dddddd", linewidth=0.6)

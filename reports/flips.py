@@ -1,22 +1,29 @@
-"""The docs whose score changed between two runs: prompt, both answers, both scores."""
+"""The docs whose own scores changed between two runs: prompt, both answers, both scores."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from evals.core.metric import METRICS, Metric
+from evals.core.statistics import Array
 from reports.render.tables import markdown_text
-from reports.runs import RowResult, Run, aligned, paired_scores
+from reports.runs import RowResult, Run, aligned, shared_columns
 
 MAX_CHARS = 4000
 
 
 @dataclass(frozen=True)
 class Flip:
-    """One doc of a task: what was asked, the right answer, both answers, both scores (null text: a baseline)."""
+    """One doc of a task: what was asked, the right answer, both answers, both scores (null text: a baseline).
+
+    A score is what the doc's line holds: a number, a list of its items' numbers, or both by column where the metric is
+    of parts.
+    """
 
     row: str
     task: str
@@ -25,8 +32,20 @@ class Flip:
     gold: str | None
     first: str | None
     second: str | None
-    first_score: float
-    second_score: float
+    first_score: Any
+    second_score: Any
+
+
+def changed_docs(metric: Metric, first: Mapping[str, Sequence], second: Mapping[str, Sequence]) -> Array:
+    """Which docs have other scores of their own in the second run, [n_docs]; the columns hold the same docs."""
+    columns = [name for name in metric.columns if name in first and name in second]
+    return np.array(
+        [
+            any(first[name][k] != second[name][k] for name in columns)
+            for k in range(len(first[columns[0]]) if columns else 0)
+        ],
+        dtype=bool,
+    )
 
 
 def find_flips(first: Run, second: Run, most: int) -> list[Flip]:
@@ -34,40 +53,64 @@ def find_flips(first: Run, second: Run, most: int) -> list[Flip]:
     flips = []
     for row in first.rows:
         for task in row.tasks:
-            scores = paired_scores(first, second, row.metric, task)
-            if scores is not None:
-                flips += _of_task(first, second, row, task, scores[1] - scores[0], most)
+            shared = shared_columns(first, second, task)
+            if shared is not None:
+                flips += _of_task(first, second, row, task, shared, most)
     return flips
 
 
-def _of_task(first: Run, second: Run, row: RowResult, task: str, change: np.ndarray, most: int) -> list[Flip]:
-    mine, other, _ = aligned(first, second, task)
-    order = [k for k in np.argsort(np.sign(change), kind="stable").tolist() if abs(change[k]) > 1e-12][:most]
+def _of_task(
+    first: Run, second: Run, row: RowResult, task: str, shared: Sequence[Mapping[str, list]], most: int
+) -> list[Flip]:
+    lines = [_lines(row.metric, columns) for columns in shared]
+    if not all(lines):
+        return []
+    changed = np.flatnonzero(changed_docs(row.metric, *shared)).tolist()
+    order = sorted(changed, key=lambda k: -np.sign(_loss(row.metric, lines[0][k], lines[1][k])))[:most]
     if not order:
         return []
+    mine, other, _ = aligned(first, second, task)
     texts = [
         _texts(run, task, [positions[k] for k in order])
         for run, positions in ((first, mine), (second, other))
     ]
-    scores = [run.scores(task, row.metric) for run in (first, second)]
     return [
         Flip(
             row.label,
             task,
-            first.columns(task)["doc_id"][mine[k]],
+            shared[0]["doc_id"][k],
             a["prompt"] or b["prompt"],
             a["gold"] or b["gold"],
             a["answer"],
             b["answer"],
-            float(scores[0][mine[k]]),
-            float(scores[1][other[k]]),
+            *(side[k] if row.metric.parts else side[k][row.metric.column] for side in lines),
         )
         for k, a, b in zip(order, *texts, strict=True)
     ]
 
 
+def _lines(metric: Metric, columns: Mapping[str, list]) -> list[dict[str, Any]]:
+    """The metric's columns a doc; none where the run does not have them all."""
+    names = metric.columns
+    if not all(name in columns for name in names):
+        return []
+    return [
+        dict(zip(names, values, strict=True)) for values in zip(*(columns[n] for n in names), strict=True)
+    ]
+
+
+def _loss(metric: Metric, before: Mapping[str, Any], after: Mapping[str, Any]) -> float:
+    """By how much a doc turned worse, over all parts of the metric."""
+    total = 0.0
+    for part in [METRICS[name] for name in metric.parts] or [metric]:
+        values = part.doc_value(before), part.doc_value(after)
+        if values[0] is not None and values[1] is not None:
+            total += part.loss(values[0], values[1])
+    return total
+
+
 def _texts(run: Run, task: str, positions: list[int]) -> list[dict[str, str | None]]:
-    wanted = ("prompt", "gold", "choices", "logprobs", "prediction", "output", "output_turn_2")
+    wanted = ("doc_id", "prompt", "gold", "choices", "logprobs", "prediction", "output", "output_turn_2")
     return [_words(line) for line in run.table(task, wanted).take(positions).to_pylist()]
 
 
@@ -88,12 +131,15 @@ def _words(line: dict[str, Any]) -> dict[str, str | None]:
     return {"prompt": line.get("prompt"), "gold": None if gold is None else str(gold), "answer": answer}
 
 
+# --- as text --------------------------------------------------------------------------------------
+
+
 def flips_markdown(first: Run, second: Run, most: int) -> str:
     """The changed docs as markdown; texts stand in fences that they cannot close."""
     blocks = ["## Docs whose score changed", ""]
     for flip in find_flips(first, second, most):
         title = f"### {markdown_text(flip.row)}, {flip.task}, doc {flip.doc_id}"
-        blocks.append(f"{title}: {flip.first_score:g} → {flip.second_score:g}")
+        blocks.append(f"{title}: {_change(flip.first_score, flip.second_score)}")
         parts = {"Prompt": flip.prompt, "Right answer": flip.gold, "A": flip.first, "B": flip.second}
         for name, text in parts.items():
             if text is not None:
@@ -102,6 +148,22 @@ def flips_markdown(first: Run, second: Run, most: int) -> str:
     if len(blocks) == 2:
         blocks.append("None.")
     return "\n".join(blocks).rstrip() + "\n"
+
+
+def _change(before: Any, after: Any) -> str:
+    """A doc's change in words: "1 → 0", "2/3 → 1/3" of items right, "7, 9 → 5, 9"; of parts, each with its name."""
+    if isinstance(before, dict):
+        return ", ".join(f"{name} {_change(before[name], after[name])}" for name in before)
+    texts = _said(before), _said(after)
+    if texts[0] == texts[1] and before != after:  # as many of the items are right, but others
+        texts = str(before), str(after)
+    return " → ".join(texts)
+
+
+def _said(score: Any) -> str:
+    if isinstance(score, list) and score and set(score) <= {0, 1}:
+        return f"{sum(score):g}/{len(score)}"
+    return (", ".join(map(_said, score)) or "none") if isinstance(score, list) else f"{score:g}"
 
 
 def fenced(text: str) -> str:

@@ -11,25 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from evals.core.errors import UserError
-from reports.card import write
+from reports.files import write
 from reports.render.tables import one_line
 from reports.runs import RowResult, Run
 
-# task: (dataset on the hub, config, split); BBH's subsets are all configs of one dataset
-DATASETS = {
-    "hellaswag": ("Rowan/hellaswag", "default", "validation"),
-    "arc_easy": ("allenai/ai2_arc", "ARC-Easy", "test"),
-    "arc_challenge": ("allenai/ai2_arc", "ARC-Challenge", "test"),
-    "piqa": ("ybisk/piqa", "plain_text", "validation"),
-    "mmlu": ("cais/mmlu", "all", "test"),
-    "commonsense_qa": ("tau/commonsense_qa", "default", "validation"),
-    "trivia_qa": ("mandarjoshi/trivia_qa", "rc.nocontext", "validation"),
-    "winogrande": ("allenai/winogrande", "winogrande_xl", "validation"),
-    "openbook_qa": ("allenai/openbookqa", "main", "validation"),
-    "gsm8k": ("openai/gsm8k", "main", "test"),
-    "ifeval": ("google/IFEval", "default", "train"),
-}
-BBH = "lighteval/big_bench_hard"
 PARTIAL = ("limit", "smoke", "subset")
 
 
@@ -37,7 +22,7 @@ def write_model_index(runs: Sequence[Run], path: Path) -> None:
     """Writes the model-index to `path` and the eval results to `.eval_results/smol-evals.yaml` beside it."""
     import yaml
 
-    chosen = [(run, row) for run in runs for row in run.rows if _publishable(row)]
+    chosen = [(run, row) for run in runs for row in run.rows if _publishable(run, row)]
     names = {one_line(run.name) for run in runs}
     if len(names) != 1:
         raise UserError(
@@ -63,26 +48,26 @@ def model_index(name: str, rows: Sequence[tuple[Run, RowResult]]) -> list[dict[s
     return eval_results_to_model_index(name, [_eval_result(run, row) for run, row in rows])
 
 
-def _publishable(row: RowResult) -> bool:
-    return (
-        row.value is not None and _source(row) is not None and not any(n.code in PARTIAL for n in row.doubts)
-    )
+def _publishable(run: Run, row: RowResult) -> bool:
+    whole = row.value is not None and not any(row.has(code) for code in PARTIAL)
+    return whole and not row.metric.judged and _source(run, row) is not None
 
 
-def _source(row: RowResult) -> tuple[str, str | None, str] | None:
-    """(dataset, config, split) of a row; no config when it averages over several; None when it is not on the hub."""
-    found = [(BBH, None, "train") if task.startswith("bbh_") else DATASETS.get(task) for task in row.tasks]
-    known = [one for one in found if one is not None]
-    if not known or len(known) < len(found):
+def _source(run: Run, row: RowResult) -> tuple[str, str | None, str] | None:
+    """(dataset, config, split) of a row; no config for an average of several; None when not one on the hub."""
+    found = [run.log.data.tasks.get(task) for task in row.tasks]
+    known = [(one.repo, one.split) for one in found if one is not None and one.repo and one.split]
+    if len(known) < len(found) or len(set(known)) != 1:
         return None
-    dataset, config, split = known[0]
-    return dataset, config if len(known) == 1 else None, split
+    repo, split = known[0]
+    subset = found[0].subset if len(found) == 1 and found[0] is not None else None
+    return str(repo), subset, str(split)
 
 
 def _eval_result(run: Run, row: RowResult) -> Any:
     from huggingface_hub import EvalResult
 
-    source = _source(row)
+    source = _source(run, row)
     assert source is not None
     return EvalResult(
         task_type="text-generation",
@@ -93,8 +78,8 @@ def _eval_result(run: Run, row: RowResult) -> Any:
         dataset_split=source[2],
         dataset_revision=_revision(run, row),
         dataset_args={"num_few_shot": _shots(run, row)},
-        metric_type=row.metric,
-        metric_args={"chat_template": run.model["chat"]},
+        metric_type=row.metric.name,
+        metric_args={"chat_template": run.model.chat},
         metric_name=_metric_name(row),
         metric_value=_value(row),
     )
@@ -102,18 +87,18 @@ def _eval_result(run: Run, row: RowResult) -> Any:
 
 def _entry(run: Run, row: RowResult) -> dict[str, Any]:
     """One entry of an eval results file; `task_id` is the dataset's config, "default" for an average of several."""
-    source = _source(row)
+    source = _source(run, row)
     assert source is not None
     dataset = {"id": source[0], "task_id": source[1] or "default"}
     revision = _revision(run, row)
     if revision is not None:
         dataset["revision"] = revision
-    notes = [row.label, f"{_shots(run, row)}-shot", "chat template" if run.model["chat"] else "plain prompts"]
+    notes = [row.label, f"{_shots(run, row)}-shot", "chat template" if run.model.chat else "plain prompts"]
     notes += [_metric_name(row), *(one_line(note.text) for note in row.notes)]
     return {
         "dataset": dataset,
         "value": _value(row),
-        "date": str(run.record["provenance"].get("finished", ""))[:10],
+        "date": run.log.provenance.finished[:10],
         "notes": "; ".join(notes),
     }
 
@@ -126,17 +111,15 @@ def _value(row: RowResult) -> float:
 def _metric_name(row: RowResult) -> str:
     interval = row.interval
     error = "" if interval is None else f", 95 % interval {interval[0]:.2f} to {interval[1]:.2f}"
-    return f"{row.metric} (n = {row.n}{error})"
+    return f"{row.metric.name} (n = {row.n}{error})"
 
 
 def _shots(run: Run, row: RowResult) -> int:
-    settings = run.record["tasks"][row.tasks[0]].get("settings")
-    shots = settings.get("shots") if isinstance(settings, dict) else None
+    shots = run.log.tasks[row.tasks[0]].settings.get("shots")
     return shots if isinstance(shots, int) else 0
 
 
 def _revision(run: Run, row: RowResult) -> str | None:
-    entries = [run.record["data"]["tasks"].get(task) for task in row.tasks]
-    revisions = {entry.get("revision") for entry in entries if isinstance(entry, dict)}
-    only = revisions.pop() if len(revisions) == 1 else None
-    return only if isinstance(only, str) else None
+    entries = [run.log.data.tasks.get(task) for task in row.tasks]
+    revisions = {entry.revision for entry in entries if entry is not None}
+    return revisions.pop() if len(revisions) == 1 else None

@@ -1,51 +1,50 @@
-"""Reads result folders (results/README.md) and believes nothing: what is shown is recomputed from the docs'
-scores.
+"""Reads result folders (results/README.md) and believes nothing: what is shown is recomputed from the docs' scores.
 
-`load_run` refuses, with one line, a folder that is truncated, edited, of another schema, or that points
-outside itself.
+`load_run` refuses, with one line, a folder that is truncated, edited, of another schema, or that points outside itself.
+
+What that protects. Every row is averaged again from its samples. Every doc's score that has a formula
+(evals/core/metric.py) is computed again from the columns that it follows from: log-probabilities and choices, or the
+answer, against the gold. A run without these columns is refused, unless it is a blessed baseline, which keeps scores
+alone and can be no gate's candidate. So a value cannot be edited in run.json, nor a score in the samples beside
+unchanged answers, nor can the evidence be dropped; and a row of a card is of the card's metric and tasks.
+
+What it does not. Scores without a formula (an instruction checker's, which needs the task) and a judge's ratings are
+only averaged again. A baseline's scores are believed: keep baselines under version control. Answers, log-probabilities
+or golds that were made up together with their scores look like a run: only measuring again tells. Two runs are compared
+on docs of the same prompt hashes; the hashes themselves are not computed again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.core import statistics
+from evals.core.card import Card, all_cards
 from evals.core.errors import UserError
-from evals.core.statistics import Array, Estimate
-from reports.record import all_strings, inside, is_count, is_number, read_record, refuse
+from evals.core.metric import METRICS, Metric
+from evals.core.runlog import DOUBTS, FILE, ModelLog, Note, RowLog, RunLog, inside, read_log, refuse
+from evals.core.statistics import Estimate
 
 if TYPE_CHECKING:
     import pyarrow
 
-DOUBTS = ("limit", "smoke", "quantized", "subset", "variant")
-"""Codes of notes for which a row is not the card's measurement as it stands."""
 MAX_TABLE_BYTES = 8 << 30
-TEXT_COLUMNS = ("prompt", "choices", "gold", "output", "output_turn_2", "turns", "reference")
-
-
-@dataclass(frozen=True)
-class Note:
-    """Why a row is partial or how it must be read; codes are listed in results/README.md."""
-
-    code: str
-    text: str
+Columns = dict[str, list[Any]]
 
 
 @dataclass(frozen=True)
 class RowResult:
-    """One row of a card as measured: `value` and `stderr` in the card's unit, recomputed from the docs; None:
-    no value.
-    """
+    """One row as measured: `value` and `stderr` in the shown unit, recomputed from the docs; None: no value."""
 
     label: str
     value: float | None
     stderr: float | None
     n: int
-    metric: str
+    metric: Metric
     tasks: tuple[str, ...]
     notes: tuple[Note, ...]
 
@@ -56,7 +55,7 @@ class RowResult:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """95 % interval in the card's unit."""
+        """95 % interval in the shown unit."""
         estimate = self.estimate
         return None if estimate is None else statistics.row_interval(self.metric, len(self.tasks), estimate)
 
@@ -65,40 +64,53 @@ class RowResult:
         """The notes for which the row is not comparable with the card as it stands."""
         return tuple(note for note in self.notes if note.code in DOUBTS)
 
+    def has(self, code: str) -> bool:
+        """Whether one of its notes has that code."""
+        return any(note.code == code for note in self.notes)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Run:
-    """A result folder that was checked. `record` is the whole of run.json; samples are read when asked for."""
+    """A result folder that was checked: its log, and its rows recomputed. Samples are read when asked for."""
 
-    folder: Path
-    record: Mapping[str, Any]
+    log: RunLog
     rows: tuple[RowResult, ...]
-    _cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    _cache: dict[str, Columns] = field(default_factory=dict, repr=False)
 
     @property
-    def model(self) -> Mapping[str, Any]:
-        """run.json's `model`."""
-        return self.record["model"]
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self.log.folder
+
+    @property
+    def model(self) -> ModelLog:
+        """Which model was measured."""
+        return self.log.model
 
     @property
     def name(self) -> str:
-        """The model's name, as run.json has it (text from outside: escape it)."""
-        return self.record["model"]["name"]
+        """The model's name (text from outside: escape it)."""
+        return self.log.model.name
 
     @property
     def suite(self) -> str:
-        """ "base" or "instruct"."""
-        return self.record["suite"]
+        """The card's name."""
+        return self.log.suite
+
+    @property
+    def card(self) -> Card:
+        """The card that was measured."""
+        return self.log.measured_card
 
     @property
     def smoke(self) -> bool:
         """Whether the docs are the built-in items, not the benchmarks."""
-        return self.record["data"]["source"] == "smoke"
+        return self.log.data.source == "smoke"
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """Names of the tasks with samples."""
-        return tuple(self.record["tasks"])
+        return tuple(self.log.tasks)
 
     def row(self, label: str) -> RowResult | None:
         """The row of that label, or None."""
@@ -106,17 +118,24 @@ class Run:
 
     def table(self, task: str, columns: Sequence[str] | None = None) -> pyarrow.Table:
         """The samples of a task as an arrow table (those of `columns` that the file has)."""
-        return _read_table(self.folder, task, self.record["tasks"][task]["n"], columns)
+        return _read_table(self.folder, task, self.log.tasks[task].n, columns)
 
-    def columns(self, task: str) -> dict[str, list[Any]]:
-        """The score columns of a task, with `doc_id`, `prompt_hash` and `group`; ratings as `judge_score`."""
+    def columns(self, task: str) -> Columns:
+        """The score columns of a task, with `doc_id`, `prompt_hash` and `group`."""
         if task not in self._cache:
             self._cache[task] = _score_columns(self, task)
         return self._cache[task]
 
-    def scores(self, task: str, metric: str) -> Array:
-        """One (linearised) score a doc, in the order of `columns(task)["doc_id"]`."""
-        return statistics.doc_scores(self.columns(task))[metric]
+    def samples(self, tasks: Sequence[str]) -> list[Columns]:
+        """The score columns of these tasks."""
+        return [self.columns(task) for task in tasks]
+
+
+def cards_of(runs: Iterable[Run]) -> dict[str, Card]:
+    """The cards of these runs by name: those that ship in their order, then the others by name."""
+    found = {run.suite: run.card for run in runs}
+    shipped = [card.name for card in all_cards() if card.name in found]
+    return {name: found[name] for name in [*shipped, *sorted(found.keys() - set(shipped))]}
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -124,7 +143,7 @@ def find_runs(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"no folder '{folder}': give a folder that holds runs")
     found = []
-    for path in folder.rglob("run.json"):
+    for path in folder.rglob(FILE):
         parts = path.relative_to(folder).parts
         if not any(part.startswith(".") for part in parts) and "baselines" not in parts:
             found.append(path.parent)
@@ -135,17 +154,16 @@ def load_run(folder: Path) -> Run:
     """Reads and checks a run folder; every value is recomputed from its samples. Raises UserError, one line."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"no run folder '{folder}': give a folder that holds run.json")
-    record = read_record(folder)
-    run = Run(folder, record, ())
+        raise UserError(f"no run folder '{folder}': give a folder that holds {FILE}")
+    run = Run(read_log(folder), ())
     try:
         for task in run.tasks:
             _check_task(run, task)
-        rows = tuple(_row(run, row) for row in record["rows"])
-    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        rows = tuple(_row(run, row) for row in run.log.rows)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # a column of a type that no score has: everything foreseen was refused with its own words
         refuse(folder, f"its samples cannot be scored ({type(error).__name__}: {str(error)[:120]})")
-    return Run(folder, record, rows, run._cache)
+    return Run(run.log, rows, run._cache)
 
 
 # --- samples --------------------------------------------------------------------------------------
@@ -173,9 +191,9 @@ def _read_table(folder: Path, task: str, n: int, columns: Iterable[str] | None) 
         refuse(folder, f"{name} cannot be read ({' '.join(str(error).split())[:120]})")
 
 
-def _score_columns(run: Run, task: str) -> dict[str, list[Any]]:
-    wanted = ("doc_id", "prompt_hash", "group", *statistics.PER_DOC, *statistics.PER_ITEM)
-    table = run.table(task, wanted)
+def _score_columns(run: Run, task: str) -> Columns:
+    known = [metric.column for metric in METRICS.values() if metric.column]
+    table = run.table(task, list(dict.fromkeys(["doc_id", "prompt_hash", "group", *known])))
     for name in ("doc_id", "prompt_hash"):
         if name not in table.column_names:
             refuse(run.folder, f"samples/{task}.parquet has no column '{name}'")
@@ -184,51 +202,67 @@ def _score_columns(run: Run, task: str) -> dict[str, list[Any]]:
 
 def _check_task(run: Run, task: str) -> None:
     where, columns = f"samples/{task}.parquet", run.columns(task)
-    ids = columns["doc_id"]
-    if not all(is_count(i) for i in ids):
+    ids, hashes = columns["doc_id"], columns["prompt_hash"]
+    if not all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < 2**63 for i in ids):
         refuse(run.folder, f"{where} has a doc_id that is no row number")
     if len(set(ids)) < len(ids):
         refuse(run.folder, f"{where} has a doc_id twice")
-    if not all_strings(columns["prompt_hash"]):
+    if not all(isinstance(one, str) for one in hashes):
         refuse(run.folder, f"{where} has a line without prompt_hash")
-    for name in statistics.PER_DOC:
-        if not all(score in (0, 1) for score in columns.get(name, ())):
-            refuse(run.folder, f"{where}: a score in column '{name}' is not 0 or 1")
-    for name in ("inst_level_strict_acc", "inst_level_loose_acc"):
-        if not all(isinstance(items, list) and set(items) <= {0, 1} for items in columns.get(name, ())):
-            refuse(run.folder, f"{where}: column '{name}' needs lists of 0 and 1")
-    for ratings in columns.get("judge_score", ()):
-        if not isinstance(ratings, list) or not all(is_number(r) and 1 <= r <= 10 for r in ratings):
-            refuse(run.folder, f"{where}: column 'judge_score' needs lists of ratings from 1 to 10")
-    _check_predictions(run, task)
+    for metric in METRICS.values():
+        if not all(map(metric.valid, columns.get(metric.column, ()))):
+            words = "{} or {}" if metric.binary else "from {} to {}"
+            values = words.format(f"{metric.low:g}", f"{metric.high:g}")
+            each = " in every item" if metric.shape == "items" else ""
+            refuse(run.folder, f"{where}: a score in column '{metric.column}' is not {values}{each}")
+    _check_scores(run, task)
     measured = statistics.summarize_task(columns) if ids else {}
-    for name, metric in run.record["tasks"][task]["metrics"].items():
-        if name not in measured or not _same(measured[name]["value"], metric["value"]):
-            refuse(run.folder, f"{where} does not give run.json's {name!r:.60} of {metric['value']}")
+    for name, logged in run.log.tasks[task].metrics.items():
+        if name not in measured or not _same(measured[name]["value"], logged.value):
+            refuse(run.folder, f"{where} does not give run.json's {name!r:.60} of {logged.value}")
 
 
-def _check_predictions(run: Run, task: str) -> None:
-    """Likelihood scores must follow from the log-probabilities (a blessed baseline has none, and is left
-    alone).
-    """
-    table = run.table(task, ("choices", "logprobs", "gold", "acc", "acc_norm_nospace"))
-    if not {"choices", "logprobs", "gold"} <= set(table.column_names):
+def _check_scores(run: Run, task: str) -> None:
+    """Every doc is scored again where its score has a formula."""
+    columns, where = run.columns(task), f"samples/{task}.parquet"
+    scored = [m for m in METRICS.values() if m.formula is not None and m.column in columns]
+    inputs = list(dict.fromkeys(name for metric in scored for name in metric.inputs))
+    table = run.table(task, inputs)
+    missing = [name for name in inputs if name not in table.column_names]
+    if missing and not (run.log.blessed_from and len(missing) == len(inputs)):
+        refuse(run.folder, f"{where} has no column '{missing[0]}', from which its scores follow")
+    if missing:
         return
-    for line in table.to_pylist():
-        choices, sums = line["choices"], line["logprobs"]
-        good = all_strings(choices) and isinstance(sums, list) and len(sums) == len(choices) > 0
-        if not good or not all(is_number(value) for value in sums):
-            refuse(
-                run.folder, f"samples/{task}.parquet has a doc without one finite log-probability a choice"
-            )
-        lengths = [max(1, len(choice) - choice.startswith(" ")) for choice in choices]
-        normalised = [value / length for value, length in zip(sums, lengths, strict=True)]
-        for name, values in (("acc", sums), ("acc_norm_nospace", normalised)):
-            right = int(values.index(max(values)) == line["gold"])
-            if line.get(name, right) != right:
+    for position, line in enumerate(_lines(table)):
+        for metric in scored:
+            if not _same(_score(run, where, metric, line), columns[metric.column][position]):
                 refuse(
-                    run.folder, f"samples/{task}.parquet: a score '{name}' does not follow from its logprobs"
+                    run.folder,
+                    f"{where}: the score '{metric.column}' of doc {columns['doc_id'][position]} does not follow "
+                    f"from its {' and '.join(metric.inputs)}",
                 )
+
+
+def _lines(table: pyarrow.Table) -> Iterator[dict[str, Any]]:
+    for batch in table.to_batches(max_chunksize=2000):
+        yield from batch.to_pylist()
+
+
+def _score(run: Run, where: str, metric: Metric, line: Mapping[str, Any]) -> float:
+    assert metric.formula is not None
+    try:
+        if all(_finite(line[name]) for name in metric.inputs):
+            return metric.formula(line)
+        what = "a missing or infinite value"
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {str(error)[:80]}"
+    refuse(run.folder, f"{where}: a doc cannot be scored from its {', '.join(metric.inputs)} ({what})")
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_finite, value))
+    return value is not None and not (isinstance(value, float) and not math.isfinite(value))
 
 
 def _same(first: float | None, second: float | None) -> bool:
@@ -237,22 +271,23 @@ def _same(first: float | None, second: float | None) -> bool:
     )
 
 
-def _row(run: Run, row: Mapping[str, Any]) -> RowResult:
-    notes = tuple(Note(note["code"], note["text"]) for note in row.get("notes", []))
-    tasks = tuple(row["tasks"])
-    if row["value"] is None:
-        return RowResult(row["label"], None, None, row["n"], row["metric"], tasks, notes)
+def _row(run: Run, row: RowLog) -> RowResult:
+    tasks, notes, printed = tuple(row.tasks), tuple(row.notes), run.card.row(row.label)
+    if printed is not None and (row.metric != printed.metric or not set(tasks) <= set(printed.tasks)):
+        refuse(run.folder, f"row {row.label!r:.60} has another metric or other tasks than the card's")
+    if row.value is None:
+        return RowResult(row.label, None, None, row.n, row.of, tasks, notes)
     if not tasks or not set(tasks) <= set(run.tasks):
-        refuse(run.folder, f"row {row['label']!r:.60} has a value but not the samples of its tasks")
-    measured = statistics.summarize_row(row["metric"], {task: run.columns(task) for task in tasks})
-    if not _same(measured["value"], row["value"]):
-        refuse(
-            run.folder,
-            f"the samples give {measured['value']} for row {row['label']!r:.60}, not {row['value']}",
-        )
+        refuse(run.folder, f"row {row.label!r:.60} has a value but not the samples of its tasks")
+    measured = statistics.summarize_row(row.of, {task: run.columns(task) for task in tasks})
+    if not _same(measured["value"], row.value):
+        refuse(run.folder, f"the samples give {measured['value']} for row {row.label!r:.60}, not {row.value}")
     value, stderr, n = measured["value"], measured["stderr"], measured["n"]
     assert isinstance(n, int)
-    return RowResult(row["label"], value, stderr, n, row["metric"], tasks, notes)
+    return RowResult(row.label, value, stderr, n, row.of, tasks, notes)
+
+
+# --- two runs -------------------------------------------------------------------------------------
 
 
 def aligned(first: Run, second: Run, task: str, any_prompt: bool = False) -> tuple[list[int], list[int], int]:
@@ -277,22 +312,21 @@ def aligned(first: Run, second: Run, task: str, any_prompt: bool = False) -> tup
     return mine, other, differ
 
 
-def paired_scores(
-    first: Run, second: Run, metric: str, task: str, any_prompt: bool = False
-) -> tuple[Array, Array] | None:
-    """Both runs' scores of a task's docs that they share, in the same order; None when one has no such score."""
+def shared_columns(
+    first: Run, second: Run, task: str, any_prompt: bool = False
+) -> tuple[Columns, Columns] | None:
+    """Both runs' score columns of a task's docs that they share, in the same order and groups; None: they share none.
+
+    A ratio is linearised about its value on the shared docs: so these are picked before docs are scored.
+    """
     if task not in first.tasks or task not in second.tasks:
         return None
     mine, other, _ = aligned(first, second, task, any_prompt)
     if not mine:
         return None
-    # a ratio is linearised about the value on the shared docs, so the docs are picked first
-    scores = [
-        statistics.doc_scores(_picked(run.columns(task), positions)).get(metric)
-        for run, positions in ((first, mine), (second, other))
-    ]
-    return None if scores[0] is None or scores[1] is None else (scores[0], scores[1])
+    one, two = _picked(first.columns(task), mine), _picked(second.columns(task), other)
+    return one, two | {name: one[name] for name in ("group",) if name in one}
 
 
-def _picked(columns: Mapping[str, list[Any]], positions: Sequence[int]) -> dict[str, list[Any]]:
+def _picked(columns: Mapping[str, list[Any]], positions: Sequence[int]) -> Columns:
     return {name: [values[k] for k in positions] for name, values in columns.items()}

@@ -11,17 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import optimize, special
 
 from evals.core.statistics import (
     Array,
     Estimate,
-    average,
-    cluster_sums,
-    linearised_ratio,
     mean,
     quantile,
     two_sided_z,
     upper_tail,
+    weighted_sum,
 )
 
 BOOTSTRAP_SEED = 42
@@ -29,10 +28,11 @@ BOOTSTRAP_SEED = 42
 
 @dataclass(frozen=True)
 class Difference:
-    """Second less first, on the same docs. `p` is two-sided; `p_drop` is against "no drop" (one-sided).
+    """Second less first, on the same docs. `p` is two-sided; `p_worse` is against "not worse" (one-sided).
 
-    `mde` is the smallest true difference that a two-sided test at `alpha` finds with 80 % power. `test` names
-    the test behind both p. `changed`: docs whose score differs.
+    Worse is lower, or higher for a metric of which less is better. `test` names the test behind both p. `changed`: docs
+    whose own scores differ. `spread` is the value's variance if the true difference is zero; `share` is what one doc
+    adds to the variance for each unit of its own (sum of squared weights over docs): both for planning (`detectable`).
     """
 
     value: float
@@ -40,11 +40,12 @@ class Difference:
     low: float
     high: float
     p: float
-    p_drop: float
-    mde: float
+    p_worse: float
     n: int
     changed: int
     test: str
+    spread: float
+    share: float
 
 
 @dataclass(frozen=True)
@@ -68,40 +69,39 @@ class Reproduction:
 
 
 def mcnemar(worse: int, better: int) -> tuple[float, float]:
-    """Exact test of `worse` against `better` flips: (two-sided p, one-sided p of "worse is not more
-    frequent").
+    """Exact test of `worse` against `better` flips: (two-sided p, one-sided p of "worse is not more frequent").
 
     McNemar 1947, Psychometrika 12; exact form: under no difference each flip is a fair coin.
     """
     flips = worse + better
     if flips == 0:
         return 1.0, 1.0
-    logs = [
-        math.lgamma(flips + 1) - math.lgamma(k + 1) - math.lgamma(flips - k + 1) for k in range(flips + 1)
-    ]
-    masses = np.exp(np.array(logs) - flips * math.log(2))
-    small = min(worse, better)
-    return min(1.0, 2 * float(masses[: small + 1].sum())), min(1.0, float(masses[worse:].sum()))
+    two_sided = 2 * special.bdtr(min(worse, better), flips, 0.5)
+    one_sided = special.bdtrc(worse - 1, flips, 0.5) if worse else 1.0
+    return min(1.0, float(two_sided)), float(one_sided)
 
 
 def bootstrap_test(
-    differences: Sequence[Array], resamples: int = 10_000, seed: int = BOOTSTRAP_SEED
+    differences: Sequence[Array],
+    weights: Sequence[float] | None = None,
+    resamples: int = 10_000,
+    seed: int = BOOTSTRAP_SEED,
 ) -> tuple[float, float]:
-    """Paired bootstrap of the mean over tasks of the mean difference: (two-sided p, one-sided p of "no
-    drop").
+    """Paired bootstrap of the weighted sum of tasks' mean differences: (two-sided p, one-sided p of "no drop").
 
     Docs are drawn with replacement within each task; the test compares the observed difference with the
     spread of the resampled ones about it (Efron and Tibshirani 1993, An Introduction to the Bootstrap,
     chapter 16). Docs of equal difference are drawn together, as one multinomial count, so that the cost does
-    not grow with the docs.
+    not grow with the docs. `weights`: equal ones unless given.
     """
     generator = np.random.default_rng(seed)
-    observed = float(np.mean([values.mean() for values in differences]))
+    shares = weights or [1 / len(differences)] * len(differences)
+    observed = float(sum(w * values.mean() for w, values in zip(shares, differences, strict=True)))
     shifts = np.zeros(resamples)
-    for values in differences:
+    for share, values in zip(shares, differences, strict=True):
         kinds, counts = np.unique(np.round(values, 12), return_counts=True)
         draws = generator.multinomial(len(values), counts / len(values), size=resamples)
-        shifts += (draws @ kinds / len(values) - values.mean()) / len(differences)
+        shifts += (draws @ kinds / len(values) - values.mean()) * share
     slack = 1e-12
     two_sided = (1 + np.count_nonzero(np.abs(shifts) >= abs(observed) - slack)) / (resamples + 1)
     drop = (1 + np.count_nonzero(shifts <= observed + slack)) / (resamples + 1)
@@ -112,51 +112,80 @@ def paired_difference(
     first: Sequence[Array],
     second: Sequence[Array],
     *,
+    weights: Sequence[float] | None = None,
     scale: float = 1.0,
-    alpha: float = 0.05,
-    clusters: Sequence[Sequence] | None = None,
+    changed: int | None = None,
+    higher_is_better: bool = True,
 ) -> Difference:
-    """Second less first for a row: one array of doc scores a task, the docs of both in the same order.
+    """Second less first for a row: arrays of doc scores whose weighted means are the row, docs of both in one order.
 
-    Standard error from the docs' differences (Miller 2024), tasks weighted equally. `clusters`,
-    one sequence a task, names docs that depend on each other. p: exact McNemar for one task of right or wrong
-    docs, else the paired bootstrap.
+    Standard error from the docs' differences (Miller 2024). `weights`: equal ones unless given (those of
+    statistics.row_strata); `changed`: docs whose own scores differ, counted from the arrays unless given. p: exact
+    McNemar for one task of right or wrong docs, else the paired bootstrap.
     """
     differences = [np.asarray(b, float) - np.asarray(a, float) for a, b in zip(first, second, strict=True)]
-    units = differences
-    if clusters is not None:
-        units = [linearised_ratio(*cluster_sums(d, c)) for d, c in zip(differences, clusters, strict=True)]
-    estimate = average([mean(values) for values in units])
-    changed = int(sum(np.count_nonzero(np.abs(values) > 1e-12) for values in differences))
+    shares = weights or [1 / len(differences)] * len(differences)
+    estimate = weighted_sum([mean(values) for values in differences], shares)
+    if changed is None:
+        changed = int(sum(np.count_nonzero(np.abs(values) > 1e-12) for values in differences))
+    gains = differences if higher_is_better else [-values for values in differences]
     if estimate.stderr is None:
-        stderr, test, p, p_drop = math.inf, "none (one doc)", 1.0, 1.0
+        stderr, test, p, p_worse = math.inf, "none (one doc)", 1.0, 1.0
     elif changed == 0:
-        stderr, test, p, p_drop = 0.0, "no doc changed", 1.0, 1.0
-    elif len(units) == 1 and clusters is None and _right_or_wrong(first[0]) and _right_or_wrong(second[0]):
-        worse, better = int(np.sum(differences[0] < 0)), int(np.sum(differences[0] > 0))
+        stderr, test, p, p_worse = 0.0, "no doc changed", 1.0, 1.0
+    elif len(gains) == 1 and _right_or_wrong(first[0]) and _right_or_wrong(second[0]):
         stderr, test = estimate.stderr, "exact McNemar"
-        p, p_drop = mcnemar(worse, better)
+        p, p_worse = mcnemar(int(np.sum(gains[0] < 0)), int(np.sum(gains[0] > 0)))
     else:
         stderr, test = estimate.stderr, "paired bootstrap"
-        p, p_drop = bootstrap_test(units)
+        p, p_worse = bootstrap_test(gains, shares)
     value, stderr = estimate.value * scale, stderr * scale
     half = two_sided_z(0.95) * stderr
     n = int(sum(len(values) for values in differences))
+    share = sum(w * w / len(values) for w, values in zip(shares, differences, strict=True))
+    spread = sum(
+        w * w * np.mean(values**2) / len(values) for w, values in zip(shares, differences, strict=True)
+    )
     return Difference(
-        value, stderr, value - half, value + half, p, p_drop, detectable(stderr, alpha), n, changed, test
+        value,
+        stderr,
+        value - half,
+        value + half,
+        p,
+        p_worse,
+        n,
+        changed,
+        test,
+        float(spread) * scale**2,
+        share,
     )
 
 
-def detectable(stderr: float, alpha: float = 0.05, power: float = 0.8) -> float:
-    """The smallest true difference that a two-sided test finds with that power (Miller 2024)."""
-    return (quantile(1 - alpha / 2) + quantile(power)) * stderr
+def detectable(
+    difference: Difference, reach: float, level: float, allowed: float = 0.0, power: float = 0.8
+) -> float:
+    """The smallest true loss D, in the shown unit, that a test on these docs finds with that power.
 
-
-def detectable_drop(stderr: float, allowed: float, alpha: float, power: float = 0.8) -> float:
-    """The true drop that a gate finds with that power, when it asks for a drop above `allowed` and p below
-    alpha.
+    Found is a loss above `allowed` with a one-sided p below `level` (of two sides: half of alpha; of several rows: a
+    part of it). A loss brings flips of its own beside those seen: D is solved from
+    D = max(allowed, z_level se(D)) + z_power se(D), where se(D)² = spread + share (D reach - D²) and `reach` is how far
+    one doc's score can fall, in the shown unit; for right or wrong docs it is (changed / n + D - D²) / n. Infinite for
+    one doc.
     """
-    return max(allowed, quantile(1 - alpha) * stderr) + quantile(power) * stderr
+    if not math.isfinite(difference.stderr):
+        return math.inf
+    z_level, z_power = quantile(1 - level), quantile(power)
+
+    def asked(loss: float) -> float:
+        own = difference.share * (loss * reach - loss**2) if math.isfinite(reach) else 0.0
+        stderr = math.sqrt(difference.spread + max(0.0, own))
+        return max(allowed, z_level * stderr) + z_power * stderr
+
+    if not math.isfinite(reach):
+        return asked(0.0)
+    if asked(reach) >= reach:
+        return reach  # not even the loss of everything would show
+    return float(optimize.brentq(lambda loss: asked(loss) - loss, 1e-9 * reach, reach))
 
 
 # --- a run against a printed number ---------------------------------------------------------------
@@ -234,8 +263,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def ranks(values: Sequence[float], p_value: Callable[[int, int], float], alpha: float = 0.05) -> list[int]:
-    """Rank of each value (largest first): 1 + how many are larger and significantly so (Holm over all pairs).
+def ranks(
+    values: Sequence[float],
+    p_value: Callable[[int, int], float],
+    alpha: float = 0.05,
+    higher_is_better: bool = True,
+) -> list[int]:
+    """Rank of each value (best first): 1 + how many are better and significantly so (Holm over all pairs).
 
     Values that cannot be told apart from the best share rank 1. `p_value(i, j)` is the two-sided p of i
     against j.
@@ -245,7 +279,7 @@ def ranks(values: Sequence[float], p_value: Callable[[int, int], float], alpha: 
     ranked = [1] * len(values)
     for (i, j), p in zip(pairs, adjusted, strict=True):
         if p < alpha and values[i] != values[j]:
-            ranked[i if values[i] < values[j] else j] += 1
+            ranked[i if (values[i] < values[j]) == higher_is_better else j] += 1
     return ranked
 
 

@@ -4,21 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from evals.core.card import decimals
 from reports import significance
-from reports.published import PublishedTable
+from reports.margins import USUAL, Tolerance
 from reports.runs import RowResult, Run
 from reports.significance import Reproduction
-
-MARGIN = {"percent": 2.5, "score": 0.25}
-"""The largest difference that still counts as reproduced, in the row's unit …"""
-RELATIVE_MARGIN = 0.25
-"""… and as a share of the printed number: near zero, 2.5 points would let anything pass."""
-CORRELATION = {"acc_norm_nospace": 0.9}
-OTHER_CORRELATION = 0.7
-"""How alike two right implementations answer the same docs (correlation of the docs' scores); the printed
-number's own error is unknown, and this stands in for it. Generated texts drift apart sooner than likelihoods.
-Cautious on purpose: the same weights in float32 and bfloat16 gave 0.97 (PIQA, 900 docs).
-"""
 
 
 @dataclass(frozen=True)
@@ -33,22 +23,22 @@ class RowVerdict:
     verdict: str
 
 
-def row_verdicts(run: Run, table: PublishedTable) -> dict[str, RowVerdict]:
+def row_verdicts(run: Run, tolerance: Tolerance = USUAL) -> dict[str, RowVerdict]:
     """A verdict for every row of the run, corrected for their number (Holm). Smoke runs get none."""
     tested: dict[str, Reproduction] = {}
     for row in run.rows:
         if not run.smoke and row.estimate is not None and not _hindrances(row):
-            result = _test(run, row, table)
+            result = _test(run, row, tolerance)
             if result is not None:
                 tested[row.label] = result
-    corrected = dict(zip(tested, significance.with_holm(list(tested.values())), strict=True))
-    return {row.label: _verdict(run, row, table, corrected.get(row.label)) for row in run.rows}
+    corrected = dict(zip(tested, significance.with_holm(list(tested.values()), tolerance.alpha), strict=True))
+    return {row.label: _verdict(run, row, corrected.get(row.label)) for row in run.rows}
 
 
-def printed_number(run: Run, label: str, table: PublishedTable) -> str | None:
+def printed_number(run: Run, label: str) -> str | None:
     """What the model's own card prints in this row, or None; never for smoke runs."""
-    row, column = table.row(label), run.model["card_column"]
-    return None if run.smoke or row is None or column is None else row.cells.get(column)
+    row, column = run.card.row(label), run.model.card_column
+    return None if run.smoke or row is None or column is None else row.published.get(column)
 
 
 def _hindrances(row: RowResult) -> list[str]:
@@ -58,23 +48,24 @@ def _hindrances(row: RowResult) -> list[str]:
     return list(dict.fromkeys(codes))
 
 
-def _test(run: Run, row: RowResult, table: PublishedTable) -> Reproduction | None:
-    printed, published = printed_number(run, row.label, table), table.row(row.label)
+def _test(run: Run, row: RowResult, tolerance: Tolerance) -> Reproduction | None:
+    printed, published = printed_number(run, row.label), run.card.row(row.label)
     if printed is None or published is None or row.estimate is None:
         return None
     value = float(printed)
     return significance.reproduction(
         row.estimate,
         value,
-        len(printed.partition(".")[2]),
+        decimals(printed),
         published.docs,
-        margin=min(MARGIN[published.unit], RELATIVE_MARGIN * value),
-        correlation=CORRELATION.get(row.metric, OTHER_CORRELATION),
+        margin=tolerance.margin(row.metric, value),
+        correlation=row.metric.agreement,
+        alpha=tolerance.alpha,
     )
 
 
-def _verdict(run: Run, row: RowResult, table: PublishedTable, result: Reproduction | None) -> RowVerdict:
-    printed = printed_number(run, row.label, table)
+def _verdict(run: Run, row: RowResult, result: Reproduction | None) -> RowVerdict:
+    printed = printed_number(run, row.label)
     if row.value is None:
         code = next((note.code for note in row.notes if note.code in ("not_judged", "missing")), "missing")
         return RowVerdict(printed, None, None, code.replace("_", " "))

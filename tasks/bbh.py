@@ -10,7 +10,6 @@ from typing import Any
 from lighteval.tasks.requests import Doc
 
 from tasks.common.builders import CardTask, generative_task
-from tasks.common.metrics import EXACT_MATCH
 from tasks.common.rows import text
 
 SUBSETS = {
@@ -64,7 +63,7 @@ def _task(subset: str, docs: int) -> CardTask:
         split="train",
         docs=docs,
         columns=("input", "target"),
-        metrics=[EXACT_MATCH],
+        metrics=["exact_match"],
         budget=None,
         stops=("Question:", "Question"),
         shots=3,

@@ -10,8 +10,8 @@ from typing import Any
 
 from lighteval.tasks.requests import Doc
 
+from evals.core.metric import final_answer
 from tasks.common.builders import generative_task
-from tasks.common.metrics import FINAL_ANSWER_MATCH, final_answer
 from tasks.common.rows import text
 
 
@@ -37,7 +37,7 @@ TASK = generative_task(
     split="test",
     docs=1319,
     columns=("question", "answer"),
-    metrics=[FINAL_ANSWER_MATCH],
+    metrics=["final_answer_match"],
     budget=256,
     stops=("Question:", "Question"),
     shots=5,

@@ -6,13 +6,16 @@ A row: {"prompt": "Name three trees. Use no commas.",
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lighteval.tasks.requests import Doc
+import numpy as np
+from lighteval.metrics.utils.metric_utils import SampleLevelMetricGrouping
+from lighteval.models.model_output import ModelResponse
+from lighteval.tasks.requests import Doc, SamplingMethod
 
 from tasks.common.builders import generative_task
-from tasks.common.metrics import IFEVAL
+from tasks.common.metrics import PerDoc, text_line
 from tasks.common.rows import field, text, texts
 
 
@@ -41,6 +44,36 @@ def prompt(row: dict[str, Any], task_name: str) -> Doc:
     )
 
 
+def follow(doc: Doc, response: ModelResponse) -> dict[str, int | list[int]]:
+    """The score columns of one answer: whole prompts, and instruction by instruction."""
+    from tasks.common.ifeval_checks import follow
+
+    assert doc.specific is not None
+    answer = text_line(doc, response)["output"]
+    strict, loose = follow(doc.query, doc.specific["instruction_id_list"], doc.specific["kwargs"], answer)
+    return {
+        "prompt_level_strict_acc": int(all(strict)),
+        "prompt_level_loose_acc": int(all(loose)),
+        "inst_level_strict_acc": strict,
+        "inst_level_loose_acc": loose,
+    }
+
+
+def share_followed(values: Sequence[Sequence[int]]) -> float:
+    """The share of all instructions that were followed (lighteval misreads a name that holds "mean")."""
+    return float(np.mean([one for of_prompt in values for one in of_prompt]))
+
+
+NAMES = [f"{level}_level_{rule}_acc" for level in ("prompt", "inst") for rule in ("strict", "loose")]
+METRIC = SampleLevelMetricGrouping(
+    metric_name=NAMES,
+    higher_is_better=dict.fromkeys(NAMES, True),  # type: ignore[arg-type]  # lighteval annotates it wrongly
+    category=SamplingMethod.GENERATIVE,
+    sample_level_fn=PerDoc(follow),
+    corpus_level_fn={name: np.mean if name.startswith("prompt") else share_followed for name in NAMES},
+)
+
+
 def ready() -> None:
     """Has the checkers, with all that they import, check an answer. Raises whatever is missing."""
     from tasks.common.ifeval_checks import try_checkers
@@ -57,7 +90,7 @@ TASK = generative_task(
     split="train",
     docs=541,
     columns=("prompt", "instruction_id_list", "kwargs"),
-    metrics=[IFEVAL],
+    metrics=[METRIC],
     budget=1280,
     ready=ready,
 )

@@ -34,6 +34,8 @@ def prompt(row: dict[str, Any], task_name: str) -> Doc:
     if len(turns) != 2:
         raise ValueError(f"'turns' holds {len(turns)} of 2 turns")
     question = integer(row, "question_id")
+    if not 0 <= question < 2**31:
+        raise ValueError(f"'question_id' is out of range: 0 to {2**31 - 1}")
     return Doc(
         task_name=task_name,
         query=turns[0],
@@ -96,6 +98,8 @@ TASK = generative_task(
     split="train",
     docs=80,
     columns=("question_id", "category", "turns", "reference"),
-    metrics=[],
+    metrics=[],  # a judge's, after the run
     budget=1024,
+    follow_up=follow_up,
+    keep=("question_id", "turns", "reference"),
 )

@@ -11,8 +11,8 @@ from typing import Any
 
 from lighteval.tasks.requests import Doc
 
+from evals.core.metric import plain_words
 from tasks.common.builders import generative_task
-from tasks.common.metrics import ALIAS_MATCH, plain_words
 from tasks.common.rows import field, text, texts
 
 
@@ -48,7 +48,7 @@ TASK = generative_task(
     split="validation",
     docs=17944,
     columns=("question", "answer"),
-    metrics=[ALIAS_MATCH],
+    metrics=["alias_match"],
     budget=20,
     stops=("Question:", "Question"),
 )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from evals.core.card import Card
 from evals.core.errors import UserError
+from evals.core.files import text_hash
 from evals.models.known import ModelSpec
-from evals.run.progress import Progress
-from evals.run.provenance import device_name, peak_memory, text_hash
 
 if TYPE_CHECKING:
     from evals.adapters.endpoints import ServerOptions
+    from evals.prompting.requests import TextToRequests
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,40 +43,68 @@ class Built:
 
 def build(
     spec: ModelSpec,
-    chats: Sequence[bool],
+    cards: Sequence[Card],
     local: LocalOptions | None = None,
     server: ServerOptions | None = None,
     offline: bool = False,
+    on_note: Callable[[str], None] = log.warning,
+    memory: float = 1.0,
 ) -> Built:
-    """One adapter for each of `chats` on the same weights, or the same server. Raises UserError.
+    """One adapter for each card on the same weights, or the same server. Raises UserError.
 
-    A model behind a server needs `server`; `offline`: nothing is fetched.
+    A model behind a server needs `server`; `offline`: nothing is fetched; `on_note`: what a user should know;
+    `memory`: the part of the host's free memory that this process may count on.
     """
     if spec.source != "endpoint":
-        return _local(spec, chats, local or LocalOptions(), offline)
+        return _local(spec, cards, local or LocalOptions(), offline, memory)
     from evals.adapters.endpoints import endpoint_adapters
 
     if server is None:
         raise UserError(f"'{spec.name}' is behind a server: say where it is")
-    adapters, describe = endpoint_adapters(server, spec, chats, offline, Progress().note)
+    adapters, describe = endpoint_adapters(server, spec, cards, offline, on_note)
     return Built(list(adapters), spec, describe)
 
 
-def _local(spec: ModelSpec, chats: Sequence[bool], options: LocalOptions, offline: bool) -> Built:
+def build_share(
+    spec: ModelSpec, cards: Sequence[Card], local: LocalOptions, offline: bool, threads: int, memory: float
+) -> Built:
+    """As `build`, in a worker among several: with `threads` of the host's cores and a part of its free memory."""
+    import torch
+
+    torch.set_num_threads(threads)
+    return build(spec, cards, local, None, offline, memory=memory)
+
+
+def texts(spec: ModelSpec, cards: Sequence[Card], offline: bool) -> list[TextToRequests]:
+    """What makes requests of docs, one for each card, where a model's weights are elsewhere. Raises UserError."""
+    from evals.models import loading
+    from evals.prompting.requests import TextToRequests
+
+    tokenizer = loading.load_tokenizer(
+        loading.local_path(spec, offline), chat=any(card.chat for card in cards)
+    )
+    return [TextToRequests(tokenizer, card.chat, card.window) for card in cards]
+
+
+def _local(
+    spec: ModelSpec, cards: Sequence[Card], options: LocalOptions, offline: bool, memory: float
+) -> Built:
     import torch
 
     from evals.adapters.local import PrefixModel
+    from evals.engine.device import device_name, peak_memory
     from evals.models import loading
-    from evals.run import parallel
 
-    device = loading.pick_device(parallel.own_device(options.device))
-    if device.type == "cpu":
-        parallel.share_cores()
+    device = loading.pick_device(options.device)
     path = loading.local_path(spec, offline)
     if spec.source == "hub":
         spec = replace(spec, revision=path.name)
     loaded = loading.load(path, device, loading.pick_dtype(options.dtype, device))
-    adapters = [PrefixModel(loaded, chat, spec.name, options.engine) for chat in chats]
+    share = memory if device.type == "cpu" else 1.0  # a GPU is a worker's own
+    adapters = [
+        PrefixModel(loaded, card.chat, spec.name, options.engine, card.window, memory_share=share)
+        for card in cards
+    ]
 
     def describe(adapter: Any) -> dict[str, Any]:
         return {
@@ -84,7 +116,7 @@ def _local(spec: ModelSpec, chats: Sequence[bool], options: LocalOptions, offlin
             },
             "machine": {
                 "chat_template_sha256": text_hash(loaded.tokenizer.chat_template if adapter.chat else None),
-                "device": parallel.every_device(device_name(device)),
+                "device": device_name(device),
                 "threads": torch.get_num_threads(),
                 "engine": options.engine,
                 "peak_memory_bytes": peak_memory(device),

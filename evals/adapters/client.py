@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import logging
 import os
 import queue
 import random
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,10 +23,16 @@ import openai
 import tenacity
 
 from evals.core.errors import UserError
+from evals.core.requests import RequestRefused
+from evals.core.retry import retry_after
+
+log = logging.getLogger(__name__)
 
 DEFAULT_KEY_ENV = "OPENAI_API_KEY"
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
 LONGEST_RETRY_AFTER_S = 600.0
+LONGEST_PATIENCE_S = 3600.0  # with one request, all tries together
+LARGEST_REPLY = 32 << 20  # bytes; a full window's echoed log-probabilities are about 200,000
 URL_HINT = "give it like http://127.0.0.1:8000/v1"
 FATAL = {
     401: "it refuses the key",
@@ -53,15 +58,7 @@ class EndpointError(UserError):
         self.status = status
 
 
-class RequestRefused(Exception):
-    """The server refuses this one request for good: status 400, 413, 422 and their like, with its reason."""
-
-    def __init__(self, text: str, status: int) -> None:
-        super().__init__(text)
-        self.status = status
-
-
-class _Passing(Exception):
+class _Transient(Exception):
     """A trouble that may pass: worth another try, after `wait` seconds if the server named a time."""
 
     def __init__(self, text: str, wait: float | None = None, status: int | None = None) -> None:
@@ -121,6 +118,28 @@ def read_key(name: str | None, option: str = "--api-key-env") -> str | None:
     return key
 
 
+class _BoundedHttp(openai.DefaultHttpxClient):
+    """Reads a reply to its end within the time limit: the library's own holds from one packet to the next."""
+
+    def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
+        """The reply to a request, its body read. Raises _Transient for one that does not end."""
+        ends = time.monotonic() + (self.timeout.read or float("inf"))
+        response = super().send(request, stream=True, **options)
+        body = bytearray()
+        with contextlib.closing(response):
+            for part in response.iter_bytes():
+                body += part
+                if len(body) > LARGEST_REPLY:
+                    raise _Transient(f"a reply of more than {LARGEST_REPLY >> 20} MB")
+                if time.monotonic() > ends:
+                    raise _Transient("a reply that was not whole in time")
+        told = {name: value for name, value in response.headers.items() if name not in _OF_TRANSFER}
+        return type(response)(response.status_code, headers=told, content=bytes(body), request=request)
+
+
+_OF_TRANSFER = ("content-encoding", "content-length", "transfer-encoding")
+
+
 class Client:
     """Asks one model of one server. `parallel` requests at most are under way; `attempts` tries for each."""
 
@@ -136,6 +155,7 @@ class Client:
         offline: bool = False,
         option: str = "--base-url",
         key_option: str = "--api-key-env",
+        on_note: Callable[[str], None] = log.warning,
     ) -> None:
         self.model = model
         self.base_url = check_url(base_url, option, offline, key_option)
@@ -146,8 +166,12 @@ class Client:
         self.refused_fields: set[str] = set()
         self._new_limit = False
         self._quiet_until = 0.0
+        self._on_note = on_note
+        self._wait_told = False
         self._options: Any = {} if self._key else {"headers": {"Authorization": openai.Omit()}}
-        http = openai.DefaultHttpxClient(
+        limits = openai.Timeout(timeout, connect=min(timeout, 20.0))
+        http = _BoundedHttp(
+            timeout=limits,
             # a redirect could lead off this machine, and proxies do not know it
             follow_redirects=False,
             trust_env=not is_loopback(urlsplit(self.base_url).hostname or ""),
@@ -155,7 +179,7 @@ class Client:
         self._api = openai.OpenAI(
             api_key=self._key or "none",
             base_url=self.base_url,
-            timeout=openai.Timeout(timeout, connect=min(timeout, 20.0)),
+            timeout=limits,
             max_retries=0,  # ours below also cover broken JSON, can be stopped, heed long Retry-After times
             http_client=http,
         )
@@ -173,19 +197,21 @@ class Client:
         """One reply; tried again after troubles that may pass. Raises RequestRefused or EndpointError."""
         stop = stop or threading.Event()
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_Passing),
-            stop=tenacity.stop_after_attempt(attempts or self.attempts),
+            retry=tenacity.retry_if_exception_type(_Transient),
+            stop=tenacity.stop_after_attempt(attempts or self.attempts)
+            | tenacity.stop_after_delay(LONGEST_PATIENCE_S),
             wait=_wait,
+            before_sleep=self._tell_wait,
             sleep=tenacity.sleep_using_event(stop),
             reraise=True,
         )
         try:
             reply: Reply = retrying(self._ask_once, body, stop)
             return reply
-        except _Passing as trouble:
+        except _Transient as trouble:
             last, status = str(trouble), trouble.status
         raise EndpointError(
-            f"{self.base_url} gives no answer after {attempts or self.attempts} tries (last: {last}); "
+            f"{self.base_url} gives no answer after {retrying.statistics['attempt_number']} tries (last: {last}); "
             "what it answered before is kept: run the same command again later",
             status,
         )
@@ -231,28 +257,28 @@ class Client:
         self._wait_turn(stop)
         path = "/chat/completions" if "messages" in body else "/completions"
         while True:
-            sent = self._in_its_words(body)
+            sent = self._adapted(body)
             try:
                 return _checked(self._api.post(path, body=sent, cast_to=object, options=self._options))
             except openai.APIStatusError as error:
-                trouble = self._status_trouble(error)
-                if error.status_code in (400, 422) and self._learn(str(error.body), sent):
+                trouble = self._trouble_of_status(error)
+                if error.status_code in (400, 422) and self._adapt_to(str(error.body), sent):
                     continue
             except openai.APIConnectionError as error:
                 # the cause's name only: its text may hold what was sent
-                trouble = _Passing(type(error.__cause__ or error).__name__)
-            except (ValueError, openai.APIError):
-                trouble = _Passing("its answer is not valid JSON")
+                trouble = _Transient(type(error.__cause__ or error).__name__)
+            except (ValueError, RecursionError, openai.APIError):  # RecursionError: brackets without end
+                trouble = _Transient("its answer is not valid JSON")
             raise trouble
 
-    def _in_its_words(self, body: Reply) -> Reply:
+    def _adapted(self, body: Reply) -> Reply:
         """The body as this server has shown to want it."""
         body = {key: value for key, value in body.items() if key not in self.refused_fields}
         if self._new_limit and "messages" in body and "max_tokens" in body:
             body["max_completion_tokens"] = body.pop("max_tokens")
         return body
 
-    def _learn(self, complaint: str, sent: Reply) -> bool:
+    def _adapt_to(self, complaint: str, sent: Reply) -> bool:
         """Whether a refusal names something of what was sent that can be said in another way, or left out."""
         if "max_tokens" in sent and "max_completion_tokens" in complaint:
             self._new_limit = True  # newer models of the provider want the new name
@@ -261,9 +287,9 @@ class Client:
         self.refused_fields |= named
         return bool(named)
 
-    def _status_trouble(self, error: openai.APIStatusError) -> Exception:
+    def _trouble_of_status(self, error: openai.APIStatusError) -> Exception:
         status = error.status_code
-        wait = _retry_after(error.response.headers)
+        wait = retry_after(error.response.headers)
         if status in FATAL:
             # the server's own words are left out: providers repeat parts of the key in them
             hint = f" (key from {self._key_env})" if status in (401, 403) else f" (model '{self.model}')"
@@ -284,7 +310,14 @@ class Client:
             )
         if wait is not None:
             self._quiet_until = max(self._quiet_until, time.monotonic() + wait)
-        return _Passing(f"status {status}", wait, status)
+        return _Transient(f"status {status}", wait, status)
+
+    def _tell_wait(self, state: tenacity.RetryCallState) -> None:
+        """Says once that the server keeps us waiting, and why."""
+        trouble = state.outcome.exception() if state.outcome else None
+        if not self._wait_told:
+            self._wait_told = True
+            self._on_note(f"{self.base_url} is in trouble ({trouble}): trying again")
 
     def _wait_turn(self, stop: threading.Event) -> None:
         """A time asked for through Retry-After holds for every thread, not only the one that was told."""
@@ -327,25 +360,10 @@ def _collect(done: _Done, workers: int) -> Iterator[tuple[int, Reply | RequestRe
 def _wait(state: tenacity.RetryCallState) -> float:
     """Seconds before the next try: the server's own time, else doubling from one second, with jitter."""
     trouble = state.outcome.exception() if state.outcome else None
-    if isinstance(trouble, _Passing) and trouble.wait is not None:
+    if isinstance(trouble, _Transient) and trouble.wait is not None:
         return trouble.wait
     wait = min(FIRST_WAIT_S * 2 ** (state.attempt_number - 1), LONGEST_WAIT_S)
     return wait * random.uniform(0.75, 1.0)
-
-
-def _retry_after(headers: Any) -> float | None:
-    """Seconds from a Retry-After header (a number or a date, RFC 9110), or None."""
-    value = headers.get("retry-after")
-    if value is None:
-        return None
-    with contextlib.suppress(ValueError):
-        seconds = float(value)
-        return seconds if 0 <= seconds < float("inf") else None
-    with contextlib.suppress(ValueError):
-        when = parsedate_to_datetime(value)
-        when = when if when.tzinfo else when.replace(tzinfo=UTC)
-        return max(0.0, (when - datetime.now(UTC)).total_seconds())
-    return None
 
 
 def _checked(reply: object) -> Reply:
@@ -359,8 +377,9 @@ def _checked(reply: object) -> Reply:
 
 
 def reply_text(reply: Reply) -> str:
-    """The text of a reply, chat or plain; empty if the server sent none."""
+    """The text of a reply, chat or plain; empty if the server sent none, halves of characters replaced."""
     choice = reply["choices"][0]
     message = choice.get("message")
     text = message.get("content") if isinstance(message, dict) else choice.get("text")
-    return text if isinstance(text, str) else ""
+    # JSON can spell half of a surrogate pair, which no file takes
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(text, str) else ""

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evals.core.errors import UserError
-from evals.models.known import ModelSpec, resolve, safe_name
+from evals.core.card import Card
+from evals.core.files import text_hash
+from evals.models.known import ModelSpec, resolve
 
 if TYPE_CHECKING:
     from evals.adapters.server import EndpointModel
-
-PREFIX = "openai:"
 
 
 @dataclass(frozen=True)
@@ -32,27 +31,14 @@ class ServerOptions:
     timeout: float = 600.0
 
 
-def is_endpoint(name: str | None) -> bool:
-    """Whether a `--model` names a model behind a server."""
-    return name is not None and name.startswith(PREFIX)
-
-
-def endpoint_spec(name: str) -> ModelSpec:
-    """The model that `openai:NAME` means. It belongs to no table: `--suite` must say."""
-    model = name.removeprefix(PREFIX).strip()
-    if not model:
-        raise UserError("--model openai: names no model: give it as the server knows it, openai:NAME")
-    return ModelSpec(safe_name(model), "endpoint", model, None)
-
-
 def endpoint_adapters(
     options: ServerOptions,
     spec: ModelSpec,
-    chats: Sequence[bool],
+    cards: Sequence[Card],
     offline: bool,
     on_note: Callable[[str], None],
 ) -> tuple[list[EndpointModel], Callable[[EndpointModel], dict[str, Any]]]:
-    """An adapter for each of `chats` (True: a chat suite), and what run.json says of model and machine."""
+    """An adapter for each card, and what run.json says of model and machine."""
     from evals.adapters.client import Client
 
     client = Client(
@@ -62,11 +48,11 @@ def endpoint_adapters(
         parallel=options.parallel,
         timeout=options.timeout,
         offline=offline,
+        on_note=on_note,
     )
     tokenizer = None if options.tokenizer is None else load_tokenizer(options.tokenizer, offline)
 
     from evals.adapters.server import ENGINE_VERSION, EndpointModel
-    from evals.run.provenance import text_hash
 
     def described(adapter: EndpointModel) -> dict[str, Any]:
         template = tokenizer.chat_template if tokenizer is not None and adapter.chat else None
@@ -81,7 +67,7 @@ def endpoint_adapters(
             },
         }
 
-    return [EndpointModel(client, chat, tokenizer, on_note=on_note) for chat in chats], described
+    return [EndpointModel(client, card.chat, tokenizer, card.window, on_note) for card in cards], described
 
 
 def load_tokenizer(name: str, offline: bool = False) -> Any:
@@ -92,17 +78,6 @@ def load_tokenizer(name: str, offline: bool = False) -> Any:
     from evals.models import loading
 
     path = Path(name).expanduser()
-    if path.exists():
-        return loading.load_tokenizer(path, chat=False)
-    spec = resolve(name)
-    if spec.source != "hub":
-        return loading.load_tokenizer(Path(spec.location), chat=False)
-
-    from transformers import AutoTokenizer
-
-    try:
-        with loading.quiet():
-            return AutoTokenizer.from_pretrained(spec.location, local_files_only=offline)
-    except Exception as error:  # the hub's client raises whatever it likes
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise UserError(f"cannot get the tokenizer '{name}' (--tokenizer): {reason}") from error
+    if not path.exists():
+        path = loading.local_path(resolve(name), offline, weights=False)
+    return loading.load_tokenizer(path, chat=False)

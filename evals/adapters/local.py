@@ -1,6 +1,6 @@
 """The default adapter: a transformers model behind lighteval's `LightevalModel`.
 
-Texts become requests here (rendering, joint encoding, window); the engines in scoring.py and decoding.py (or plain.py,
+evals/prompting makes requests of docs; the engines in scoring.py and decoding.py (or plain.py,
 for comparison) compute them. `run` yields results as they are computed, so that a caller can keep each at once.
 """
 
@@ -16,8 +16,8 @@ from lighteval.tasks.requests import Doc
 from evals.core.requests import GenerateRequest, Generation, NotFinite, Request, Result, Score, ScoreRequest
 from evals.models.loading import LoadedModel, require_template
 from evals.prompting import text as prompts
+from evals.prompting.requests import MAX_LENGTH, TextToRequests
 
-MAX_LENGTH = 2048  # the protocol's window, in tokens
 ENGINES = ("shared", "plain")
 
 
@@ -28,85 +28,12 @@ class _NoCache:
         pass
 
 
-class TextToRequests:
-    """Docs become token requests: rendering, joint encoding, the window. Needs a tokenizer, no weights."""
-
-    def __init__(self, tokenizer: Any, chat: bool, max_length: int = MAX_LENGTH) -> None:
-        self.tokenizer, self.chat, self.max_length = tokenizer, chat, max_length
-
-    def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:
-        """One request a choice, for each doc."""
-        contexts, _ = self._contexts(docs)
-        pairs = [
-            (context, choice) for doc, context in zip(docs, contexts, strict=True) for choice in doc.choices
-        ]
-        encoded = iter(prompts.encode_pairs(self.tokenizer, pairs))
-        return [
-            [ScoreRequest(*prompts.cut_to_window(*next(encoded), self.max_length)) for _ in doc.choices]
-            for doc in docs
-        ]
-
-    def generate_requests(self, docs: Sequence[Doc]) -> list[GenerateRequest]:
-        """One request a doc: budget None means to the end of the window; stops count in plain mode only."""
-        contexts, encoded = self._contexts(docs)
-        rest = list(dict.fromkeys(text for text in contexts if text not in encoded))
-        encoded |= zip(rest, prompts.encode_contexts(self.tokenizer, rest), strict=True)
-        requests = []
-        for doc, context in zip(docs, contexts, strict=True):
-            tokens = encoded[context]
-            specific = doc.specific or {}
-            if len(tokens) >= self.max_length:
-                tokens = tokens[-(self.max_length - 1) :]
-            room = self.max_length - len(tokens)
-            requests.append(
-                GenerateRequest(
-                    prompt=tuple(tokens),
-                    max_new_tokens=min(doc.generation_size or room, room),
-                    stops=() if self.chat else tuple(doc.stop_sequences or ()),
-                    temperature=float(specific.get("temperature", 0.0)),
-                    seed=int(specific.get("seed", 0)),
-                )
-            )
-        return requests
-
-    def _contexts(self, docs: Sequence[Doc]) -> tuple[list[str], dict[str, list[int]]]:
-        """The rendered contexts, and the tokens of those that had to be encoded to see whether they fit.
-
-        Shots that do not fit the window less the budget are dropped from the end.
-        """
-        texts = [prompts.render(doc, self.tokenizer, self.chat) for doc in docs]
-        rooms = [self.max_length - (doc.generation_size or 1) for doc in docs]
-        doubtful = [
-            i
-            for i, doc in enumerate(docs)
-            if doc.fewshot_samples
-            and not (doc.specific or {}).get("conversation")
-            # a token is at least one byte: short contexts are seen to fit without being encoded
-            and len(texts[i].encode("utf-8", "surrogatepass")) > rooms[i]
-        ]
-        some = list(dict.fromkeys(texts[i] for i in doubtful))
-        encoded = dict(zip(some, prompts.encode_contexts(self.tokenizer, some), strict=True))
-        for i in doubtful:
-            if len(encoded[texts[i]]) > rooms[i]:
-                texts[i] = self._with_fewer_shots(docs[i], rooms[i])
-        return texts, encoded
-
-    def _with_fewer_shots(self, doc: Doc, room: int) -> str:
-        """The context with as many shots as fit, none if none does."""
-
-        def length(n_shots: int) -> int:
-            text = prompts.render(doc, self.tokenizer, self.chat, n_shots)
-            return len(prompts.encode(self.tokenizer, [text])[0])
-
-        return prompts.render(doc, self.tokenizer, self.chat, prompts.fit_shots(doc, room, length))
-
-
 class PrefixModel(LightevalModel):
     """Scores and generates by the protocol: no BOS, joint encoding, 2048 tokens, float32 log-probabilities.
 
     `chat`: prompts go through the tokenizer's chat template and stop strings are not used (only the end-of-turn token
     ends an answer); never guessed from the tokenizer. `engine`: "shared" computes each distinct token once, "plain"
-    one sequence at a time.
+    one sequence at a time. `memory_share`: what part of the device's free memory this process may count on.
     """
 
     def __init__(
@@ -116,12 +43,14 @@ class PrefixModel(LightevalModel):
         name: str = "",
         engine: str = "shared",
         max_length: int = MAX_LENGTH,
+        memory_share: float = 1.0,
     ) -> None:
         if chat:
             require_template(loaded.tokenizer, name or "the model")
         self.loaded = loaded
         self.chat = chat
         self.engine = engine
+        self.memory_share = memory_share
         self.config = ModelConfig(model_name=name or "model")
         self._texts = TextToRequests(loaded.tokenizer, chat, max_length)
         self._cache = _NoCache()
@@ -165,7 +94,7 @@ class PrefixModel(LightevalModel):
             machine = device.type
         version = "1"
         if self.engine == "shared":
-            from evals.engine.scoring import ENGINE_VERSION
+            from evals.engine import ENGINE_VERSION
 
             version = ENGINE_VERSION
         return f"{self.loaded.fingerprint} {self.loaded.dtype} {machine} {self.engine} {version}"
@@ -218,11 +147,15 @@ class PrefixModel(LightevalModel):
 
     def _engine_decoder(self) -> Any:
         if self._decoder is None:
+            needs = self.loaded.model, self.tokenizer, end_tokens(self.loaded, self.chat)
             if self.engine == "shared":
-                from evals.engine.decoding import BatchDecoder as Decoder
+                from evals.engine.decoding import BatchDecoder
+
+                self._decoder = BatchDecoder(*needs, memory_share=self.memory_share)
             else:
-                from evals.engine.plain import PlainDecoder as Decoder  # type: ignore[assignment]
-            self._decoder = Decoder(self.loaded.model, self.tokenizer, end_tokens(self.loaded, self.chat))
+                from evals.engine.plain import PlainDecoder
+
+                self._decoder = PlainDecoder(*needs)
         return self._decoder
 
 

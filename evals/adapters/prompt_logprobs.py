@@ -9,7 +9,6 @@ it must say the same.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,8 @@ from evals.core.errors import RowUnavailable
 PROBE_TOKENS = 8
 PROBE_LEAST = 3  # tokens of the probe's continuation that must agree
 PROBE_TOLERANCE = 0.1  # nats a token: servers batch differently, and some compute in 16 bits
+UNLIKELY = 1e6  # nats: no log-probability of a token is as low; NaN and infinities are not below it either
+ROUNDING = 1e-3  # nats: how far above 0 the log-probability of a sure token may come out
 PROBE_ATTEMPTS = 2  # a refusal often comes as a status 500
 PROBES = ("Count from 1 to 9.", "Say: one, two, three, four, five.", "Name the days of the week.")
 PLAIN_PROBES = ("1, 2, 3, 4, 5, 6,", "a, b, c, d, e, f,", "Monday, Tuesday, Wednesday,")
@@ -108,8 +109,11 @@ def _listed(reply: Reply) -> tuple[list[str], list[Any]]:
 
 
 def _numbers(values: Sequence[Any]) -> list[float]:
-    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+    """Log-probabilities in nats. Raises ValueError for what cannot be one."""
+    if not all(type(value) in (int, float) and abs(value) < UNLIKELY for value in values):
         raise ValueError("it gives no number for some tokens")
+    if any(value > ROUNDING for value in values):
+        raise ValueError("it gives log-probabilities above 0")
     return [float(value) for value in values]
 
 
@@ -124,18 +128,18 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer([text], add_special_tokens=False)["input_ids"][0])
 
 
-def find_way(client: Client, tokenizer: Any, render: Callable[[str], str], chat: bool) -> Echo:
-    """The way in which this server gives prompt log-probabilities, proven by the probe.
+def find_echo(client: Client, tokenizer: Any, render: Callable[[str], str], chat: bool) -> Echo:
+    """How this server gives prompt log-probabilities, proven by the probe.
 
     `render` makes a context of a query, plain or chat: alignment may depend on how prompts begin. Raises RowUnavailable
     with the reason when there is none, EndpointError when the server cannot be used at all.
     """
     reasons = []
     for as_ids in (True, False):
-        way = Echo(client, tokenizer, as_ids)
+        echo = Echo(client, tokenizer, as_ids)
         try:
-            _probe(way, render, PROBES if chat else PLAIN_PROBES)
-            return way
+            _probe(echo, render, PROBES if chat else PLAIN_PROBES)
+            return echo
         except RequestRefused as error:
             reasons.append(str(error))
         except EndpointError as error:
@@ -150,17 +154,17 @@ def find_way(client: Client, tokenizer: Any, render: Callable[[str], str], chat:
     )
 
 
-def _probe(way: Echo, render: Callable[[str], str], queries: Sequence[str]) -> None:
+def _probe(echo: Echo, render: Callable[[str], str], queries: Sequence[str]) -> None:
     """Raises ValueError, saying why, unless echoed log-probabilities equal those of a greedy continuation."""
     for query in queries:
-        prompt = encode(way.tokenizer, render(query))
-        reply = way.client.ask(way.continuation(prompt, PROBE_TOKENS), attempts=PROBE_ATTEMPTS)
+        prompt = encode(echo.tokenizer, render(query))
+        reply = echo.client.ask(echo.continuation(prompt, PROBE_TOKENS), attempts=PROBE_ATTEMPTS)
         _, expected = _listed(reply)
-        whole = encode(way.tokenizer, decode(way.tokenizer, prompt) + reply_text(reply))
+        whole = encode(echo.tokenizer, decode(echo.tokenizer, prompt) + reply_text(reply))
         n = len(whole) - len(prompt)
         if whole[: len(prompt)] != prompt or n < PROBE_LEAST or n > len(expected):
             continue  # the continuation does not encode to the tokens that were generated: another query
-        echoed = way.logprobs(whole, n, way.client.ask(way.body(whole), attempts=PROBE_ATTEMPTS))
+        echoed = echo.logprobs(whole, n, echo.client.ask(echo.body(whole), attempts=PROBE_ATTEMPTS))
         worst = max(abs(a - b) for a, b in zip(echoed, _numbers(expected[:n]), strict=True))
         if worst > PROBE_TOLERANCE:
             raise ValueError(

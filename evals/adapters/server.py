@@ -16,14 +16,24 @@ from lighteval.models.abstract_model import LightevalModel, ModelConfig
 from lighteval.models.model_output import ModelResponse
 from lighteval.tasks.requests import Doc
 
-from evals.adapters.client import Client, RequestRefused
-from evals.adapters.local import MAX_LENGTH, TextToRequests, score_responses
-from evals.adapters.prompt_logprobs import Echo, decode, encode, find_way
+from evals.adapters.client import Client
+from evals.adapters.local import score_responses
+from evals.adapters.prompt_logprobs import Echo, decode, encode, find_echo
 from evals.adapters.texts import ask_texts
 from evals.core.errors import RowUnavailable
-from evals.core.requests import GenerateRequest, Generation, Request, Result, Score, ScoreRequest, TextRequest
+from evals.core.requests import (
+    GenerateRequest,
+    Generation,
+    Request,
+    RequestRefused,
+    Result,
+    Score,
+    ScoreRequest,
+    TextRequest,
+)
 from evals.models.loading import require_template
 from evals.prompting import text as prompts
+from evals.prompting.requests import MAX_LENGTH, TextToRequests
 
 ENGINE_VERSION = "2"  # part of the store's keys: a change of what is sent or read needs another
 log = logging.getLogger(__name__)
@@ -52,7 +62,7 @@ class EndpointModel(LightevalModel):
         self._tokenizer = tokenizer
         self._max_length = max_length
         self._texts = None if tokenizer is None else TextToRequests(tokenizer, chat, max_length)
-        self._way: Echo | None = None
+        self._echo: Echo | None = None
         self._on_note = on_note
         self._penalties_told = False
 
@@ -183,15 +193,15 @@ class EndpointModel(LightevalModel):
 
     def _score(self, requests: Sequence[Request]) -> Iterator[tuple[int, Score]]:
         scored = [one for one in requests if isinstance(one, ScoreRequest)]
-        if self._way is None:
-            self._way = find_way(self.client, self._tokenizer, self._render, self.chat)
-        way = self._way
+        if self._echo is None:
+            self._echo = find_echo(self.client, self._tokenizer, self._render, self.chat)
+        echo = self._echo
         try:
-            for index, reply in self.client.ask_all(way.body(one.tokens) for one in scored):
+            for index, reply in self.client.ask_all(echo.body(one.tokens) for one in scored):
                 if isinstance(reply, RequestRefused):
                     raise RowUnavailable(str(reply))
                 one = scored[index]
-                yield index, Score(math.fsum(way.logprobs(one.tokens, one.n_continuation, reply)))
+                yield index, Score(math.fsum(echo.logprobs(one.tokens, one.n_continuation, reply)))
         except ValueError as error:
             raise RowUnavailable(f"the server {self.client.base_url}: {error}") from error
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from evals.adapters.client import UNPENALISED, Client, Reply, RequestRefused, reply_text
-from evals.core.requests import Generation, TextRequest
+from evals.adapters.client import UNPENALISED, Client, Reply, reply_text
+from evals.core.requests import Generation, RequestRefused, TextRequest
 
 
 def shown_model(model: str) -> str:
@@ -36,7 +36,8 @@ def generation_of(request: TextRequest, reply: Reply) -> Generation:
     choice, text = reply["choices"][0], reply_text(reply)
     usage = reply.get("usage")
     counted = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    tokens = (0,) * max(0, counted) if isinstance(counted, int) else ()
+    # servers count wrong, or maliciously: there is one entry a token
+    tokens = (0,) * min(max(0, counted), request.max_new_tokens) if isinstance(counted, int) else ()
     ends = [at for at in (text.find(stop) for stop in request.stops) if at >= 0]
     if ends:
         return Generation(text[: min(ends)], tokens, "stop")

@@ -45,7 +45,7 @@ def main(args: argparse.Namespace) -> int:
     elif options.action == "info":
         _show(path)
     else:
-        print(f"removed {_clear(path)} from '{args.output_dir}'")
+        print(f"removed {_clear(path) / 1e6:.1f} MB of finished requests from '{args.output_dir}'")
     return EXIT_OK
 
 
@@ -53,31 +53,23 @@ def _show(path: Path) -> None:
     from evals.run.store import Store
 
     with Store.open(path, on_note=print) as store:
-        info = store.info()
-    kinds = ", ".join(f"{number:,} {kind}s" for kind, number in info.kinds.items())
-    print(f"{path}: {info.records:,} finished requests ({kinds}), {info.size / 1e6:.1f} MB")
+        counts = store.counts()
+    kinds = ", ".join(f"{number:,} {kind}s" for kind, number in counts.items())
+    print(f"{path}: {sum(counts.values()):,} finished requests ({kinds}), {path.stat().st_size / 1e6:.1f} MB")
     aside = sorted(path.parent.glob(f"{path.name}.damaged-*"))
     if aside:
         size = sum(file.stat().st_size for file in aside)
         print(f"{len(aside)} damaged files set aside, {size / 1e6:.1f} MB ('cache clear' removes them)")
 
 
-def _clear(path: Path) -> str:
-    """Removes the files, sound or not; where a run has them open, only what is in them."""
-    from evals.core.files import FileLock, cannot_write
-    from evals.run.store import Store
+def _clear(path: Path) -> int:
+    """Removes the files, sound or not, and returns their bytes; a run that has them open goes on with a new store."""
+    from evals.core.files import run_lock, writing
 
-    lock = FileLock(path.with_name(f"{path.name}.lock"))
-    try:
-        if not lock.take(exclusive=True):
-            with Store.open(path, on_note=print) as store:
-                return f"{store.clear():,} finished requests"
-        files = [file for file in path.parent.glob(f"{path.name}*") if file != lock.path]
+    lock = path.with_name(f"{path.name}.lock")
+    with run_lock(lock, "the cache", print), writing(path):
+        files = sorted(file for file in path.parent.glob(f"{path.name}*") if file != lock)
         size = sum(file.stat().st_size for file in files)
-        for file in files:
+        for file in files:  # the database before its log
             file.unlink(missing_ok=True)
-        return f"{size / 1e6:.1f} MB of finished requests"
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    finally:
-        lock.close()
+    return size

@@ -1,4 +1,4 @@
-"""Judges the MT-Bench answers of a run, without generating anything again.
+"""Judges the two-turn answers of a run, without generating anything again.
 
 A stopped judging goes on where it was; several judges can stand side by side in a run.
 """
@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.adapters.build import LocalOptions
-from evals.adapters.endpoints import is_endpoint
 from evals.commands.options import Use, given, refuse_unused, require_positive
 from evals.core.errors import EXIT_OK, EXIT_ROWS_MISSING, UserError
-from evals.models.known import ModelSpec, resolve
+from evals.models.known import ModelSpec, is_endpoint, resolve
 
 if TYPE_CHECKING:
     from evals.judging.judge import Judge
@@ -158,9 +157,8 @@ def options_from(args: argparse.Namespace) -> Options:
 def main(args: argparse.Namespace) -> int:
     """Judges the run; exit code 0, or 3 when some turns could not be judged."""
     options = options_from(args)
-    from evals.judging.judge import read_items, read_record
+    from evals.judging.judge import read_items
 
-    read_record(options.run)
     read_items(options.run)
 
     from evals.run.progress import Progress
@@ -170,10 +168,11 @@ def main(args: argparse.Namespace) -> int:
 
 def judge_folder(folder: Path, judge: Judge, options: JudgeOptions, cache: Path, progress: Progress) -> int:
     """Judges one run, prints its scores and draws them beside it."""
-    from evals.judging.judge import judge_run
+    from evals.core.runlog import read_log
+    from evals.judging.judge import judge_run, judged_row
     from evals.judging.prompts import load_prompts
     from evals.run.store import Store
-    from reports import mt_bench
+    from reports import judgments
 
     prompts = load_prompts(options.prompts, options.data)
     with Store.open(cache, progress.note) as store:
@@ -184,8 +183,9 @@ def judge_folder(folder: Path, judge: Judge, options: JudgeOptions, cache: Path,
     )
     for (question, turn), reason in list(done.refused.items())[:5]:
         progress.note(f"question {question}, turn {turn}: {reason}")
-    print(mt_bench.text(done.lines))
-    for picture in mt_bench.draw(done.lines, f"MT-Bench: {folder.parent.name}", folder):
+    print(judgments.text(done.lines))
+    row = judged_row(read_log(folder))
+    for picture in judgments.draw(done.lines, f"{row.label}: {folder.parent.name}", folder, row.tasks[0]):
         print(f"picture: {picture}")
     return EXIT_ROWS_MISSING if done.refused else EXIT_OK
 
@@ -201,7 +201,7 @@ def make_judge(options: JudgeOptions) -> Judge:
     if options.spec is not None:
         return _local_judge(options.spec, options.local or LocalOptions(), options.offline)
     from evals.adapters.client import Client
-    from evals.judging.judge import EndpointJudge
+    from evals.adapters.judges import EndpointJudge
 
     assert options.url is not None
     return EndpointJudge(
@@ -219,8 +219,8 @@ def make_judge(options: JudgeOptions) -> Judge:
 
 
 def _local_judge(spec: ModelSpec, options: LocalOptions, offline: bool) -> Judge:
+    from evals.adapters.judges import LocalJudge
     from evals.adapters.local import PrefixModel
-    from evals.judging.judge import LocalJudge
     from evals.models import loading
 
     device = loading.pick_device(options.device)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from evals.core.errors import UserError
 
@@ -63,3 +63,50 @@ def require_positive(args: argparse.Namespace, *flags: str) -> None:
         value = getattr(args, flag.removeprefix("--").replace("-", "_"))
         if value is not None and not value > 0:
             raise UserError(f"{flag} {value}: it must be positive")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, and that refuses an option which is given twice."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.given: set[str] = set()
+        for name in (None, "store"):
+            self.register("action", name, Once)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As always, each time from the beginning."""
+        self.given.clear()
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UserError instead of printing the usage."""
+        raise UserError(f"{message} (see '{self.prog} --help')")
+
+
+class Once(argparse.Action):
+    """Stores an option's value; a second one would silently replace the first."""
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, flag: str | None = None
+    ) -> None:
+        """Stores the value, or has the parser refuse it."""
+        if flag is not None and self.dest in parser.given:
+            parser.error(f"{flag} is given twice: give it once")
+        parser.given.add(self.dest)
+        setattr(namespace, self.dest, values)
+
+
+def parser_of(module: Any, program: str, epilog: str | None = None) -> Parser:
+    """The parser of a command's module: its docstring, its options, and --debug."""
+    parser = Parser(
+        prog=program,
+        description=(module.__doc__ or "").strip().split("\n\n")[0],
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    if "--debug" not in parser._option_string_actions:
+        parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser

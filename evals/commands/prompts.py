@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evals.commands.run import go_offline
-from evals.core.card import SUITES, check_names
+from evals.core.card import all_cards, check_names
 from evals.core.errors import UserError
 from evals.data.sources import Source, build_docs, load, parse_source
 from evals.models.known import ModelSpec, resolve
@@ -63,7 +63,7 @@ def options_from(args: argparse.Namespace) -> Options:
     """The command's options, checked. Raises UserError."""
     if args.docs < 1:
         raise UserError(f"--docs {args.docs}: give at least 1")
-    check_names(list(SUITES.values()), [args.task])
+    check_names(all_cards(), [args.task])
     spec = resolve(args.model, args.model_path)
     if spec.source == "endpoint":
         raise UserError("a server does not show its tokens: give --model a model whose tokenizer can be read")
@@ -71,9 +71,9 @@ def options_from(args: argparse.Namespace) -> Options:
 
 
 def _show(tokenizer: Any, doc: Any, chat: bool, task: str) -> None:
-    from evals.adapters.local import TextToRequests
     from evals.core.requests import ScoreRequest
     from evals.prompting import text as prompts
+    from evals.prompting.requests import TextToRequests
 
     texts = TextToRequests(tokenizer, chat)
     print(f"=== {task}, doc {doc.id}, {'chat' if chat else 'plain'} ===")

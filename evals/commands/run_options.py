@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evals.adapters.build import LocalOptions
-from evals.adapters.endpoints import ServerOptions, is_endpoint
+from evals.adapters.endpoints import ServerOptions
 from evals.commands.judge import JudgeOptions, add_judge_arguments, judge_options
 from evals.commands.options import Use, given, refuse_unused, require_positive, split_names
-from evals.core.card import SUITES, VARIANTS, Row, Suite, budgets, check_names, select_rows
+from evals.core.card import Card, Row, all_cards, check_names, load_card
 from evals.core.errors import UserError
 from evals.data.sources import parse_source
-from evals.models.known import ModelSpec
-from evals.run import sweep
-from evals.run.loop import Settings
+from evals.models.choice import read_sweep, resolve_all
+from evals.models.known import ModelSpec, is_endpoint
+from evals.run.machines import check_workers
+from evals.run.settings import Settings
 
 DTYPES = ("float32", "bfloat16", "float16")
 PLANNED_DOCS = (
@@ -29,7 +30,7 @@ class RunOptions:
     """A run as it was asked for. `local`, `server`, `judge`: None where nothing that is asked for needs them."""
 
     specs: tuple[ModelSpec, ...]
-    suites: tuple[Suite, ...]
+    cards: tuple[Card, ...]
     settings: Settings
     local: LocalOptions | None
     server: ServerOptions | None
@@ -37,11 +38,13 @@ class RunOptions:
     plan: bool | None
     dry_run: bool
     offline: bool
+    workers: int | None = None
+    cluster: str | None = None
 
     @property
-    def rows(self) -> list[tuple[Suite, Row]]:
-        """The rows to measure, each with its suite."""
-        return [(suite, row) for suite in self.suites for row in select_rows(suite, self.settings.tasks)]
+    def rows(self) -> list[tuple[Card, Row]]:
+        """The rows to measure, each with its card."""
+        return [(card, row) for card in self.cards for row in card.select(self.settings.tasks)]
 
     @property
     def needs_hub(self) -> bool:
@@ -59,14 +62,14 @@ def _computes(options: RunOptions) -> bool:
 
 
 def _is_judged(options: RunOptions) -> bool:
-    return any(row.metric == "judge_score" for _, row in options.rows)
+    return any(row.of.judged for _, row in options.rows)
 
 
 def _variants_change_something(options: RunOptions) -> bool:
     """Whether each variant has a task of its own among the chosen ones."""
-    chosen = [(suite, task) for suite, row in options.rows for task in row.tasks]
+    chosen = [(card, task) for card, row in options.rows for task in row.tasks]
     return all(
-        any(task in budgets([name], suite) for suite, task in chosen) for name in options.settings.variants
+        any(task in card.budgets([name]) for card, task in chosen) for name in options.settings.variants
     )
 
 
@@ -81,17 +84,18 @@ USES: tuple[Use[RunOptions], ...] = (
     Use("--device", _computes, _OWN_MODELS),
     Use("--dtype", _computes, _OWN_MODELS),
     Use("--engine", lambda o: o.local, _OWN_MODELS),
+    Use("--workers", lambda o: not o.server, f"{_OWN_MODELS}: see --parallel"),
+    Use("--cluster", lambda o: not o.server, f"{_OWN_MODELS}: see --parallel"),
     Use("--plan", lambda o: not o.server, "times this machine's own models, not a server's"),
     Use("--no-plan", lambda o: not o.server, "is about this machine's own models: a server's are never planned"),
     Use("--dry-run", lambda o: not o.server, "times this machine's own models, not a server's"),
     Use("--no-plan", lambda o: not o.dry_run, "contradicts --dry-run, which shows the plan and stops"),
     Use("--judge", lambda o: not o.dry_run, "needs answers, and --dry-run generates none: leave one of them out"),
-    Use("--judge", _is_judged, "judges MT-Bench, which is not among the chosen rows (see 'run_evals.py tasks')"),
+    Use("--judge", _is_judged, "judges a row that is not among the chosen ones (see 'run_evals.py tasks')"),
     Use(
         "--variant",
         _variants_change_something,
-        f"changes no chosen task: {', '.join(f'{name} is for {next(iter(VARIANTS[name]))}' for name in VARIANTS)}"
-        " (see 'run_evals.py tasks')",
+        "changes no chosen task (see 'run_evals.py tasks')",
     ),
     Use(
         "--variant",
@@ -105,14 +109,15 @@ def options_from(args: argparse.Namespace) -> RunOptions:
     """Checks everything that can be checked before anything heavy is imported. Raises UserError."""
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit {args.limit}: give at least 1")
+    check_workers(args.workers, args.cluster, args.device)
     names = _names(args)
-    specs = sweep.resolve_all(names, args.model_path, args.revision)
-    suites = _suites(args.suite, specs)
-    settings = _settings(args, suites)
+    specs = resolve_all(names, args.model_path, args.revision)
+    cards = _cards(args.suite, specs)
+    settings = _settings(args, cards)
     here = any(spec.source != "endpoint" for spec in specs)
     options = RunOptions(
         specs=tuple(specs),
-        suites=tuple(suites),
+        cards=tuple(cards),
         settings=settings,
         local=LocalOptions(**given(args, "device", "dtype", "engine")) if here else None,
         server=_server(args) if any(map(is_endpoint, names)) else None,
@@ -120,6 +125,8 @@ def options_from(args: argparse.Namespace) -> RunOptions:
         plan=args.plan,
         dry_run=args.dry_run,
         offline=args.offline,
+        workers=args.workers,
+        cluster=args.cluster,
     )
     refuse_unused(args, options, USES)
     return options
@@ -127,19 +134,17 @@ def options_from(args: argparse.Namespace) -> RunOptions:
 
 def _names(args: argparse.Namespace) -> list[str | None]:
     """The models' names; None for the one of --model-path, else for the embedded one."""
-    listed = sweep.read_sweep(Path(args.sweep).expanduser()) if args.sweep is not None else []
+    listed = read_sweep(Path(args.sweep).expanduser()) if args.sweep is not None else []
     names: list[str | None] = [*(args.model or []), *listed]
     if args.model_path is not None and len(names) > 1:
         raise UserError("--model-path goes with one --model only")
     return names or [None]
 
 
-def _settings(args: argparse.Namespace, suites: Sequence[Suite]) -> Settings:
+def _settings(args: argparse.Namespace, cards: Sequence[Card]) -> Settings:
     wanted = split_names("--tasks", args.tasks, "task: see 'run_evals.py tasks'")
-    check_names(list(suites), list(wanted) if wanted else None)
     variants = list(split_names("--variant", args.variant, "variant: see 'run_evals.py tasks'") or ())
-    for suite in suites:
-        budgets(variants, suite)
+    check_names(cards, wanted, variants)
     output = Path(args.output_dir).expanduser()
     if output.exists() and not output.is_dir():
         raise UserError(f"--output-dir '{args.output_dir}' is not a folder")
@@ -153,21 +158,24 @@ def _settings(args: argparse.Namespace, suites: Sequence[Suite]) -> Settings:
     )
 
 
-def _suites(name: str | None, specs: Sequence[ModelSpec]) -> list[Suite]:
+def _cards(name: str | None, specs: Sequence[ModelSpec]) -> list[Card]:
     if name == "all":
-        return [SUITES["base"], SUITES["instruct"]]
+        return all_cards()
     if name is not None:
-        return [SUITES[name]]
+        return [load_card(name)]
     unknown = [spec.name for spec in specs if spec.suite is None]
     if unknown:
+        modes = ", ".join(f"'{card.name}' for {card.prompts} prompts" for card in all_cards())
         raise UserError(
-            f"'{unknown[0]}' is not a model of the card, so --suite is needed: 'base' for plain prompts, "
-            "'instruct' for its chat template, 'all' for both (the chat template is never used on a guess)"
+            f"'{unknown[0]}' is not a model of a card, so --suite is needed: {modes}, 'all', or a card's .toml file "
+            "(the chat template is never used on a guess)"
         )
-    suites = {spec.suite for spec in specs}
-    if len(suites) > 1:
-        raise UserError("these models belong to different tables: give --suite base, instruct or all")
-    return [SUITES[str(suites.pop())]]
+    names = {str(spec.suite) for spec in specs}
+    if len(names) > 1:
+        raise UserError(
+            f"these models belong to different cards: give --suite {', '.join(sorted(names))} or all"
+        )
+    return [load_card(names.pop())]
 
 
 def _server(args: argparse.Namespace) -> ServerOptions:
@@ -189,8 +197,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--model-path", metavar="PATH",
                       help="weights on this disk: of the named model, or alone as for --model PATH")  # fmt: skip
     what.add_argument("--revision", help="the hub revision of the model")
-    what.add_argument("--suite", choices=("base", "instruct", "all"),
-                      help="which table (default: the model's own)")  # fmt: skip
+    what.add_argument("--suite", metavar="CARD",
+                      help="a card's name or .toml file, or 'all' (default: the model's own)")  # fmt: skip
     what.add_argument("--tasks", metavar="A,B", help="only these tasks or rows (see 'run_evals.py tasks')")
     what.add_argument(
         "--limit", type=int, metavar="N", help="only the first N docs of each task, after the shuffle"
@@ -236,6 +244,11 @@ def _add_computing_arguments(parser: argparse.ArgumentParser) -> None:
     )
     plan.add_argument("--no-plan", dest="plan", action="store_false", help="never show that")
     how.add_argument("--dry-run", action="store_true", help="show the plan, and stop")
+    how.add_argument("--workers", type=int, metavar="N",
+                     help="divide the work: one worker a GPU, or N that share the cores (needs Ray)")  # fmt: skip
+    how.add_argument("--cluster", metavar="ADDRESS",
+                     help="workers on a Ray cluster: HOST:PORT, or auto on one of its nodes "
+                     "(default: one a GPU, or one a node)")  # fmt: skip
     how.add_argument("--device", help="cpu, cuda:1, mps (default: the best there is)")
     how.add_argument("--dtype", choices=DTYPES,
                      help="default: bfloat16 where the device computes it well, else float32")  # fmt: skip

@@ -16,25 +16,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.commands.options import split_names
-from evals.core.card import SUITES, Suite, check_names, select_rows
-from evals.core.errors import EXIT_OK, EXIT_ROWS_MISSING, UserError
+from evals.core.card import all_cards, check_names
+from evals.core.errors import EXIT_OK, EXIT_ROWS_MISSING, RowUnavailable, UserError
+from evals.core.files import write_atomic
+from evals.data.sources import Source, load, sha256
 
 if TYPE_CHECKING:
-    from evals.data.hub import HubFiles
+    from evals.data.hub import HubSplit
     from tasks.common.builders import CardTask
 
 SOURCES = "SOURCES.json"
-CARD = Suite(  # every row of both tables, each once
-    "card",
-    chat=False,
-    rows=tuple({row.label: row for suite in SUITES.values() for row in suite.rows}.values()),
-)
 Entry = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What `snapshot` was asked for; `tasks` None: all of the card."""
+    """What `snapshot` was asked for; `tasks` None: all of every card."""
 
     folder: Path
     tasks: list[str] | None
@@ -46,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder", type=Path, metavar="DIR", help="made if it is not there; filled up if it is"
     )
-    parser.add_argument("--tasks", metavar="A,B", help="row or task names (default: all of the card)")
+    parser.add_argument("--tasks", metavar="A,B", help="row or task names (default: all of every card)")
     parser.add_argument("--offline", action="store_true", help="only from the hub's local cache")
 
 
@@ -54,7 +51,7 @@ def options_from(args: argparse.Namespace) -> Options:
     """The command's options, checked. Raises UserError."""
     wanted = split_names("--tasks", args.tasks, "task: see 'run_evals.py tasks'")
     options = Options(args.folder, None if wanted is None else list(wanted), args.offline)
-    check_names([CARD], options.tasks)
+    check_names(all_cards(), options.tasks)
     return options
 
 
@@ -63,7 +60,8 @@ def main(args: argparse.Namespace) -> int:
     from tasks import get_task
 
     options = options_from(args)
-    names = [task for row in select_rows(CARD, options.tasks) for task in row.tasks]
+    wanted = [row for card in all_cards() for row in card.select(options.tasks)]
+    names = list(dict.fromkeys(task for row in wanted for task in row.tasks))
     if options.folder.exists() and not options.folder.is_dir():
         raise UserError(f"'{options.folder}' is a file: give a folder for the snapshot")
     failures = _copy_all([get_task(name) for name in names], options.folder, options.offline)
@@ -78,9 +76,6 @@ def main(args: argparse.Namespace) -> int:
 
 def _copy_all(tasks: list[CardTask], folder: Path, offline: bool) -> list[str]:
     """Copies each task's splits and reads them back as a run would; the reasons for those that failed."""
-    from evals.core.errors import RowUnavailable
-    from evals.data.sources import Source, load
-
     failures: list[str] = []
     entries = read_sources(folder)
     for task in tasks:
@@ -101,10 +96,7 @@ def _copy_split(
     task: CardTask, split: str, folder: Path, entries: dict[str, Entry], offline: bool
 ) -> tuple[Entry, str]:
     """One split's file and its entry; ("kept", "new" or "replaced")."""
-    from evals.core.errors import RowUnavailable
-    from evals.core.files import write_atomic
     from evals.data.hub import fetch_split, licence
-    from evals.data.sources import sha256
 
     name = task.stem(split) + ".parquet"
     path, known = folder / name, entries.get(name)
@@ -143,24 +135,21 @@ def read_sources(folder: Path) -> dict[str, Entry]:
         ) from error
 
 
-def _one_file(found: HubFiles) -> tuple[bytes, int]:
+def _one_file(found: HubSplit) -> tuple[bytes, int]:
     """The split as one parquet file, and its row count: the hub's own bytes unless it has several parts."""
-    import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    try:
-        if len(found.paths) == 1:
-            content = found.paths[0].read_bytes()
-            return content, parquet.ParquetFile(io.BytesIO(content)).metadata.num_rows
-        table = pa.concat_tables(parquet.read_table(path) for path in found.paths)
-    except pa.ArrowException as error:
-        raise UserError(f"{found.repo}: {', '.join(found.names)} is no readable parquet: {error}") from error
+    from evals.data.hub import read_split
+
+    table = read_split(found)
+    if len(found.paths) == 1:
+        return found.paths[0].read_bytes(), table.num_rows
     buffer = io.BytesIO()
     parquet.write_table(table, buffer)
     return buffer.getvalue(), table.num_rows
 
 
-def _entry(name: str, found: HubFiles, content: bytes, rows: int, official: int, terms: str) -> Entry:
+def _entry(name: str, found: HubSplit, content: bytes, rows: int, official: int, terms: str) -> Entry:
     return {
         "file": name,
         "rows": rows,

@@ -1,4 +1,4 @@
-"""Lists the suites, their rows, and each row's tasks."""
+"""Lists the cards, their rows, and each row's tasks."""
 
 from __future__ import annotations
 
@@ -10,22 +10,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Prints one table a suite, then the budget variants."""
+    """Prints one table a card, then the budget variants."""
     from tabulate import tabulate
 
-    from evals.core.card import SUITES, VARIANT_SUITE, VARIANTS
+    from evals.core.card import all_cards
 
-    for suite in SUITES.values():
-        mode = "chat template" if suite.chat else "plain prompts"
-        print(f"{suite.name} ({mode})\n")
-        lines = [(row.label, _names(row.tasks), row.metric) for row in suite.rows]
+    for card in all_cards():
+        mode = "chat template" if card.chat else "plain prompts"
+        print(f"{card.name}: {card.title} ({mode})\n")
+        lines = [(row.label, ", ".join(row.tasks), row.metric) for row in card.rows]
         print(tabulate(lines, headers=("row", "tasks", "metric"), maxcolwidths=[None, 60, None]) + "\n")
     print("variants of the budgets (--variant):")
-    for name, changed in VARIANTS.items():
-        what = ", ".join(f"{task}: {tokens} new tokens" for task, tokens in changed.items())
-        print(f"  {name}  {what} ({VARIANT_SUITE[name]})")
+    for card in all_cards():
+        for name, changed in card.variants.items():
+            what = ", ".join(f"{task}: {tokens} new tokens" for task, tokens in changed.items())
+            print(f"  {name}  {what} ({card.name})")
     return 0
-
-
-def _names(tasks: tuple[str, ...]) -> str:
-    return ", ".join(tasks)

@@ -1,1 +1,1 @@
-"""The floor of the house: errors, files, cards, requests and statistics; imports no other room."""
+"""The floor of the house: errors, files, cards, metrics, requests, run logs and statistics; imports no other room."""

@@ -1,176 +1,245 @@
-"""The card as data: which rows its two tables have, and which tasks and metrics make a row.
+"""A card as data: which tables it has, which tasks and metric make a row, and what was published.
 
-A newcomer adds a card as one `Suite` of `Row`s. Nothing heavy is imported here.
+A newcomer adds a card as one TOML file in evals/cards/ (or anywhere: `--suite PATH`). All that knows a card reads
+it from here. Nothing heavy is imported.
 """
 
 from __future__ import annotations
 
-import difflib
+import functools
 import re
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from evals.core.errors import UserError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-BBH_SUBSETS = (
-    "boolean_expressions",
-    "causal_judgement",
-    "date_understanding",
-    "disambiguation_qa",
-    "dyck_languages",
-    "formal_fallacies",
-    "geometric_shapes",
-    "hyperbaton",
-    "logical_deduction_five_objects",
-    "logical_deduction_seven_objects",
-    "logical_deduction_three_objects",
-    "movie_recommendation",
-    "multistep_arithmetic_two",
-    "navigate",
-    "object_counting",
-    "penguins_in_a_table",
-    "reasoning_about_colored_objects",
-    "ruin_names",
-    "salient_translation_error_detection",
-    "snarks",
-    "sports_understanding",
-    "temporal_sequences",
-    "tracking_shuffled_objects_five_objects",
-    "tracking_shuffled_objects_seven_objects",
-    "tracking_shuffled_objects_three_objects",
-    "web_of_lies",
-    "word_sorting",
-)
+from evals.core.errors import UserError, nearest
+from evals.core.metric import Metric, get_metric
+
+FOLDER = Path(__file__).resolve().parent.parent / "cards"
+PRINTED = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 
-@dataclass(frozen=True)
-class Row:
-    """One row of a card's table: the plain mean of `metric` over `tasks`, in percent (MT-Bench: 1 to 10)."""
-
-    label: str
-    tasks: tuple[str, ...]
-    metric: str
+def _known_metric(name: str) -> str:
+    try:
+        return get_metric(name).name
+    except UserError as error:
+        raise ValueError(str(error)) from error
 
 
-@dataclass(frozen=True)
-class Suite:
-    """One table of a card. `chat`: its models answer in their chat template."""
+MetricName = Annotated[str, AfterValidator(_known_metric)]
+TaskName = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,100}$")]
 
-    name: str
-    chat: bool
-    rows: tuple[Row, ...]
+
+class _Data(BaseModel):
+    """Frozen, and no key is dropped in silence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class SecondFigure(_Data):
+    """Another metric of the same docs, shown as a note of the row."""
+
+    metric: MetricName
+    words: str
+
+
+class Row(_Data):
+    """One row of a card's table: the plain mean of a metric over tasks, and the numbers that were printed for it."""
+
+    label: str = Field(min_length=1, max_length=80)
+    tasks: tuple[TaskName, ...] = Field(min_length=1)
+    metric: MetricName
+    second: SecondFigure | None = None
+    docs: int = Field(gt=0)
+    """How many docs a printed number was measured on."""
+    published: Mapping[str, Annotated[str, Field(pattern=PRINTED.pattern)]] = {}
+    """{model: the number as printed: its decimals are data}."""
+
+    @property
+    def of(self) -> Metric:
+        """The row's metric."""
+        return get_metric(self.metric)
+
+    def value(self, model: str) -> float | None:
+        """The model's printed number in the row's unit, or None."""
+        text = self.published.get(model)
+        return None if text is None else float(text)
+
+    def digits(self, model: str | None) -> int:
+        """Decimals for the model's value: those of its own printed number, else the metric's."""
+        text = self.published.get(model) if model is not None else None
+        return self.of.digits if text is None else decimals(text)
+
+
+class Published(_Data):
+    """Where a model's published column stands."""
+
+    source: str
+    note: str | None = None
+
+
+class Card(_Data):
+    """One table of a card: how its models are asked, its rows, and the published columns."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")
+    title: str
+    board: str = ""
+    """How leaderboards call its models ("Base models"); the title unless told."""
+    header: str
+    """The heading of the table's first column."""
+    prompts: Literal["plain", "chat"]
+    """"chat": its models answer in their chat template."""
+    window: int = Field(default=2048, gt=1)
+    """Tokens of prompt and answer together, at most."""
+    compared: tuple[str, ...] = ()
+    """The models that the card's table compares, in its order."""
+    models: Mapping[str, Published] = {}
+    """Every model with a published column."""
+    rows: tuple[Row, ...] = Field(min_length=1)
+    variants: Mapping[str, Mapping[TaskName, Annotated[int, Field(gt=0)]]] = {}
+    """{name: {task: new tokens}}: other budgets that a published number may have been measured with."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Card:
+        labels = [row.label for row in self.rows]
+        if len(set(labels)) < len(labels):
+            raise ValueError("two rows of one label")
+        for model in [*self.compared, *(model for row in self.rows for model in row.published)]:
+            if model not in self.models:
+                raise ValueError(f"the model '{model}' has numbers but no entry in [models]")
+        for task in (task for changed in self.variants.values() for task in changed):
+            if task not in self.tasks:
+                raise ValueError(f"a variant names the task '{task}', which no row has")
+        return self
+
+    @property
+    def chat(self) -> bool:
+        """Whether its models answer in their chat template."""
+        return self.prompts == "chat"
+
+    @property
+    def heading(self) -> str:
+        """Its heading on a leaderboard."""
+        return self.board or self.title
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The suite's task names, in row order."""
-        return tuple(task for row in self.rows for task in row.tasks)
+        """Its task names, in row order, each once."""
+        return tuple(dict.fromkeys(task for row in self.rows for task in row.tasks))
+
+    def row(self, label: str) -> Row | None:
+        """The row of that label, or None."""
+        return next((row for row in self.rows if row.label == label), None)
+
+    def select(self, wanted: Sequence[str] | None) -> tuple[Row, ...]:
+        """The rows cut down to the wanted tasks or rows, in the card's order; all without a wish.
+
+        A name is a task ("arc_easy"), a row's label ("ARC (Average)"), or the label's first words ("arc", "bbh").
+        """
+        if not wanted:
+            return self.rows
+        chosen = {task for name in wanted for task in self.find(name)}
+        kept = [(row, tuple(task for task in row.tasks if task in chosen)) for row in self.rows]
+        return tuple(row.model_copy(update={"tasks": tasks}) for row, tasks in kept if tasks)
+
+    def find(self, name: str) -> tuple[str, ...]:
+        """The tasks that a name means; none where it means nothing here."""
+        if name in self.tasks:
+            return (name,)
+        slug = _slug(name)
+        for row in self.rows:
+            if slug and slug in (_slug(row.label), _slug(row.label.split("(")[0])):
+                return row.tasks
+        return ()
+
+    def budgets(self, variants: Sequence[str]) -> dict[str, int]:
+        """New-token budgets that the named variants change here: {task: tokens}."""
+        return {task: n for name in variants for task, n in self.variants.get(name, {}).items()}
 
 
-NORMALISED = "acc_norm_nospace"
-HELLASWAG = Row("HellaSwag", ("hellaswag",), NORMALISED)
-ARC = Row("ARC (Average)", ("arc_easy", "arc_challenge"), NORMALISED)
-PIQA = Row("PIQA", ("piqa",), NORMALISED)
-MMLU = Row("MMLU (cloze)", ("mmlu",), NORMALISED)
-GSM8K = Row("GSM8K (5-shot)", ("gsm8k",), "final_answer_match")
-
-BASE = Suite(
-    "base",
-    chat=False,
-    rows=(
-        HELLASWAG,
-        ARC,
-        PIQA,
-        MMLU,
-        Row("CommonsenseQA", ("commonsense_qa",), NORMALISED),
-        Row("TriviaQA", ("trivia_qa",), "alias_match"),
-        Row("Winogrande", ("winogrande",), NORMALISED),
-        Row("OpenBookQA", ("openbook_qa",), NORMALISED),
-        GSM8K,
-    ),
-)
-INSTRUCT = Suite(
-    "instruct",
-    chat=True,
-    rows=(
-        # "ifeval" is the mean of prompt-level and instruction-level strict accuracy
-        Row("IFEval (Average prompt/inst)", ("ifeval",), "ifeval"),
-        Row("MT-Bench", ("mt_bench",), "judge_score"),
-        HELLASWAG,
-        ARC,
-        PIQA,
-        MMLU,
-        Row("BBH (3-shot)", tuple(f"bbh_{subset}" for subset in BBH_SUBSETS), "exact_match"),
-        GSM8K,
-    ),
-)
-SUITES = {suite.name: suite for suite in (BASE, INSTRUCT)}
-
-# The recipe's pinned harness had fixed a bug that the card's own runs may have had (every generative task got the
-# first one's budget): these budgets, in new tokens, are the other candidates.
-VARIANTS: dict[str, dict[str, int]] = {"trivia_qa-256": {"trivia_qa": 256}, "gsm8k-1280": {"gsm8k": 1280}}
-VARIANT_SUITE = {"trivia_qa-256": "base", "gsm8k-1280": "instruct"}
+def decimals(text: str) -> int:
+    """Digits after the point of a printed number: "7.43" has 2, "54" none."""
+    return len(text.partition(".")[2])
 
 
-def nearest(name: str, known: list[str]) -> str:
-    """A hint such as "; did you mean 'piqa'?", or the whole list when nothing is near."""
-    lower = {item.lower(): item for item in reversed(known)}  # of equal ones, the first
-    near = difflib.get_close_matches(name.lower(), list(lower), n=3, cutoff=0.5)
-    if near:
-        return "did you mean " + " or ".join(f"'{lower[item]}'" for item in near) + "?"
-    return "known: " + ", ".join(known)
+def best(cells: Mapping[str, str], higher_is_better: bool = True) -> set[str]:
+    """The columns whose printed number is the row's best (ties: all of them)."""
+    values = {column: Decimal(text) for column, text in cells.items()}
+    top = (max if higher_is_better else min)(values.values(), default=None)
+    return {column for column, value in values.items() if value == top}
+
+
+@functools.cache
+def card_names() -> tuple[str, ...]:
+    """Names of the cards that come with the project, in the order in which they are shown."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
+
+
+def all_cards() -> list[Card]:
+    """The cards that come with the project."""
+    return [load_card(name) for name in card_names()]
+
+
+def load_card(name: str) -> Card:
+    """The card of that name, or of that TOML file. Raises UserError, one line that names what is wrong."""
+    if name in card_names():
+        return _shipped(name)
+    path = Path(name).expanduser()
+    if path.suffix != ".toml":
+        raise UserError(f"no card '{name[:80]}': {nearest(name, card_names())} (or give a card's .toml file)")
+    return _read(path)
+
+
+@functools.cache
+def _shipped(name: str) -> Card:
+    return _read(FOLDER / f"{name}.toml")
+
+
+def _read(path: Path) -> Card:
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"the card '{path}' cannot be read: {error}") from error
+    card = parse_card(data, str(path))
+    if card.name in card_names() and path.resolve().parent != FOLDER:
+        raise UserError(
+            f"the card '{path}' is named '{card.name}' like one that ships: give it a name of its own"
+        )
+    return card
+
+
+def parse_card(data: Any, where: str) -> Card:
+    """A card from its parsed data. Raises UserError that names the first key that is wrong."""
+    try:
+        return Card.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"the card '{where}': {key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}"
+        ) from error
+
+
+def check_names(cards: Sequence[Card], wanted: Sequence[str] | None, variants: Sequence[str] = ()) -> None:
+    """Refuses a task, row or variant that none of the cards has. Raises UserError."""
+    for name in wanted or ():
+        if not any(card.find(name) for card in cards):
+            elsewhere = [card.name for card in all_cards() if card.find(name)]
+            if elsewhere:
+                raise UserError(
+                    f"the suite '{cards[0].name}' has no task '{name}': it belongs to --suite {elsewhere[0]}"
+                )
+            known = [item for card in cards for row in card.rows for item in (*row.tasks, row.label)]
+            raise UserError(f"unknown task '{name}' in --tasks: {nearest(name, list(dict.fromkeys(known)))}")
+    for name in variants:
+        known = [one for card in [*cards, *all_cards()] for one in card.variants]
+        if name not in known:
+            raise UserError(f"unknown variant '{name}' in --variant: {nearest(name, known)}")
 
 
 def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "", text.lower())
-
-
-def select_rows(suite: Suite, wanted: list[str] | None) -> tuple[Row, ...]:
-    """The suite's rows, cut down to the wanted tasks or rows, in the card's order.
-
-    A name is a task ("arc_easy"), a row's label ("ARC (Average)"), or the label's first words ("arc", "bbh", "mmlu").
-    """
-    if not wanted:
-        return suite.rows
-    chosen: dict[str, set[str]] = {}
-    for name in wanted:
-        for row, tasks in _matches(suite, name):
-            chosen.setdefault(row.label, set()).update(tasks)
-    return tuple(
-        Row(row.label, tuple(task for task in row.tasks if task in chosen[row.label]), row.metric)
-        for row in suite.rows
-        if row.label in chosen
-    )
-
-
-def _matches(suite: Suite, name: str) -> list[tuple[Row, tuple[str, ...]]]:
-    for row in suite.rows:
-        if name in row.tasks:
-            return [(row, (name,))]
-    slug = _slug(name)
-    for row in suite.rows:
-        if slug and slug in (_slug(row.label), _slug(row.label.split("(")[0])):
-            return [(row, row.tasks)]
-    return []
-
-
-def check_names(suites: list[Suite], wanted: list[str] | None) -> None:
-    """Refuses a task or row name that none of the suites has."""
-    for name in wanted or []:
-        if not any(_matches(suite, name) for suite in suites):
-            known = [item for suite in suites for row in suite.rows for item in (*row.tasks, row.label)]
-            elsewhere = [suite.name for suite in SUITES.values() if _matches(suite, name)]
-            if elsewhere:
-                raise UserError(
-                    f"the suite '{suites[0].name}' has no task '{name}': it belongs to --suite {elsewhere[0]}"
-                )
-            raise UserError(f"unknown task '{name}' in --tasks: {nearest(name, list(dict.fromkeys(known)))}")
-
-
-def budgets(variants: list[str], suite: Suite) -> dict[str, int]:
-    """New-token budgets that the named variants change for this suite: {task: tokens}."""
-    changed: dict[str, int] = {}
-    for name in variants:
-        if name not in VARIANTS:
-            raise UserError(f"unknown variant '{name}' in --variant: {nearest(name, list(VARIANTS))}")
-        if VARIANT_SUITE[name] == suite.name:
-            changed.update(VARIANTS[name])
-    return changed

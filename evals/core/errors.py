@@ -1,4 +1,7 @@
-"""The one exception type for what a user can cause."""
+"""The exception types for what a user can cause, and the hint for a name that is not known."""
+
+import difflib
+from collections.abc import Sequence
 
 EXIT_OK, EXIT_USAGE, EXIT_ROWS_MISSING = 0, 2, 3
 
@@ -12,3 +15,12 @@ class UserError(Exception):
 
 class RowUnavailable(UserError):
     """A row cannot be had here (no data, or a back end that cannot score it): shown with this reason; others go on."""
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """A hint such as "did you mean 'piqa'?", or the whole list when nothing is near."""
+    lower = {item.lower(): item for item in reversed(known)}  # of equal ones, the first
+    near = difflib.get_close_matches(name.lower(), list(lower), n=3, cutoff=0.5)
+    if near:
+        return "did you mean " + " or ".join(f"'{lower[item]}'" for item in near) + "?"
+    return "known: " + ", ".join(known)

@@ -1,77 +1,71 @@
-"""Files that appear whole or not at all, and locks between processes."""
+"""Files that appear whole or not at all, and a lock between processes."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import shutil
 import socket
-import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
 
 from evals.core.errors import UserError
 
-PARTIAL = ".partial-"  # unfinished folders; a killed run leaves one behind
+PARTIAL = ".partial-"  # unfinished files and folders; a killed run leaves one behind
 PARTIAL_KEPT_SECONDS = 24 * 3600.0
-POLL_SECONDS = 0.2
-
-_UMASK = os.umask(0)  # it can only be read by setting it: once, before there are threads
-os.umask(_UMASK)
-
-_ADVICE = {
-    errno.ENOSPC: "free some space and run the same command again",
-    errno.EDQUOT: "free some of your quota and run the same command again",
-    errno.EACCES: "make it writable or choose another --output-dir",
-    errno.EPERM: "make it writable or choose another --output-dir",
-    errno.EROFS: "it is on a read-only file system: choose another --output-dir",
-    errno.ENOTDIR: "a file stands where a folder is needed: choose another --output-dir",
-}
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:
     """The one line for a failed write: where, why, what to do."""
     reason = os.strerror(error.errno) if error.errno else str(error)
-    advice = _ADVICE.get(error.errno or 0, "check the disk and the folder's rights")
+    advice = "check the folder's rights and file system, or choose another --output-dir"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        advice = "free some and run the same command again"
     return UserError(f"cannot write '{path}': {reason}; {advice}")
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around what writes ``path``: an OSError becomes the one line."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def write_atomic(path: Path | str, content: bytes) -> None:
     """Write a file that is either the old one or the new one, whole, whatever happens. Raises UserError."""
     path = Path(path)
-    try:
+    temporary = path.with_name(f"{PARTIAL}{uuid.uuid4().hex}")
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=PARTIAL, dir=path.parent)
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fchmod(file.fileno(), 0o666 & ~_UMASK)
-                os.fsync(file.fileno())
-            Path(temporary).replace(path)
+            temporary.write_bytes(content)
+            sync(temporary)
+            temporary.replace(path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
         sync(path.parent)
-    except OSError as error:
-        raise cannot_write(path, error) from error
 
 
 def partial_folder(final: Path | str) -> Path:
     """A new hidden folder beside ``final``, to fill and hand to publish_folder. Raises UserError."""
-    final = Path(final)
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        for old in final.parent.glob(f"{PARTIAL}*"):
+    beside = Path(final).parent
+    partial = beside / f"{PARTIAL}{uuid.uuid4().hex}"
+    with writing(beside):
+        partial.mkdir(parents=True)
+        for old in beside.glob(f"{PARTIAL}*"):
             if old.is_dir() and time.time() - old.stat().st_mtime > PARTIAL_KEPT_SECONDS:
                 shutil.rmtree(old, ignore_errors=True)
-        return Path(tempfile.mkdtemp(prefix=PARTIAL, dir=final.parent))
-    except OSError as error:
-        raise cannot_write(final.parent, error) from error
+    return partial
 
 
 def publish_folder(partial: Path | str, final: Path | str) -> Path:
@@ -79,28 +73,24 @@ def publish_folder(partial: Path | str, final: Path | str) -> Path:
 
     A taken name gets "-2", "-3", … : two runs that end in the same second never mix. Raises UserError.
     """
-    partial, final = Path(partial), Path(final)
-    try:
-        partial.chmod(0o777 & ~_UMASK)
+    target = final = Path(final)
+    number = 1
+    with writing(final):
         for folder, _, names in os.walk(partial):
-            for name in names:
+            for name in (*names, "."):
                 sync(Path(folder, name))
-            sync(Path(folder))
-        target, number = final, 1
-        while not _renamed(partial, target):
+        while not _renamed(Path(partial), target):
             number += 1
             target = final.with_name(f"{final.name}-{number}")
         sync(final.parent)
-        return target
-    except OSError as error:
-        raise cannot_write(final, error) from error
+    return target
 
 
 def _renamed(source: Path, target: Path) -> bool:
     try:
         source.rename(target)
-    except OSError as error:
-        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR) and target.exists():
+    except OSError:
+        if target.exists():
             return False
         raise
     return True
@@ -118,70 +108,40 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-class FileLock:
-    """A lock between processes (flock), shared or exclusive; the system frees it when its holder dies.
-
-    The lock file stays: removing it would let two processes each lock a file of their own.
-    """
-
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
-
-    def take(self, *, exclusive: bool) -> bool:
-        """Take the lock, or turn the one held into the other kind; False: others hold it, none is held."""
-        try:
-            fcntl.flock(self._handle, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise cannot_write(self.path, error) from error
-            fcntl.flock(self._handle, fcntl.LOCK_UN)
-            return False
-        return True
-
-    def sign(self, text: str) -> None:
-        """Write into the lock file who holds it; only for those who wait, so a full disk does not matter."""
-        with contextlib.suppress(OSError):
-            os.ftruncate(self._handle, 0)
-            os.pwrite(self._handle, text.encode(), 0)
-
-    def signature(self) -> str:
-        """What the holder wrote, or an empty text."""
-        return os.pread(self._handle, 200, 0).decode(errors="replace")
-
-    def close(self) -> None:
-        """Free the lock."""
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
-
-
 @contextlib.contextmanager
 def run_lock(path: Path | str, what: str, on_note: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock ``path`` while ``what`` runs; while another process holds it, say so once and wait.
 
     The one who waited then finds in the store what the other computed. If the other is killed, the system
-    frees its lock and the waiting one goes on from what was stored. Not re-entrant. Raises UserError.
+    frees its lock (flock) and the waiting one goes on from what was stored. The lock file stays: removing it
+    would let two processes each lock a file of their own. Not re-entrant. Raises UserError.
     """
-    lock = FileLock(path)
-    try:
-        waited = False
-        while not lock.take(exclusive=True):
-            if not waited:
-                holder = lock.signature() or "another process"
-                on_note(
-                    f"waits for {holder}, at work on {what}; what it finishes is used here (Ctrl-C stops)"
-                )
-                waited = True
-            time.sleep(POLL_SECONDS)
-        since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
-        lock.sign(f"process {os.getpid()} on {socket.gethostname()} (since {since} UTC)")
-        if waited:
+    path = Path(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", errors="replace")
+    with file:
+        if not _locked(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            file.seek(0)
+            holder = file.read(200) or "another process"
+            on_note(f"waits for {holder}, at work on {what}; what it finishes is used here (Ctrl-C stops)")
+            _locked(file, fcntl.LOCK_EX)
             on_note(f"goes on with {what}")
+        since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+        with contextlib.suppress(OSError):  # a full disk: only those who wait would read it
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()} (since {since} UTC)")
         yield
-    finally:
-        lock.close()
+
+
+def _locked(file: TextIO, how: int) -> bool:
+    with writing(Path(file.name)):
+        try:
+            fcntl.flock(file, how)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def text_hash(text: str | None) -> str | None:
+    """sha256 of a text, such as a chat template."""
+    return None if text is None else hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,11 +1,16 @@
 """What is asked of a model, and what comes back: the units of computing, storing and sharing.
 
-Plain data, no torch: planners, stores and adapters all speak of these.
+Plain data, no torch: planners, stores and back ends all speak of these.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from lighteval.tasks.requests import Doc
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,44 @@ class NotFinite(ValueError):
         super().__init__(f"the scores of request {index} are not finite")
         self.index = index
 
+    def __reduce__(self) -> tuple[type[NotFinite], tuple[int]]:
+        """Made again from its index, in another process: an exception is otherwise made from its message."""
+        return NotFinite, (self.index,)
+
+
+class RequestRefused(Exception):
+    """A server refuses this one request for good: status 400, 413, 422 and their like, with its reason."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
 
 Request = ScoreRequest | GenerateRequest | TextRequest
 Result = Score | Generation
+
+
+class Backend(Protocol):
+    """What the loop needs of a model, wherever it computes (evals/adapters)."""
+
+    chat: bool
+    """Whether docs become prompts in the model's chat template."""
+    identity: str
+    """All that a result depends on besides its request: weights, dtype, engine."""
+    at_a_time: int
+    """Generations under way together, at most."""
+    leaves_cpu: bool
+    """Whether `run` leaves the processor mostly idle: the next row's requests are then made meanwhile, by a thread."""
+
+    def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:
+        """One request a choice, for each doc."""
+
+    def generate_requests(self, docs: Sequence[Doc]) -> list[GenerateRequest]:
+        """One request a doc."""
+
+    def run(self, requests: Sequence[Request], skip: Collection[int] = ()) -> Iterator[tuple[int, Result]]:
+        """Computes requests of one kind: (index, result), each index once, but not those in `skip`.
+
+        Those are known from an interrupted run: a back end whose batches decide the last bit plans with them.
+        Raises NotFinite.
+        """

@@ -17,31 +17,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from typing import Any
 
 import numpy as np
+from scipy import special
+
+from evals.core.metric import METRICS, Metric, of_columns
 
 Array = np.ndarray
 Columns = Mapping[str, Sequence]
-
-PER_DOC = (
-    "acc",
-    "acc_norm_nospace",
-    "alias_match",
-    "final_answer_match",
-    "exact_match",
-    "prompt_level_strict_acc",
-    "prompt_level_loose_acc",
-)
-PER_ITEM = ("inst_level_strict_acc", "inst_level_loose_acc", "judge_score")
-"""Columns that hold a list a doc: one score an instruction, one rating a turn (unrated turns left out)."""
-MEANS = {
-    "ifeval": ("prompt_level_strict_acc", "inst_level_strict_acc"),
-    "ifeval_loose": ("prompt_level_loose_acc", "inst_level_loose_acc"),
-}
-"""Metrics that are the plain mean of two others of the same docs."""
-MACRO = "_macro"
-"""Ending of a metric that is the plain mean over groups of docs (MMLU: subjects)."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +49,7 @@ class Estimate:
 
 def quantile(p: float) -> float:
     """The standard normal quantile."""
-    return NormalDist().inv_cdf(p)
+    return float(special.ndtri(p))
 
 
 def two_sided_z(level: float) -> float:
@@ -75,7 +59,7 @@ def two_sided_z(level: float) -> float:
 
 def upper_tail(z: float) -> float:
     """P(Z > z) of a standard normal, exact far out."""
-    return 0.5 * math.erfc(z / math.sqrt(2))
+    return float(special.ndtr(-z))
 
 
 # --- from the docs' scores to metrics -------------------------------------------------------------
@@ -92,19 +76,20 @@ def linearised_ratio(points: Array, items: Array) -> Array:
     return ratio + (points - ratio * items) / items.mean()
 
 
-def doc_scores(columns: Columns) -> dict[str, Array]:
-    """Per metric of a task, one (linearised) score a doc, in the order of the columns: {metric: [n_docs]}."""
-    scores = {name: np.asarray(columns[name], dtype=np.float64) for name in PER_DOC if name in columns}
-    for name in PER_ITEM:
-        if name in columns:
-            points = np.array([float(np.sum(items)) for items in columns[name]])
-            counts = np.array([len(items) for items in columns[name]], dtype=np.float64)
-            if counts.sum() > 0:
-                scores[name] = linearised_ratio(points, counts)
-    for name, parts in MEANS.items():
-        if all(part in scores for part in parts):
-            scores[name] = np.mean([scores[part] for part in parts], axis=0)
-    return scores
+def doc_scores(metric: Metric, columns: Columns) -> Array | None:
+    """One (linearised) score a doc, in the order of the columns, [n_docs]; None where they do not hold the metric."""
+    if metric.parts:
+        parts = [doc_scores(METRICS[name], columns) for name in metric.parts]
+        known = [part for part in parts if part is not None]
+        return np.mean(known, axis=0) if len(known) == len(parts) else None
+    if metric.column not in columns:
+        return None
+    values = columns[metric.column]
+    if metric.shape == "doc":
+        return np.asarray(values, dtype=np.float64)
+    points = np.array([float(np.sum(items)) for items in values])
+    counts = np.array([len(items) for items in values], dtype=np.float64)
+    return linearised_ratio(points, counts) if counts.sum() > 0 else None
 
 
 def mean(scores: Array) -> Estimate:
@@ -144,92 +129,83 @@ def group_average(scores: Array, groups: Sequence) -> Estimate:
     return average([mean(scores[labels == label]) for label in sorted(set(groups))])
 
 
-def summarize_task(columns: Columns) -> dict[str, dict[str, float | None]]:
-    """Every metric of one task from its sample columns: {metric: {"value", "stderr"}}, as fractions (ratings:
-    1 to 10).
+def task_estimate(metric: Metric, columns: Columns) -> Estimate | None:
+    """One task's value of the metric, in the scores' own unit; None where the columns do not hold it."""
+    scores = doc_scores(metric, _with_items(metric, columns))
+    if scores is None:
+        return None
+    return group_average(scores, columns["group"]) if metric.average == "groups" else mean(scores)
 
-    Beside the score columns: "ifeval" and "ifeval_loose" (mean of prompt and instruction level), and, where
-    `group` is filled (MMLU), each likelihood metric's macro average over groups under the metric's name +
-    "_macro".
+
+def row_strata(metric: Metric, samples: Sequence[Columns]) -> tuple[list[Array], list[float]] | None:
+    """(scores, weights): docs' scores by task (or by a task's group) whose weighted means add up to the row's value.
+
+    In the metric's own unit, docs in the columns' order; None where a task does not hold the metric.
     """
-    scores = doc_scores(columns)
-    rated = {name: doc_scores(_with_items(columns, name))[name] for name in PER_ITEM if name in scores}
-    metrics = {name: mean(values) for name, values in (scores | rated).items()}
-    groups = columns.get("group")
-    if groups is not None and len(groups) and all(group is not None for group in groups):
-        for name in ("acc", "acc_norm_nospace"):
-            if name in scores:
-                metrics[name + MACRO] = group_average(scores[name], groups)
-    return {name: {"value": e.value, "stderr": e.stderr} for name, e in metrics.items()}
+    scores, weights = [], []
+    for columns in samples:
+        own = doc_scores(metric, columns)
+        if own is None:
+            return None
+        parts = [own]
+        if metric.average == "groups":
+            labels = np.asarray(columns["group"])
+            parts = [own[labels == label] for label in sorted(set(columns["group"]))]
+        scores += parts
+        weights += [1 / (len(samples) * len(parts))] * len(parts)
+    return scores, weights
 
 
-def row_estimate(metric: str, samples: Mapping[str, Columns]) -> Estimate | None:
-    """The row that is the plain mean of `metric` over tasks, in the scores' units; None if a task has no such
-    score.
-    """
-    parts = []
-    for columns in samples.values():
-        if metric.endswith(MACRO):
-            scores = doc_scores(columns).get(metric.removesuffix(MACRO))
-            parts.append(None if scores is None else group_average(scores, columns["group"]))
-        else:
-            scores = doc_scores(_with_items(columns, metric)).get(metric)
-            parts.append(None if scores is None else mean(scores))
+def summarize_task(columns: Columns) -> dict[str, dict[str, Any]]:
+    """Every metric that one task's sample columns hold: {metric: {"value", "stderr"}} in the metric's own unit."""
+    found = {metric.name: task_estimate(metric, columns) for metric in of_columns(columns)}
+    return {name: {"value": e.value, "stderr": e.stderr} for name, e in found.items() if e is not None}
+
+
+def row_estimate(metric: Metric, samples: Mapping[str, Columns]) -> Estimate | None:
+    """The row that is the plain mean of a metric over tasks, in its own unit; None if a task has no such score."""
+    parts = [task_estimate(metric, columns) for columns in samples.values()]
     known = [part for part in parts if part is not None]
     return average(known) if known and len(known) == len(parts) else None
 
 
-def row_scale(metric: str) -> float:
-    """What turns a metric into the card's unit: percent, but a judge's ratings stay 1 to 10."""
-    return 1.0 if metric == "judge_score" else 100.0
-
-
-def summarize_row(metric: str, samples: Mapping[str, Columns]) -> dict[str, float | int | None]:
-    """A card's row from its tasks' sample columns: {"value", "stderr", "n"} in the card's unit (None: no
-    value).
-    """
+def summarize_row(metric: Metric, samples: Mapping[str, Columns]) -> dict[str, float | int | None]:
+    """A card's row from its tasks' sample columns: {"value", "stderr", "n"} in the shown unit (None: no value)."""
     estimate = row_estimate(metric, samples)
     n = sum(len(next(iter(columns.values()), ())) for columns in samples.values())
     if estimate is None:
         return {"value": None, "stderr": None, "n": n}
-    scale = row_scale(metric)
-    stderr = None if estimate.stderr is None else estimate.stderr * scale
-    return {"value": estimate.value * scale, "stderr": stderr, "n": estimate.n}
+    stderr = None if estimate.stderr is None else estimate.stderr * metric.scale
+    return {"value": estimate.value * metric.scale, "stderr": stderr, "n": estimate.n}
 
 
 # --- intervals ------------------------------------------------------------------------------------
 
 
 def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Interval of a proportion (Wilson 1927, JASA 22): inside [0, 1], wider than nothing at 0 and n
-    successes.
-    """
+    """Interval of a proportion (Wilson 1927, JASA 22): inside [0, 1], wider than nothing at 0 and n successes."""
+    from scipy.stats import binomtest  # a second of imports: only where an interval is shown
+
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"{successes} of {n} is no proportion")
-    z = two_sided_z(level)
-    p, z2 = successes / n, z * z
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    interval = binomtest(round(successes), n).proportion_ci(level, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
-def row_interval(metric: str, tasks: int, estimate: Estimate) -> tuple[float, float] | None:
-    """95 % interval of a row in the card's unit: Wilson for one task of right or wrong docs, else the normal
-    one.
-    """
-    scale = row_scale(metric)
-    if tasks == 1 and metric in PER_DOC:
-        share = min(max(estimate.value / scale, 0.0), 1.0)
+def row_interval(metric: Metric, tasks: int, estimate: Estimate) -> tuple[float, float] | None:
+    """95 % interval of a row in the shown unit: Wilson for one task of right or wrong docs, else the normal one."""
+    if tasks == 1 and metric.binary and metric.shape == "doc" and metric.average == "docs":
+        share = min(max(estimate.value / metric.scale, 0.0), 1.0)
         low, high = wilson(share * estimate.n, estimate.n)
-        return low * scale, high * scale
+        return low * metric.scale, high * metric.scale
     return estimate.interval()
 
 
-def _with_items(columns: Columns, metric: str) -> Columns:
-    """Without the docs that have no item of a metric (an answer with no rating): they tell nothing of its spread."""
-    if metric not in PER_ITEM or metric not in columns:
+def _with_items(metric: Metric, columns: Columns) -> Columns:
+    """Without the docs that have no item of the metric (an answer with no rating): they tell nothing of its spread."""
+    if metric.shape == "doc" or metric.column not in columns:
         return columns
-    return {metric: [items for items in columns[metric] if len(items)]}
+    return {metric.column: [items for items in columns[metric.column] if len(items)]}
 
 
 def cluster_sums(scores: Array, clusters: Sequence) -> tuple[Array, Array]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,24 +96,23 @@ def load(task: CardTask, source: Source) -> TaskData:
 
     Raises DataUnavailable when they cannot be had, UserError when they are wrong.
     """
-    files, record = _locate(task, task.split, source)
-    rows = _read_all(files, task.columns)
-    shot_rows = None
-    for split in task.splits[1:]:
-        shot_files, shot_record = _locate(task, split, source)
-        shot_rows = _read_all(shot_files, task.columns)
-        record["sha256"] |= shot_record["sha256"]
-    record["rows"] = len(rows)
-    record["official_rows"] = task.docs
-    doubt = record.pop("doubt", None)
+    splits = [_load_split(task, split, source) for split in task.splits]
+    first = splits[0]
     if source.kind == "smoke":
-        record["note"] = f"{len(rows)} built-in smoke items, not the benchmark"
-    elif len(rows) != task.docs:
-        record["note"] = f"{len(rows)} rows instead of the official {task.docs}"
+        note: str | None = f"{len(first.rows)} built-in smoke items, not the benchmark"
+    elif len(first.rows) != task.docs:
+        note = f"{len(first.rows)} rows instead of the official {task.docs}"
     else:
-        record["note"] = doubt
-    record["complete"] = record["note"] is None
-    return TaskData(rows, shot_rows, record)
+        note = first.doubt
+    record = {
+        "revision": first.revision,
+        "sha256": {name: digest for split in splits for name, digest in split.sha256.items()},
+        "rows": len(first.rows),
+        "official_rows": task.docs,
+        "note": note,
+        "complete": note is None,
+    }
+    return TaskData(first.rows, splits[1].rows if len(splits) > 1 else None, record)
 
 
 def build_docs(task: CardTask, data: TaskData, limit: int | None) -> list[Doc]:
@@ -129,27 +128,45 @@ def build_docs(task: CardTask, data: TaskData, limit: int | None) -> list[Doc]:
         raise UserError(f"data of '{task.name}': {error}") from error
 
 
-def _locate(task: CardTask, split: str, source: Source) -> tuple[list[tuple[str, Path]], dict[str, Any]]:
-    """The files of a split as (name in results, path), and the beginning of its record."""
-    if source.kind == "hub":
-        from evals.data import hub
+@dataclass(frozen=True)
+class _Split:
+    """Rows in file order; `sha256` {file as results name it: hex}; `doubt`: what SOURCES.json says against them."""
 
-        try:
-            found = hub.fetch_split(task, split, offline=source.offline)
-        except UserError as error:
-            raise DataUnavailable(str(error)) from error
-        files = [(f"{found.repo}/{name}", path) for name, path in zip(found.names, found.paths, strict=True)]
-        return files, {"revision": found.revision, "sha256": {name: sha256(path) for name, path in files}}
+    rows: list[Row]
+    revision: str | None
+    sha256: dict[str, str]
+    doubt: str | None = None
+
+
+def _load_split(task: CardTask, split: str, source: Source) -> _Split:
+    if source.kind == "hub":
+        return _from_hub(task, split, source.offline)
     assert source.folder is not None
-    name = task.stem(split)
     for ending in (".parquet", ".jsonl"):
-        path = source.folder / (name + ending)
+        name = task.stem(split) + ending
+        path = source.folder / name
         if path.is_file():
             digest = sha256(path)
-            record: dict[str, Any] = {"revision": None, "sha256": {name + ending: digest}}
-            record["doubt"] = _check_sources(source.folder, name + ending, digest)
-            return [(name + ending, path)], record
-    raise DataUnavailable(f"no file {name}.parquet in the data folder")
+            doubt = _check_sources(source.folder, name, digest)
+            return _Split(_read(name, path, task.columns), None, {name: digest}, doubt)
+    raise DataUnavailable(f"no file {task.stem(split)}.parquet in the data folder")
+
+
+def _from_hub(task: CardTask, split: str, offline: bool) -> _Split:
+    from evals.data import hub
+
+    try:
+        found = hub.fetch_split(task, split, offline)
+    except UserError as error:
+        raise DataUnavailable(str(error)) from error
+    table = hub.read_split(found)
+    names = [f"{found.repo}/{name}" for name in found.names]
+    _check(", ".join(names), table.num_rows, table.column_names, task.columns)
+    try:
+        rows = table.select(list(task.columns)).to_pylist()
+    except ValueError as error:
+        raise UserError(f"cannot read {', '.join(names)}: {_reason(error)}") from error
+    return _Split(rows, found.revision, {n: sha256(path) for n, path in zip(names, found.paths, strict=True)})
 
 
 def _check_sources(folder: Path, name: str, digest: str) -> str | None:
@@ -174,31 +191,49 @@ def _check_sources(folder: Path, name: str, digest: str) -> str | None:
     return None if entry.get("complete", True) else "not the official row list (SOURCES.json: incomplete)"
 
 
-def _read_all(files: list[tuple[str, Path]], columns: tuple[str, ...]) -> list[Row]:
-    rows = [row for name, path in files for row in _read(name, path, columns)]
-    if not rows:
-        raise UserError(f"no rows in {', '.join(name for name, _ in files)}: an empty split cannot be scored")
-    return rows
-
-
 def _read(name: str, path: Path, columns: tuple[str, ...]) -> list[Row]:
     """The rows of one parquet or JSON-lines file, with at least `columns`."""
     try:
         if path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
-            present = set.intersection(*(set(row) for row in rows)) if rows else set(columns)
+            rows = [
+                _object(line, n)
+                for n, line in enumerate(path.read_text("utf-8").split("\n"), 1)
+                if line.strip()
+            ]
+            n_rows = len(rows)
+            present: Collection[str] = set.intersection(*(set(row) for row in rows)) if rows else columns
         else:
             import pyarrow.parquet as parquet
 
             with parquet.ParquetFile(path) as file:
-                present = set(file.schema_arrow.names)
+                present = file.schema_arrow.names
+                n_rows = file.metadata.num_rows
                 rows = file.read(columns=[c for c in columns if c in present]).to_pylist()
     except Exception as error:  # a damaged file raises whatever type its reader is led to
         raise UserError(f"cannot read {name}: {_reason(error)}") from error
-    missing = [column for column in columns if column not in present]
-    if missing:
-        raise UserError(f"{name} has no column {', '.join(missing)}: it has {', '.join(sorted(present))}")
+    _check(name, n_rows, present, columns)
     return rows
+
+
+def _object(line: str, number: int) -> Row:
+    row = json.loads(line)
+    if not isinstance(row, dict):
+        raise ValueError(f"line {number} is no object")
+    return row
+
+
+def _check(name: str, n_rows: int, present: Collection[str], columns: tuple[str, ...]) -> None:
+    """Raises UserError for a file without rows, or with one of the `columns` missing or there twice."""
+    twice = [column for column in columns if list(present).count(column) > 1]
+    if twice:
+        raise UserError(f"{name} has the column {', '.join(twice)} twice: which is meant is not known")
+    missing = [column for column in columns if column not in present]
+    if not n_rows:
+        raise UserError(f"no rows in {name}: an empty split cannot be scored")
+    if missing:
+        raise UserError(
+            f"{name} has no column {', '.join(missing)}: it has {', '.join(sorted(present))[:200] or 'none'}"
+        )
 
 
 def sha256(path: Path) -> str:

@@ -10,24 +10,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.functional import linear
 
-from evals.engine.attention import KeyValues, PackedBatch, UnsupportedModel, packed_attention
-from evals.engine.device import free_memory, has_triton, on_device
+from evals.engine.attention import KVCache, PackedBatch, UnsupportedModel, packed_attention
+from evals.engine.device import has_triton, on_device
 from evals.engine.fused import FusedLayers
 from evals.engine.packed import TreeBatch
-from evals.engine.tree import Block, Feed, last_rows, plan
+from evals.engine.tree import Block, Input, last_rows, plan
 
-CACHE_SHARE = 0.6  # of the free memory, at most, for keys and values of sequences in progress
-BUFFER_BYTES = 100 * 2**20  # of log-probabilities at a time, on a CPU
-TRIAL_LAYERS = 8  # of a model below float32
-SLOW_ROWS = 3, 16  # so many rows (the latter excluded) take MKL longer than the latter, times a wide matrix
+BUFFER_BYTES = 100 * 2**20  # of log-probabilities at a time, on a CPU, in memory that is used again
+# Layers compared below float32: in a whole deep model, rounding alone hides what the trial looks for.
+TRIAL_LAYERS = 8
+# From the first number of rows up to the second, MKL takes longer than at the second, for a matrix as wide as a head.
+SLOW_ROWS = 3, 16
 
 logger = logging.getLogger(__name__)
 
 
 class TreeForward:
-    """A causal language model that takes packed batches of blocks.
+    """A causal language model that takes packed batches. ``example``: the KV cache of some tokens, for its shapes.
 
     Raises UnsupportedModel where that cannot work, or where a trial shows that it would give other numbers than the
     model's own forward pass.
@@ -40,10 +42,11 @@ class TreeForward:
             raise UnsupportedModel("its attention cannot be replaced")
         rope = getattr(self.config, "rope_parameters", None) or {}
         kinds = [rope, *(v for v in rope.values() if isinstance(v, dict))]
+        # in a packed batch the input's length is that of all sequences together
         if any(kind.get("rope_type") in ("dynamic", "longrope") for kind in kinds):
             raise UnsupportedModel("its rotary embedding depends on the length of the whole input")
         self.head = OutputHead(model, self.config)
-        self.example: dict[int, KeyValues] = {}  # keys and values of some tokens, by layer
+        self.example: KVCache = {}
         self._fused: FusedLayers | None = FusedLayers(model, use_kernels(model.device))
         try:
             self._try_out()
@@ -53,21 +56,21 @@ class TreeForward:
             self._fused = None
         self._try_out()
 
-    def hidden(self, batch: PackedBatch) -> torch.Tensor:
+    def hidden(self, batch: PackedBatch) -> Tensor:
         """The last layer's normalised output, [tokens, hidden size]."""
         with packed_attention(self.config), self._fused.in_place() if self._fused else nullcontext():
             out = self.model.get_decoder()(
-                input_ids=batch.tokens, position_ids=batch.positions, use_cache=False, tree=batch
+                input_ids=batch.tokens, position_ids=batch.positions, use_cache=False, packed_batch=batch
             )
         return out.last_hidden_state[0]
 
-    def trunk(self, block: Block) -> dict[int, KeyValues]:
-        """Feed a trunk; its keys and values by layer."""
+    def prefill(self, block: Block) -> KVCache:
+        """Run a block's tokens through the model; their KV cache."""
         if not block.tokens:
             return {}
-        batch = TreeBatch([block], {}, self.model.device, keep=True)
+        batch = TreeBatch([block], {}, self.model.device, keep_cache=True)
         self.hidden(batch)
-        return batch.kept
+        return batch.cache
 
     @torch.inference_mode()
     def _try_out(self) -> None:
@@ -85,51 +88,52 @@ class TreeForward:
         else:
             with _shortened(self.model) as exact:
                 ours, own = self._both_ways()
-                reference = [_logits(exact, feed) for feed in _forked(self.config.vocab_size)]
+                reference = [_logits(exact, each) for each in _forked(self.config.vocab_size)]
             further = _distance(ours, reference) / max(_distance(own, reference), 1e-3)
             if not further < 3:
                 raise UnsupportedModel(
                     f"a trial was {further:.1f} times as far from float32 as its own numbers are"
                 )
-        self.example = self.trunk(plan(_forked(self.config.vocab_size)[:1], 1 << 20, 0).blocks[0])
+        self.example = self.prefill(plan(_forked(self.config.vocab_size)[:1], 1 << 20, 0).blocks[0])
 
-    def _both_ways(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """The logits of the trial's sequences: as a tree, below a trunk of some tokens; by the model itself."""
-        feeds = _forked(self.config.vocab_size)
-        block = plan(feeds, 1 << 20, 0).blocks[0]
-        n = 16
+    def _both_ways(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The logits of the trial's sequences: in a packed batch below a shared prefix; by the model's own pass."""
+        inputs = _forked(self.config.vocab_size)
+        block = plan(inputs, 1 << 20, 0).blocks[0]
+        n = 16  # of the 24 tokens in common, so that both the prefix and the block hold shared tokens
         cut = Block([], block.tokens[:n], block.positions[:n], [n] * n)
         below = Block(
             list(range(n)), block.tokens[n:], block.positions[n:], [end - n for end in block.ends[n:]]
         )
         try:
-            hidden = self.hidden(TreeBatch([below], self.trunk(cut), self.model.device))
+            hidden = self.hidden(TreeBatch([below], self.prefill(cut), self.model.device))
         except UnsupportedModel:
             raise
+        # what code that was written for an ordinary batch trips over; any other error is a fault, and is shown
         except (TypeError, KeyError, AttributeError, NotImplementedError) as error:
             raise UnsupportedModel(f"its forward pass does not fit ({error})") from error
         ours = []
         for i, path in sorted(block.paths):
-            rows = [row - n for row in last_rows(path, len(feeds[i].tokens) - feeds[i].first_output)]
+            rows = [row - n for row in last_rows(path, len(inputs[i].tokens) - inputs[i].first_output)]
             ours.append(self.head(hidden[rows]).float())
-        return ours, [_logits(self.model, feed) for feed in feeds]
+        return ours, [_logits(self.model, each) for each in inputs]
 
 
-def _forked(size: int) -> list[Feed]:
-    """Two sequences with a common beginning, for the trial, of a vocabulary of ``size``."""
+def _forked(size: int) -> list[Input]:
+    """Two sequences with a common prefix, for the trial, of a vocabulary of ``size``."""
     common, left, right = (
         [(start + 7919 * i) % size for i in range(n)] for start, n in ((13, 24), (5, 9), (77, 1))
     )
-    return [Feed((*common, *end), len(common) - 1) for end in (left, right)]
+    return [Input((*common, *end), len(common) - 1) for end in (left, right)]
 
 
-def _logits(model: Any, feed: Feed) -> torch.Tensor:
-    """The model's own logits where ``feed`` asks for outputs, [positions, vocabulary]."""
-    logits = model(input_ids=torch.tensor([feed.tokens], device=model.device), use_cache=False).logits[0]
-    return logits[feed.first_output :].float()
+def _logits(model: Any, given: Input) -> Tensor:
+    """The model's own logits where ``given`` asks for outputs, [positions, vocabulary]."""
+    logits = model(input_ids=torch.tensor([given.tokens], device=model.device), use_cache=False).logits[0]
+    return logits[given.first_output :].float()
 
 
-def _distance(found: list[torch.Tensor], wanted: list[torch.Tensor]) -> float:
+def _distance(found: list[Tensor], wanted: list[Tensor]) -> float:
     """How far logits are apart, against their spread: a common shift of a position's logits means nothing."""
     spread = torch.cat([(x - x.mean(-1, keepdim=True)).ravel() for x in wanted])
     return float(
@@ -158,18 +162,8 @@ def use_kernels(device: torch.device) -> bool:
     return device.type == "cuda" and has_triton()
 
 
-def sequences_that_fit(forward: TreeForward, tokens: int, most: int, reusable: int = 0) -> int:
-    """How many sequences of ``tokens``, at least one and at most ``most``, have room for their keys and values.
-
-    ``reusable``: tokens whose memory is taken already and can be used.
-    """
-    a_token = sum(x[0].numel() * x.element_size() for pair in forward.example.values() for x in pair)
-    free = free_memory(forward.model.device) + reusable * a_token
-    return max(1, min(most, int(CACHE_SHARE * free / (a_token * tokens))))
-
-
 class OutputHead:
-    """Hidden states [n, hidden size] to logits [n, vocabulary], or to those of a slice of the vocabulary."""
+    """Hidden states [n, hidden size] to logits [n, vocabulary], or to log-probabilities of some tokens."""
 
     def __init__(self, model: Any, config: Any) -> None:
         self.module = model.get_output_embeddings()
@@ -178,15 +172,15 @@ class OutputHead:
             raise UnsupportedModel("its output head is not a plain linear layer")
         self._buffer = torch.empty(0)
 
-    def __call__(self, hidden: torch.Tensor, piece: slice = slice(None)) -> torch.Tensor:
-        """Logits of the vocabulary's ``piece``, in the model's dtype."""
-        bias, n = self.module.bias, len(hidden)
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Logits, in the model's dtype."""
+        n = len(hidden)
         if hidden.device.type == "cpu" and SLOW_ROWS[0] <= n < SLOW_ROWS[1]:
             hidden = torch.cat([hidden, hidden.new_zeros(SLOW_ROWS[1] - n, hidden.shape[1])])
-        logits = linear(hidden, self.module.weight[piece], None if bias is None else bias[piece])[:n]
+        logits = linear(hidden, self.module.weight, self.module.bias)[:n]
         return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
 
-    def logprobs(self, hidden: torch.Tensor, rows: np.ndarray, targets: Sequence[int]) -> torch.Tensor:
+    def logprobs(self, hidden: Tensor, rows: np.ndarray, targets: Sequence[int]) -> Tensor:
         """Log-probability of token ``targets[i]`` after ``hidden[rows[i]]``, float32 [len(rows)], in nats.
 
         Equal rows are projected once; logits exist only for some rows at a time. The whole row goes through
@@ -194,6 +188,7 @@ class OutputHead:
         CPU, by some 1e-5 nats a token) would differ from it by more than everything before it does.
         """
         device = hidden.device
+        # on the host: the shapes of what follows depend on it, and a GPU would have to be waited for
         used, where = torch.unique(torch.as_tensor(rows), return_inverse=True)
         order = torch.argsort(where, stable=True)
         n_rows = 4096
@@ -211,7 +206,7 @@ class OutputHead:
             0, on_device(order, device), torch.cat(found)
         )
 
-    def _logprobs_at(self, hidden: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def _logprobs_at(self, hidden: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
         """Log-probability of ``targets[i]`` after ``hidden[rows[i]]``."""
         if not use_kernels(hidden.device):
             return self._log_softmax(hidden)[rows, targets]
@@ -221,7 +216,7 @@ class OutputHead:
         tops, totals = log_normalizer(logits)
         return logits[rows, targets].float() - tops[rows] - totals[rows]
 
-    def _log_softmax(self, hidden: torch.Tensor) -> torch.Tensor:
+    def _log_softmax(self, hidden: Tensor) -> Tensor:
         """Log-probabilities [n, vocabulary], float32; on a CPU valid until the next call, which uses their memory."""
         if (hidden.device.type, hidden.dtype, self.cap) != ("cpu", torch.float32, None):
             return torch.log_softmax(self(hidden).float(), -1)

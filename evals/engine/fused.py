@@ -1,8 +1,8 @@
-"""The layers of Llama and Qwen2 with their small steps fused, in place of the model's own for a while.
+"""Faster equals of the layers of Llama and Qwen2, put in place of the model's own during a pass.
 
-With kernels (kernels.py, on a GPU) a whole layer is ten of them, matrix products included; without, the gate of a
-feed-forward layer is computed in place, which touches less memory and changes no bit. Other architectures keep their
-own layers. Nothing here is taken on trust: forward.py compares with the model's own forward pass before it uses any.
+On a GPU a whole layer is ten kernels (kernels.py), matrix products included. On a CPU only the gate of a feed-forward
+layer is computed in place, which touches less memory and changes no bit. Other architectures keep their own layers.
+forward.py compares with the model's own pass before it uses any of this.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.functional import linear
 
 from evals.engine.attention import AttentionKind, PackedBatch
@@ -64,13 +65,13 @@ class FusedLayers:
         return None
 
     def _norm(self, module: Any) -> Callable[..., Any]:
-        def forward(hidden_states: torch.Tensor) -> torch.Tensor:
+        def forward(hidden_states: Tensor) -> Tensor:
             return self.kernels.rms_norm(hidden_states, module.weight, module.variance_epsilon)
 
         return forward
 
     def _gated_in_place(self, module: Any) -> Callable[..., Any]:
-        def forward(x: torch.Tensor) -> torch.Tensor:
+        def forward(x: Tensor) -> Tensor:
             gate = torch.nn.functional.silu(module.gate_proj(x), inplace=True)
             return module.down_proj(gate.mul_(module.up_proj(x)))
 
@@ -86,20 +87,20 @@ class FusedLayers:
         kind = AttentionKind(attention.scaling, getattr(attention, "sliding_window", None), None)
 
         def forward(
-            hidden_states: torch.Tensor,
+            hidden_states: Tensor,
             *,
-            position_embeddings: tuple[torch.Tensor, torch.Tensor],
-            tree: PackedBatch,
+            position_embeddings: tuple[Tensor, Tensor],
+            packed_batch: PackedBatch,
             **_: Any,
-        ) -> torch.Tensor:
-            x = hidden_states[0]  # changed in place: what a layer is given, nobody else has
+        ) -> Tensor:
+            x = hidden_states[0]  # changed in place, which is safe: nothing else holds a layer's input
             n = len(x)
             normed = kernels.rms_norm(x, before.weight, before.variance_epsilon)
             heads = linear(normed, to_qkv, bias).view(n, -1, size)
             cos, sin = (angle[0] for angle in position_embeddings)
             kernels.rotate_(heads[:, :-n_kv], cos, sin)
             q, k, v = heads[:, : -2 * n_kv], heads[:, -2 * n_kv : -n_kv], heads[:, -n_kv:]
-            attended = tree.attend(attention.layer_idx, q, k, v, kind)
+            attended = packed_batch.attend(attention.layer_idx, q, k, v, kind)
             x.addmm_(attended.reshape(n, -1), attention.o_proj.weight.t())
             normed = kernels.rms_norm(x, between.weight, between.variance_epsilon)
             gated = kernels.silu_gate(linear(normed, to_gate_and_up))
@@ -114,9 +115,12 @@ def _is_silu(mlp: Any) -> bool:
 
 
 @torch.inference_mode(False)
-def _joined(*modules: torch.nn.Linear) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """One weight (and bias) for several linear layers of the same input; each layer's own becomes a part of it."""
-    joined: list[torch.Tensor | None] = []
+def _joined(*modules: torch.nn.Linear) -> tuple[Tensor, Tensor | None]:
+    """One weight (and bias) for several linear layers of the same input; each layer's own becomes a view of it.
+
+    With a copy instead of a view, these weights would be in memory twice.
+    """
+    joined: list[Tensor | None] = []
     for name in ("weight", "bias"):
         parts = [getattr(module, name) for module in modules]
         if any(part is None for part in parts):

@@ -11,6 +11,9 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
+from evals.engine.attention import AttentionKind, KeyValues
 
 QUERIES = 64  # queries at a time in a packed batch
 TREE_KEYS, SLOT_KEYS = 32, 64  # keys at a time, in packed batches and in slots: the fastest on an H100
@@ -40,8 +43,8 @@ def _take_in(top, total, summed, scores, visible, values, PRECISION: tl.constexp
 
 @triton.jit
 def _tree_kernel(
-    q, k, v, trunk_k, trunk_v, out, tiles, trunk_rows, ends, positions, scaling, window, softcap,
-    q_row, q_head, k_row, k_head, v_row, v_head, trunk_row, trunk_head, out_row, out_head,
+    q, k, v, prefix_k, prefix_v, out, tiles, prefix_rows, ends, positions, scaling, window, softcap,
+    q_row, q_head, k_row, k_head, v_row, v_head, prefix_row, prefix_head, out_row, out_head,
     GROUP: tl.constexpr, SIZE: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
     WINDOWED: tl.constexpr, CAPPED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -50,8 +53,8 @@ def _tree_kernel(
     block = tl.load(tiles + tile * 4)  # the first row of the tile's block
     first = tl.load(tiles + tile * 4 + 1)  # the tile's own first row, and one past the block's last
     stop = tl.load(tiles + tile * 4 + 2)
-    rows_at = tl.load(tiles + tile * 4 + 3)  # where the block's trunk rows begin and end
-    n_above = tl.load(trunk_rows + rows_at)
+    rows_at = tl.load(tiles + tile * 4 + 3)  # where the block's prefix rows begin and end
+    n_above = tl.load(prefix_rows + rows_at)
     row = first + tl.arange(0, M)
     inside = row < stop
     size = tl.arange(0, SIZE)
@@ -61,14 +64,14 @@ def _tree_kernel(
     top = tl.full([M], float("-inf"), tl.float32)
     total = tl.zeros([M], tl.float32)
     summed = tl.zeros([M, SIZE], tl.float32)
-    k_base = trunk_k + (head // GROUP) * trunk_head
-    v_base = trunk_v + (head // GROUP) * trunk_head
+    k_base = prefix_k + (head // GROUP) * prefix_head
+    v_base = prefix_v + (head // GROUP) * prefix_head
     for start in range(0, n_above, N):
         key = start + tl.arange(0, N)
         seen = key < n_above
-        source = tl.load(trunk_rows + rows_at + 1 + key, mask=seen, other=0).to(tl.int64)[:, None]
-        keys = tl.load(k_base + source * trunk_row + size[None, :], mask=seen[:, None], other=0.0)
-        values = tl.load(v_base + source * trunk_row + size[None, :], mask=seen[:, None], other=0.0)
+        source = tl.load(prefix_rows + rows_at + 1 + key, mask=seen, other=0).to(tl.int64)[:, None]
+        keys = tl.load(k_base + source * prefix_row + size[None, :], mask=seen[:, None], other=0.0)
+        values = tl.load(v_base + source * prefix_row + size[None, :], mask=seen[:, None], other=0.0)
         scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * scaling
         scores = _soften(scores, softcap, CAPPED)
         visible = seen[None, :] & inside[:, None]
@@ -96,26 +99,26 @@ def _tree_kernel(
 
 
 def attend_in_trees(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, trunk: tuple[torch.Tensor, torch.Tensor] | None,
-    tiles: torch.Tensor, trunk_rows: torch.Tensor, ends: torch.Tensor, positions: torch.Tensor,
-    scaling: float, window: int | None, softcap: float | None,
-) -> torch.Tensor:  # fmt: skip
+    q: Tensor, k: Tensor, v: Tensor, prefix: KeyValues | None,
+    tiles: Tensor, prefix_rows: Tensor, ends: Tensor, positions: Tensor, kind: AttentionKind,
+) -> Tensor:  # fmt: skip
     """Attention of ``q`` [tokens, heads, size] of a packed batch (packed.py); the same shape comes back.
 
-    ``k``, ``v`` [tokens, kv heads, size]; ``trunk``, if there is one, the same of its tokens, contiguous.
+    ``k``, ``v`` [tokens, kv heads, size]; ``prefix``, if there is one, the same of its tokens, contiguous.
     ``tiles`` [tiles, 4] int32: a block's first row, the tile's first row, one past the block's last row, where the
-    block's trunk rows stand in ``trunk_rows`` (their number, then the rows). ``ends`` [tokens] int32: one past the last
-    row that sees a row. ``positions`` [tokens] int32.
+    block's prefix rows stand in ``prefix_rows`` (their number, then the rows). ``ends`` [tokens] int32: one past the
+    last row that sees a row. ``positions`` [tokens] int32.
     """
     n, heads, size = q.shape
     out = torch.empty(n, heads, size, dtype=q.dtype, device=q.device)
-    above_k, above_v = trunk or (k, v)  # without a trunk nothing is read there
+    above_k, above_v = prefix or (k, v)  # without a prefix nothing is read there
     _tree_kernel[len(tiles), heads](
-        q, k, v, above_k, above_v, out, tiles, trunk_rows, ends, positions, scaling, window or 0, softcap or 0.0,
+        q, k, v, above_k, above_v, out, tiles, prefix_rows, ends, positions,
+        kind.scaling, kind.window or 0, kind.softcap or 0.0,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1),
         above_k.stride(0), above_k.stride(1), out.stride(0), out.stride(1),
-        GROUP=heads // k.shape[1], SIZE=size, M=QUERIES, N=TREE_KEYS, WINDOWED=window is not None,
-        CAPPED=softcap is not None, PRECISION=_precision(q), num_stages=2,
+        GROUP=heads // k.shape[1], SIZE=size, M=QUERIES, N=TREE_KEYS, WINDOWED=kind.window is not None,
+        CAPPED=kind.softcap is not None, PRECISION=_precision(q), num_stages=2,
     )  # fmt: skip
     return out
 
@@ -151,22 +154,19 @@ def _slots_kernel(
     tl.store(out + at, summed / total[:, None], mask=group[:, None] < GROUP)
 
 
-def attend_in_slots(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: torch.Tensor,
-    scaling: float, window: int | None, softcap: float | None,
-) -> torch.Tensor:  # fmt: skip
+def attend_in_slots(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, kind: AttentionKind) -> Tensor:
     """Attention of ``q`` [slots, heads, size] to the first ``lengths + 1`` tokens of each slot.
 
-    ``k``, ``v``: [slots, kv heads, tokens, size], contiguous. ``window``: only the last so many tokens.
+    ``k``, ``v``: [slots, kv heads, tokens, size], contiguous.
     """
     slots, heads, size = q.shape
     n_kv = k.shape[1]
     out = torch.empty(slots, heads, size, dtype=q.dtype, device=q.device)
     _slots_kernel[slots, n_kv](
-        q, k, v, out, lengths, scaling, window or k.shape[2] + 1, softcap or 0.0,
+        q, k, v, out, lengths, kind.scaling, kind.window or k.shape[2] + 1, kind.softcap or 0.0,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), GROUP=heads // n_kv, SIZE=size,
         ROWS=max(MIN_ROWS, triton.next_power_of_2(heads // n_kv)), N=SLOT_KEYS,
-        CAPPED=softcap is not None, PRECISION=_precision(q),
+        CAPPED=kind.softcap is not None, PRECISION=_precision(q),
     )  # fmt: skip
     return out
 
@@ -185,9 +185,7 @@ def _store_kernel(
     tl.store(values + place, tl.load(v + slot * v_row + head * SIZE + size, mask=inside), mask=inside)
 
 
-def store_in_slots(
-    k: torch.Tensor, v: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor
-) -> None:
+def store_in_slots(k: Tensor, v: Tensor, keys: Tensor, values: Tensor, lengths: Tensor) -> None:
     """Put ``k``, ``v`` [slots, kv heads, size] behind the ``lengths`` tokens of each slot.
 
     ``keys``, ``values``: [slots, kv heads, tokens, size], contiguous; a row's heads stand side by side in ``k``, ``v``.
@@ -201,7 +199,7 @@ def store_in_slots(
 
 @triton.jit
 def _fill_kernel(
-    k, v, trunk_k, trunk_v, keys, values, sources, slots, places, n_trunk, row, stride_slot, stride_head,
+    k, v, prefix_k, prefix_v, keys, values, sources, slots, places, n_prefix, row, stride_slot, stride_head,
     HEADS: tl.constexpr, PADDED: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0)
@@ -209,35 +207,35 @@ def _fill_kernel(
     head = tl.arange(0, PADDED)[:, None]
     at = head * SIZE + tl.arange(0, SIZE)[None, :]
     inside = head < HEADS
-    of_trunk = inside & (source < n_trunk)
-    of_own = inside & (source >= n_trunk)
+    of_prefix = inside & (source < n_prefix)
+    of_own = inside & (source >= n_prefix)
     place = tl.load(slots + token) * stride_slot + head * stride_head + tl.load(places + token) * SIZE
     place += tl.arange(0, SIZE)[None, :]
-    above, own = source * row + at, (source - n_trunk) * row + at
-    k_new = tl.where(of_trunk, tl.load(trunk_k + above, mask=of_trunk), tl.load(k + own, mask=of_own))
+    above, own = source * row + at, (source - n_prefix) * row + at
+    k_new = tl.where(of_prefix, tl.load(prefix_k + above, mask=of_prefix), tl.load(k + own, mask=of_own))
     tl.store(keys + place, k_new, mask=inside)
-    v_new = tl.where(of_trunk, tl.load(trunk_v + above, mask=of_trunk), tl.load(v + own, mask=of_own))
+    v_new = tl.where(of_prefix, tl.load(prefix_v + above, mask=of_prefix), tl.load(v + own, mask=of_own))
     tl.store(values + place, v_new, mask=inside)
 
 
 def fill_slots(
-    own: tuple[torch.Tensor, torch.Tensor], trunk: tuple[torch.Tensor, torch.Tensor] | None,
-    into: tuple[torch.Tensor, torch.Tensor], sources: torch.Tensor, slots: torch.Tensor, places: torch.Tensor,
+    own: KeyValues, prefix: KeyValues | None, into: KeyValues,
+    sources: Tensor, slots: Tensor, places: Tensor,
 ) -> None:  # fmt: skip
     """Copy keys and values, each [tokens, kv heads, size] and contiguous, into slots.
 
-    ``sources`` [n] are rows of trunk and own, counted through; they go to ``places`` [n] of ``slots`` [n] (int64).
+    ``sources`` [n] are rows of prefix and own, counted through; they go to ``places`` [n] of ``slots`` [n] (int64).
     """
-    (k, v), (above_k, above_v), (keys, values) = own, trunk or own, into
+    (k, v), (above_k, above_v), (keys, values) = own, prefix or own, into
     _, heads, size = k.shape
     _fill_kernel[len(sources),](
-        k, v, above_k, above_v, keys, values, sources, slots, places, len(above_k) if trunk else 0,
+        k, v, above_k, above_v, keys, values, sources, slots, places, len(above_k) if prefix else 0,
         heads * size, keys.stride(0), keys.stride(1),
         HEADS=heads, PADDED=triton.next_power_of_2(heads), SIZE=size,
     )  # fmt: skip
 
 
-def _precision(q: torch.Tensor) -> str:
+def _precision(q: Tensor) -> str:
     return "ieee" if q.dtype == torch.float32 else "tf32"
 
 
@@ -253,7 +251,7 @@ def _norm_kernel(x, weight, out, eps, WIDTH: tl.constexpr, PADDED: tl.constexpr)
     tl.store(out + row * WIDTH + column, (values * scale).to(weights.dtype) * weights, mask=inside)
 
 
-def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Root-mean-square norm of the last dimension, then times ``weight``; ``x`` contiguous."""
     out = torch.empty_like(x)
     width = x.shape[-1]
@@ -277,7 +275,7 @@ def _rotate_kernel(x, cos, sin, stride, HEADS: tl.constexpr, PADDED: tl.constexp
     tl.store(x + at + HALF, right * cos_right + left * sin_right, mask=inside)
 
 
-def rotate_(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
+def rotate_(x: Tensor, cos: Tensor, sin: Tensor) -> None:
     """Rotary embedding of ``x`` [tokens, heads, size], in place, by ``cos``, ``sin`` [tokens, size].
 
     A row's heads stand side by side; rows may have more beside them. ``cos``, ``sin`` are contiguous.
@@ -299,7 +297,7 @@ def _gate_kernel(x, out, n, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     tl.store(out + at, (gate * tl.sigmoid(gate)).to(up.dtype) * up, mask=inside)
 
 
-def silu_gate(x: torch.Tensor) -> torch.Tensor:
+def silu_gate(x: Tensor) -> Tensor:
     """``silu(gate) * up`` [tokens, width] of ``x`` [tokens, gate and up: 2 · width], contiguous."""
     n, width = len(x), x.shape[1] // 2
     out = torch.empty(n, width, dtype=x.dtype, device=x.device)
@@ -325,7 +323,7 @@ def _normalizer_kernel(logits, tops, totals, size, BLOCK: tl.constexpr):
     tl.store(totals + row, tl.log(tl.sum(total * tl.exp(top - highest), 0)))
 
 
-def log_normalizer(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def log_normalizer(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Of each row of ``logits`` [n, vocabulary], contiguous, float32 [n]: the largest; the logarithm of the sum of
     exponentials of what the others are less than it. A log-probability is its logit less both, in this order."""
     tops, totals = (torch.empty(len(logits), device=logits.device) for _ in range(2))

@@ -7,47 +7,46 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from evals.engine.attention import AttentionKind, KeyValues
+from evals.engine.attention import AttentionKind, KeyValues, KVCache, attend
 from evals.engine.device import kernels_for, on_device
 from evals.engine.tree import Block
 
-# Blocks attend together when their sizes are equal after rounding up. On a GPU that saves launches; on a CPU a call
+# Blocks attend in one call when their sizes are equal after rounding up. On a GPU that saves launches; on a CPU a call
 # costs little beside its work, and padding would cost more.
 ROUND_ON_CPU, ROUND_ON_GPU = 1, 16
-ROUND_TRUNK = 16
+ROUND_PREFIX = 16  # the same for their shared prefixes, on either
 
 
 class TreeBatch:
-    """Blocks to feed in one pass below a trunk whose keys and values are known (see attention.PackedBatch).
+    """Blocks for one forward pass, below shared prefixes that have been prefilled (see attention.PackedBatch).
 
-    ``kept`` is filled with the keys and values of the batch, by layer, when ``keep`` is set.
+    With ``keep_cache``, the pass leaves the batch's own keys and values in ``cache``.
     """
 
     def __init__(
-        self, blocks: Sequence[Block], trunk: dict[int, KeyValues], device: torch.device, keep: bool = False
+        self, blocks: Sequence[Block], prefix: KVCache, device: torch.device, keep_cache: bool = False
     ) -> None:
-        self.trunk = trunk
-        self.keep = keep
-        self.kept: dict[int, KeyValues] = {}
+        self.prefix = prefix
+        self.keep_cache = keep_cache
+        self.cache: KVCache = {}
         self.blocks = blocks
         self.tokens = on_device([[t for b in blocks for t in b.tokens]], device)
         self.positions = on_device([[p for b in blocks for p in b.positions]], device)
         self._attention: _Tiled | _Grouped | None = None
 
-    def attend(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kind: AttentionKind
-    ) -> torch.Tensor:
-        """Each block attends to its stretch of the trunk and to itself."""
-        if self.keep:  # contiguous: not parts of something larger, which would be kept with them
-            self.kept[layer] = (k.contiguous(), v.contiguous())
-        trunk = self.trunk.get(layer)
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kind: AttentionKind) -> Tensor:
+        """Each block attends to its shared prefix and to itself."""
+        if self.keep_cache:  # contiguous: a view would keep the larger tensor that it is a part of
+            self.cache[layer] = (k.contiguous(), v.contiguous())
+        prefix = self.prefix.get(layer)
         if self._attention is None:
-            n_trunk = len(trunk[0]) if trunk else 0
-            self._attention = _Tiled(self) if kernels_for(q) else _Grouped(self.blocks, n_trunk, q.device)
-        return self._attention.attend(q, k, v, trunk, kind)
+            n_prefix = len(prefix[0]) if prefix else 0
+            self._attention = _Tiled(self) if kernels_for(q) else _Grouped(self.blocks, n_prefix, q.device)
+        return self._attention.attend(q, k, v, prefix, kind)
 
 
 class _Tiled:
@@ -57,60 +56,49 @@ class _Tiled:
         from evals.engine.kernels import QUERIES
 
         tiles: list[tuple[int, int, int, int]] = []
-        trunk_rows: list[int] = []
+        prefix_rows: list[int] = []
         ends: list[int] = []
         starts: list[int] = []
         placed: dict[tuple[int, ...], int] = {}
         for block in batch.blocks:
             start, stop = len(ends), len(ends) + len(block.tokens)
-            rows = tuple(block.trunk)
+            rows = tuple(block.prefix_rows)
             if rows not in placed:
-                placed[rows] = len(trunk_rows)
-                trunk_rows += [len(rows), *rows]
+                placed[rows] = len(prefix_rows)
+                prefix_rows += [len(rows), *rows]
             tiles += [(start, first, stop, placed[rows]) for first in range(start, stop, QUERIES)]
             ends += block.ends
             starts.append(start)
+        # a block's ends count from its own first row, the kernel's from the batch's
         of_block = np.repeat(starts, np.diff([*starts, len(ends)]))
         device = batch.tokens.device
-        self.tiles, self.trunk_rows, self.ends = (
-            on_device(x, device, torch.int32) for x in (tiles, trunk_rows, np.array(ends) + of_block)
+        self.tiles, self.prefix_rows, self.ends = (
+            on_device(x, device, torch.int32) for x in (tiles, prefix_rows, np.array(ends) + of_block)
         )
         self.positions = batch.positions[0].int()
 
     def attend(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, trunk: KeyValues | None, kind: AttentionKind
-    ) -> torch.Tensor:
-        """From [rows, heads, size] of the batch (and its trunk's keys and values) to the same of the batch."""
+        self, q: Tensor, k: Tensor, v: Tensor, prefix: KeyValues | None, kind: AttentionKind
+    ) -> Tensor:
+        """From [rows, heads, size] of the batch (and its prefix's keys and values) to the same of the batch."""
         from evals.engine.kernels import attend_in_trees
 
-        return attend_in_trees(
-            q,
-            k,
-            v,
-            trunk,
-            self.tiles,
-            self.trunk_rows,
-            self.ends,
-            self.positions,
-            kind.scaling,
-            kind.window,
-            kind.softcap,
-        )
+        return attend_in_trees(q, k, v, prefix, self.tiles, self.prefix_rows, self.ends, self.positions, kind)
 
 
 class _Grouped:
     """Blocks of about equal shape in one call each, with PyTorch's own attention."""
 
-    def __init__(self, blocks: Sequence[Block], n_trunk: int, device: torch.device) -> None:
-        self.groups, self.place = _groups(blocks, n_trunk, device)
+    def __init__(self, blocks: Sequence[Block], n_prefix: int, device: torch.device) -> None:
+        self.groups, self.place = _groups(blocks, n_prefix, device)
 
     def attend(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, trunk: KeyValues | None, kind: AttentionKind
-    ) -> torch.Tensor:
-        """From [rows, heads, size] of the batch (and its trunk's keys and values) to the same of the batch."""
-        if trunk is not None:
-            k, v = (torch.cat([above, new]) for above, new in zip(trunk, (k, v), strict=True))
-        # not cuDNN's attention: it builds a plan for every new shape, which takes longer than all else
+        self, q: Tensor, k: Tensor, v: Tensor, prefix: KeyValues | None, kind: AttentionKind
+    ) -> Tensor:
+        """From [rows, heads, size] of the batch (and its prefix's keys and values) to the same of the batch."""
+        if prefix is not None:  # key_rows index both
+            k, v = (torch.cat([above, new]) for above, new in zip(prefix, (k, v), strict=True))
+        # cuDNN's attention is left out: it builds a plan for every new shape, which takes longer than the batch
         with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
             parts = [group.attend(q, k, v, kind) for group in self.groups]
         out = torch.cat(parts) if len(parts) > 1 else parts[0]
@@ -122,32 +110,34 @@ class _Group:
     """Blocks of about equal shape, attended to in one call.
 
     ``query_rows`` [blocks, queries]: rows of the batch; or a slice of it, in order, with no padding.
-    ``key_rows`` [blocks, keys]: rows of trunk + batch. Padding repeats some row.
-    ``n_trunk``: keys that are the trunk's, the same number for each (padded).
-    ``causal``: each block is one sequence without forks, and its queries begin with one for each of the trunk's
+    ``key_rows`` [blocks, keys]: rows of prefix + batch. Padding repeats some row.
+    ``n_prefix``: keys that are the prefix's, the same number for each (padded).
+    ``causal``: each block is one sequence without forks, and its queries begin with one for each of the prefix's
     keys (their outputs are not used), so that query i sees exactly the keys up to i.
     """
 
     blocks: list[Block]
-    query_rows: torch.Tensor | slice
-    key_rows: torch.Tensor
-    n_trunk: int
+    query_rows: Tensor | slice
+    key_rows: Tensor
+    n_prefix: int
     causal: bool
-    masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
+    masks: dict[int | None, Tensor] = field(default_factory=dict)
 
-    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kind: AttentionKind) -> torch.Tensor:
-        """From [rows, heads, size] of the batch (k, v: of trunk + batch) to [blocks · queries, heads, size]."""
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, kind: AttentionKind) -> Tensor:
+        """From [rows, heads, size] of the batch (k, v: of prefix + batch) to [blocks · queries, heads, size]."""
         n, n_keys = self.key_rows.shape
         asked = self.query_rows
         queries = q[asked] if isinstance(asked, slice) else q.index_select(0, asked)
         queries = queries.view(n, -1, *q.shape[1:]).transpose(1, 2)
         rows = self.key_rows.view(-1)
         keys, values = (x.index_select(0, rows).view(n, n_keys, *x.shape[1:]).transpose(1, 2) for x in (k, v))
+        # a window that holds the longest sequence hides nothing, and causal attention needs no mask
         window = None if kind.window is not None and kind.window >= self._longest() else kind.window
         if kind.softcap is not None:
-            out = _attend_capped(
-                queries, keys, values, self._mask(window, queries), kind.scaling, kind.softcap
-            )
+            # the reference: PyTorch has no fused attention with a soft cap
+            times = queries.shape[1] // keys.shape[1]
+            keys, values = (x.repeat_interleave(times, 1) for x in (keys, values))
+            out = attend(queries, keys, values, self._mask(window, queries), kind)
         elif self.causal and window is None:
             out = scaled_dot_product_attention(
                 queries, keys, values, is_causal=True, scale=kind.scaling, enable_gqa=True
@@ -159,14 +149,13 @@ class _Group:
     def _longest(self) -> int:
         return max(max(block.positions) for block in self.blocks) + 1
 
-    def _mask(self, window: int | None, queries: torch.Tensor) -> torch.Tensor:
-        """What to add to attention's scores, [blocks, 1, queries, keys]; made once for all layers alike."""
+    def _mask(self, window: int | None, queries: Tensor) -> Tensor:
+        """What to add to attention's scores, [blocks, 1, queries, keys]; made once for all layers of one window."""
         if window not in self.masks:
             device, n_keys = self.key_rows.device, self.key_rows.shape[1]
-            first = 0 if self.causal else self.n_trunk
-            own = torch.arange(first, first + queries.shape[2], device=device)[
-                None, :, None
-            ]  # a query's own key
+            first = 0 if self.causal else self.n_prefix
+            # each query's own key, which is the last that it sees
+            own = torch.arange(first, first + queries.shape[2], device=device)[None, :, None]
             key = torch.arange(n_keys, device=device)
             ends, positions = on_device(
                 [self._key_ends_and_positions(block, n_keys) for block in self.blocks], device
@@ -182,16 +171,16 @@ class _Group:
 
     def _key_ends_and_positions(self, block: Block, n_keys: int) -> tuple[list[int], list[int]]:
         """Of each key: one past the last query that may see it (0 for padding), and its position."""
-        trunk, own = len(block.trunk), len(block.tokens)
-        pad, after = self.n_trunk - trunk, n_keys - self.n_trunk - own
-        ends = [n_keys] * trunk + [0] * pad + [end + self.n_trunk for end in block.ends] + [0] * after
-        return ends, [*range(trunk), *([0] * pad), *block.positions, *([0] * after)]
+        prefix, own = len(block.prefix_rows), len(block.tokens)
+        pad, after = self.n_prefix - prefix, n_keys - self.n_prefix - own
+        ends = [n_keys] * prefix + [0] * pad + [end + self.n_prefix for end in block.ends] + [0] * after
+        return ends, [*range(prefix), *([0] * pad), *block.positions, *([0] * after)]
 
 
 def _groups(
-    blocks: Sequence[Block], n_trunk: int, device: torch.device
-) -> tuple[list[_Group], torch.Tensor | None]:
-    """Groups of blocks, and where in the groups' joined outputs each row of the batch stands (None: in order)."""
+    blocks: Sequence[Block], n_prefix: int, device: torch.device
+) -> tuple[list[_Group], Tensor | None]:
+    """Groups of blocks, and where each row of the batch stands in their joined outputs (None: in the same order)."""
     step = ROUND_ON_CPU if device.type == "cpu" else ROUND_ON_GPU
     alike: dict[tuple[bool, int, int], list[tuple[int, Block]]] = {}
     start = 0
@@ -200,25 +189,26 @@ def _groups(
         start += len(block.tokens)
     groups, place, offset = [], [0] * start, 0
     for (causal, _, width), members in alike.items():
-        above = max(len(block.trunk) for _, block in members)
+        above = max(len(block.prefix_rows) for _, block in members)
         front = above if causal else 0
         query_rows, key_rows = [], []
         for first, block in members:
             size = len(block.tokens)
             own = range(first, first + size)
             query_rows.append([first] * front + [*own] + [first] * (width - size))
-            above_rows = block.trunk + [0] * (above - len(block.trunk))
-            key_rows.append(above_rows + [n_trunk + row for row in own] + [0] * (width - size))
+            above_rows = block.prefix_rows + [0] * (above - len(block.prefix_rows))
+            key_rows.append(above_rows + [n_prefix + row for row in own] + [0] * (width - size))
             place[first : first + size] = range(offset + front, offset + front + size)
             offset += front + width
         flat = [row for rows in query_rows for row in rows]
+        # most CPU batches are: a slice then saves copying the queries
         in_order = flat == [*range(flat[0], flat[0] + len(flat))]
         groups.append(
             _Group(
                 blocks=[block for _, block in members],
                 query_rows=slice(flat[0], flat[0] + len(flat)) if in_order else on_device(flat, device),
                 key_rows=on_device(key_rows, device),
-                n_trunk=above,
+                n_prefix=above,
                 causal=causal,
             )
         )
@@ -226,40 +216,27 @@ def _groups(
 
 
 def _likeness(block: Block, step: int) -> tuple[bool, int, int]:
-    """Equal for blocks that go into one group: whether causal, rows of trunk (about), tokens rounded up."""
-    size, above = len(block.tokens), len(block.trunk)
+    """Equal for blocks that go into one group: whether causal, prefix (rounded, if not causal), tokens rounded up."""
+    size, above = len(block.tokens), len(block.prefix_rows)
     width = -(-size // step) * step
+    # Queries that stand for the prefix's keys make attention causal, which is faster than a mask as long as they are
+    # fewer than the block's own.
     if above < size and min(block.ends) == size:
         return True, above, width
-    return False, -(-above // ROUND_TRUNK), width
+    return False, -(-above // ROUND_PREFIX), width
 
 
-def _attend_masked(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, scaling: float
-) -> torch.Tensor:
+def _attend_masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float) -> Tensor:
     """Attention over [blocks, heads, tokens, size], with grouped heads, under an additive mask."""
     if q.device.type == "cpu":
         return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=True)
     return _attend_folded(q, k, v, mask, scaling)
 
 
-def _attend_folded(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, scaling: float
-) -> torch.Tensor:
-    """The same where fused kernels with masks know no grouped heads: those that share keys become one head's."""
+def _attend_folded(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float) -> Tensor:
+    """The same for GPUs, whose fused kernels take no mask with grouped heads: heads that share keys are made one."""
     n, heads, length, size = q.shape
     times = heads // k.shape[1]
     packed = q.reshape(n, k.shape[1], times * length, size)
     out = scaled_dot_product_attention(packed, k, v, attn_mask=mask.repeat(1, 1, times, 1), scale=scaling)
     return out.reshape(n, heads, length, v.shape[3])
-
-
-def _attend_capped(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, scaling: float, softcap: float
-) -> torch.Tensor:
-    """The same with a soft cap on the scores, which no fused kernel has."""
-    times = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(times, 1), v.repeat_interleave(times, 1)
-    scores = torch.matmul(q, k.transpose(2, 3)) * scaling
-    scores = torch.tanh(scores / softcap) * softcap + mask
-    return torch.matmul(torch.softmax(scores, -1, dtype=torch.float32).to(q.dtype), v)

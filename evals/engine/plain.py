@@ -1,7 +1,4 @@
-"""The reference engine: one sequence at a time, nothing shared, nothing clever.
-
-``--engine plain`` runs it; the fast engines (scoring.py, decoding.py) are tested against it.
-"""
+"""The plain engine: one sequence at a time by the model's own forward pass. The fast one is tested against it."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ from typing import Any
 import torch
 
 from evals.core.requests import GenerateRequest, Generation, NotFinite, Score, ScoreRequest
+from evals.engine.sampling import NOT_FINITE, draw, generator_of, sample, temperatures_of
 
 
 class PlainScorer:
@@ -27,8 +25,8 @@ class PlainScorer:
 
     def _score(self, request: ScoreRequest) -> Score:
         n = request.n_continuation
-        fed = torch.tensor([request.tokens[:-1]], device=self.model.device)
-        logits = self.model(input_ids=fed, use_cache=False, logits_to_keep=n).logits[
+        inputs = torch.tensor([request.tokens[:-1]], device=self.model.device)
+        logits = self.model(input_ids=inputs, use_cache=False, logits_to_keep=n).logits[
             0, -n:
         ]  # [n, vocabulary]
         logprobs = torch.log_softmax(logits.float(), dim=-1)
@@ -37,7 +35,7 @@ class PlainScorer:
 
 
 class PlainDecoder:
-    """Continues each prompt on its own, with the model's own key-value cache.
+    """Continues each prompt on its own, with transformers' KV cache.
 
     Greedy output equals ``model.generate(do_sample=False)`` under a default GenerationConfig: penalties that
     a checkpoint's generation_config.json may ask for are not part of the protocol, and are not applied.
@@ -55,42 +53,31 @@ class PlainDecoder:
             yield index, self._generate(index, request)
 
     def _generate(self, index: int, request: GenerateRequest) -> Generation:
-        generator = torch.Generator().manual_seed(request.seed)
-        fed = torch.tensor([request.prompt], device=self.model.device)
+        generator, temperature = generator_of(request), temperatures_of([request], torch.device("cpu"))
+        inputs = torch.tensor([request.prompt], device=self.model.device)
         cache = None
         tokens: list[int] = []
         while len(tokens) < request.max_new_tokens:
-            out = self.model(input_ids=fed, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            out = self.model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
             cache = out.past_key_values
-            logits = out.logits[0, -1].float()
-            if not torch.isfinite(logits.max()):  # the maximum of what holds a NaN is one
+            draws = torch.tensor([draw(generator)], dtype=torch.float64) if generator else None
+            token = int(
+                sample(out.logits[:, -1].cpu(), temperature, draws)
+            )  # a draw falls alike on every device
+            if token == NOT_FINITE:
                 raise NotFinite(index)
-            token = pick(logits, request.temperature, generator)
             tokens.append(token)
             if token in self.eos:
-                return Generation(decode(self.tokenizer, tokens[:-1]), tuple(tokens), "eos")
+                return Generation(detokenize(self.tokenizer, tokens[:-1]), tuple(tokens), "eos")
             if request.stops:
-                text = decode(self.tokenizer, tokens)
+                text = detokenize(self.tokenizer, tokens)
                 if (end := first_stop(text, request.stops)) is not None:
                     return Generation(text[:end], tuple(tokens), "stop")
-            fed = torch.tensor([[token]], device=self.model.device)
-        return Generation(decode(self.tokenizer, tokens), tuple(tokens), "length")
+            inputs = torch.tensor([[token]], device=self.model.device)
+        return Generation(detokenize(self.tokenizer, tokens), tuple(tokens), "length")
 
 
-def pick(logits: torch.Tensor, temperature: float, generator: torch.Generator) -> int:
-    """The next token from float32 ``logits`` [vocabulary]: the first argmax, or a draw at ``temperature``.
-
-    A draw takes one number of ``generator`` (on the CPU, so that every device draws alike) and inverts the
-    distribution function in float64.
-    """
-    if temperature <= 0:
-        return int(logits.argmax())
-    cumulative = torch.softmax(logits.cpu() / temperature, dim=-1).double().cumsum(0)
-    u = torch.rand((), generator=generator, dtype=torch.float64) * cumulative[-1]
-    return min(int(torch.searchsorted(cumulative, u, right=True)), len(cumulative) - 1)
-
-
-def decode(tokenizer: Any, tokens: Sequence[int]) -> str:
+def detokenize(tokenizer: Any, tokens: Sequence[int]) -> str:
     """The text of generated tokens: special tokens left out, spaces as they are."""
     return tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 

@@ -1,4 +1,4 @@
-"""Scoring continuations: each distinct token through the model once (tree.py plans, forward.py computes)."""
+"""Scoring continuations: each distinct token goes through the model once (tree.py plans, forward.py computes)."""
 
 from __future__ import annotations
 
@@ -12,25 +12,23 @@ import numpy as np
 import torch
 
 from evals.core.requests import Score, ScoreRequest
-from evals.engine.attention import KeyValues, UnsupportedModel
-from evals.engine.device import Arriving, on_device, out_of_memory
+from evals.engine.attention import KVCache, UnsupportedModel
+from evals.engine.device import HostCopy, on_device, out_of_memory
 from evals.engine.forward import TreeForward
 from evals.engine.packed import TreeBatch
 from evals.engine.plain import PlainScorer
-from evals.engine.tree import Block, Feed, batches, last_ranges, plan
+from evals.engine.tree import Block, Input, batches, last_ranges, plan
 
-ENGINE_VERSION = "3"  # to be raised whenever results change: stored results of other versions are not used
-
-MAX_TRUNK = 2048  # tokens whose keys and values are kept
-# Requests planned at a time: the more, the more they share; but a GPU computes while the next are planned.
+MAX_PREFIX = 2048  # tokens of shared prefixes whose KV cache is kept for one plan
+# Requests planned at a time. More of them share more; but a GPU has nothing to do before the first plan is made.
 PLANNED_ON_CPU, PLANNED_ON_GPU = 65536, 8192
-IN_FLIGHT = 3  # batches that run while the host reads the one before
+IN_FLIGHT = 3  # batches that a GPU has been given when the host reads the oldest one's results
 
 logger = logging.getLogger(__name__)
 
 
 class PrefixScorer:
-    """Scores requests as one tree: shared beginnings once, no padding, outputs only where they are scored.
+    """Scores requests as one prefix tree: shared prefixes once, no padding, logits only where they are scored.
 
     ``max_tokens``: tokens in one forward pass; when memory runs out it is halved, for good. A model whose attention
     cannot be shared is scored by the plain engine, with a warning.
@@ -67,7 +65,7 @@ class PrefixScorer:
                 yield todo[k], score
             return
         running: deque[_Batch] = deque()
-        # a CPU computes nothing meanwhile: what is finished is handed over at once, and kept
+        # on a CPU nothing runs meanwhile: holding a finished batch back would only lose it when the run is killed
         in_flight = 0 if self.model.device.type == "cpu" else IN_FLIGHT
         for batch in self._started(self._forward, requests, known):
             running.append(batch)
@@ -79,7 +77,7 @@ class PrefixScorer:
     def _started(
         self, forward: TreeForward, requests: list[ScoreRequest], known: set[int]
     ) -> Iterator[_Batch]:
-        """Batches on their way, planned some thousand requests at a time, in the order given."""
+        """Started batches, planned some thousand requests at a time, in the order given."""
         together = PLANNED_ON_CPU if self.model.device.type == "cpu" else PLANNED_ON_GPU
         for first in range(0, len(requests), together):
             todo = list(range(first, min(first + together, len(requests))))
@@ -96,16 +94,17 @@ class PrefixScorer:
     ) -> Iterator[_Batch]:
         """Plan ``todo`` and start its batches; ends early, with a smaller budget, when memory runs out."""
         asked = [requests[i] for i in todo]
-        feeds = [feed_of(request) for request in asked]
-        planned = plan(feeds, self.max_tokens, min(MAX_TRUNK, self.max_tokens))
-        trunk = self._or_smaller(functools.partial(forward.trunk, planned.trunk), [planned.trunk])
-        if trunk is None:
+        inputs = [input_of(request) for request in asked]
+        planned = plan(inputs, self.max_tokens, min(MAX_PREFIX, self.max_tokens))
+        prefix = self._or_smaller(functools.partial(forward.prefill, planned.prefix), [planned.prefix])
+        if prefix is None:
             return
         for blocks in batches(planned.blocks, self.max_tokens):
+            # skipped only as a whole: another batch would give the rest other last digits than an unbroken run
             if known and all(todo[i] in known for block in blocks for i, _ in block.paths):
                 continue
             batch = _Batch(blocks, asked, todo)
-            if not self._or_smaller(functools.partial(batch.start, forward, trunk), blocks):
+            if not self._or_smaller(functools.partial(batch.start, forward, prefix), blocks):
                 return
             yield batch
 
@@ -129,7 +128,7 @@ class PrefixScorer:
 
 
 class _Batch:
-    """Blocks on their way through the model: started without waiting for the device, finished when read."""
+    """Blocks that are scored in one pass: ``start`` does not wait for the device, ``finish`` does."""
 
     def __init__(
         self, blocks: Sequence[Block], requests: Sequence[ScoreRequest], names: Sequence[int]
@@ -153,13 +152,13 @@ class _Batch:
         sizes = stops - starts
         self.rows = np.repeat(starts - (sizes.cumsum() - sizes), sizes) + np.arange(sizes.sum())
 
-    def start(self, forward: TreeForward, trunk: dict[int, KeyValues]) -> bool:
-        """Run the model."""
+    def start(self, forward: TreeForward, prefix: KVCache) -> bool:
+        """Run the model; sums stay on the device for now."""
         device = forward.model.device
-        hidden = forward.hidden(TreeBatch(self.blocks, trunk, device))
+        hidden = forward.hidden(TreeBatch(self.blocks, prefix, device))
         logprobs = forward.head.logprobs(hidden, self.rows, self.targets).double()
         sums = torch.zeros(len(self.names), dtype=torch.float64, device=device)
-        self.sums = Arriving(sums.index_add_(0, on_device(self.owners, device), logprobs))
+        self.sums = HostCopy(sums.index_add_(0, on_device(self.owners, device), logprobs))
         return True
 
     def finish(self) -> list[tuple[int, Score]]:
@@ -167,6 +166,6 @@ class _Batch:
         return [(name, Score(logprob)) for name, logprob in zip(self.names, self.sums.tolist(), strict=True)]
 
 
-def feed_of(request: ScoreRequest) -> Feed:
-    """What is fed for a request: all but its last token; outputs are asked for from the last context token on."""
-    return Feed(request.tokens[:-1], len(request.tokens) - 1 - request.n_continuation)
+def input_of(request: ScoreRequest) -> Input:
+    """What goes into the model for a request: all but its last token, outputs from the last context token on."""
+    return Input(request.tokens[:-1], len(request.tokens) - 1 - request.n_continuation)

@@ -1,4 +1,4 @@
-"""When a generation ends; stop strings are found as soon as they are there, without decoding all at every token."""
+"""Stop criteria: an end token, a stop string (found without decoding everything at every token), the budget."""
 
 from __future__ import annotations
 
@@ -6,39 +6,39 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from evals.core.requests import GenerateRequest, Generation
-from evals.engine.plain import decode, first_stop
+from evals.engine.plain import detokenize, first_stop
 
 UNKNOWN = "�"
 
 
-class Endings:
-    """Tells after each token whether a request's generation has ended with it, and how."""
+class StopCriteria:
+    """Tells after each token whether a request's generation is finished, and why."""
 
     def __init__(self, tokenizer: Any, eos_token_ids: Collection[int]) -> None:
         self.tokenizer, self.eos = tokenizer, eos_token_ids
-        self._watchers: dict[tuple[str, ...], StopWatcher] = {}
+        self._stop_strings: dict[tuple[str, ...], StopStrings] = {}
 
-    def ended(self, request: GenerateRequest, tokens: Sequence[int]) -> Generation | None:
-        """The generation, if it ends with the last of ``tokens``; asked after every token."""
+    def finished(self, request: GenerateRequest, tokens: Sequence[int]) -> Generation | None:
+        """The generation, if the last of ``tokens`` finishes it. To be asked after every token."""
         if tokens[-1] in self.eos:
-            return Generation(decode(self.tokenizer, tokens[:-1]), tuple(tokens), "eos")
+            return Generation(detokenize(self.tokenizer, tokens[:-1]), tuple(tokens), "eos")
         if request.stops:
-            if request.stops not in self._watchers:
-                self._watchers[request.stops] = StopWatcher(self.tokenizer, request.stops)
-            text = self._watchers[request.stops].find(tokens)
+            if request.stops not in self._stop_strings:
+                self._stop_strings[request.stops] = StopStrings(self.tokenizer, request.stops)
+            text = self._stop_strings[request.stops].find(tokens)
             if text is not None:
                 return Generation(text, tuple(tokens), "stop")
         if len(tokens) >= request.max_new_tokens:
-            return Generation(decode(self.tokenizer, tokens), tuple(tokens), "length")
+            return Generation(detokenize(self.tokenizer, tokens), tuple(tokens), "length")
         return None
 
 
-class StopWatcher:
+class StopStrings:
     """Tells, token by token, when one of ``stops`` is in the decoded text.
 
-    Its answers equal those of decoding all tokens each time, for tokenizers that decode token after token (a token
-    may hold part of a character). Three sieves, cheap ones first: can this token end a stop at all (remembered by
-    token id); is a stop in the last few tokens' text; is it in the whole text.
+    Answers as decoding all tokens each time would, for tokenizers that decode token by token (a token may hold a part
+    of a character). Three questions, cheap ones first: can a stop end in this token at all (remembered by token id);
+    is one in the text of the last few tokens; is it in the whole text, where special cases of decoding are settled.
     """
 
     def __init__(self, tokenizer: Any, stops: Sequence[str]) -> None:
@@ -53,15 +53,15 @@ class StopWatcher:
             return None
         if len(tokens) > 4 * self.longest and first_stop(self._tail(tokens), self.stops) is None:
             return None
-        text = decode(self.tokenizer, tokens)
+        text = detokenize(self.tokenizer, tokens)
         end = first_stop(text, self.stops)
         return None if end is None else text[:end]
 
     def _may_end(self, token: int) -> bool:
         """Whether a stop could end within this token: it holds one, or begins with the rest of one."""
         if token not in self._ends:
-            text = decode(self.tokenizer, [token])
-            # some decoders drop the space of a first word; a part of a character could be part of anything
+            text = detokenize(self.tokenizer, [token])
+            # Alone, a token may lose the space before it, and a part of a character could belong to any.
             self._ends[token] = (not text and bool(token)) or any(
                 UNKNOWN in text or stop in variant or _overlaps(stop, variant)
                 for stop in self.stops
@@ -73,11 +73,11 @@ class StopWatcher:
         """The text of the last tokens, long enough for the longest stop to lie in it whole."""
         n = self.longest + 8
         while n < len(tokens):
-            text = decode(self.tokenizer, tokens[-n:])
-            if len(text) >= self.longest + len(decode(self.tokenizer, tokens[-1:])) + 8:
+            text = detokenize(self.tokenizer, tokens[-n:])
+            if len(text) >= self.longest + len(detokenize(self.tokenizer, tokens[-1:])) + 8:
                 return text
             n *= 2
-        return decode(self.tokenizer, tokens)
+        return detokenize(self.tokenizer, tokens)
 
 
 def _overlaps(stop: str, text: str) -> bool:

@@ -1,8 +1,9 @@
 """Planning: from token sequences to packed batches in which each distinct token stands once. No torch.
 
-The sequences form a radix tree. It is cut into a *trunk* (what many docs begin with: chat header, instruction; fed
-once, its keys and values kept) and *blocks* (a doc: context and choices, tokens that see only their own ancestors).
-Blocks of similar size fill a batch up to a budget of tokens.
+The sequences form a prefix tree (a radix tree). It is cut in two. The *shared prefixes* are what many requests begin
+with (chat header, instruction, shots): prefilled first, their KV cache kept. The *blocks* are the subtrees below them
+(most often one doc: its context and its choices), in which a token sees only its own ancestors. Blocks fill a batch up
+to a budget of tokens.
 """
 
 from __future__ import annotations
@@ -16,18 +17,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-# A token's way through the linear layers costs about as much as this many query-key pairs in attention: 24·h²
-# operations against 4·h a layer, for hidden sizes h of some hundreds, and attention runs at a lower rate.
+# A token in the linear layers costs about as much as this many query-key pairs in attention: 24·h² operations against
+# 4·h a layer, for hidden sizes h of some hundreds, and attention runs at a lower rate.
 PAIRS_PER_TOKEN = 1024
-# A shared beginning goes into the trunk when that saves at least this many tokens.
-MIN_SAVING = 8
+MIN_SAVING = 8  # tokens that a shared prefix must save; without one the tree is cut into fewer, larger blocks
 WIDTH = array("I").itemsize  # bytes of a token in a key
 
 Path = tuple[tuple[int, int], ...]  # rows of a block, as half-open ranges in order of position
 
 
-class Feed(NamedTuple):
-    """Token ids to feed, and the position (0-based) from which on the model's outputs are asked for."""
+class Input(NamedTuple):
+    """Token ids that go into the model, and the position (0-based) of the first output that is asked for."""
 
     tokens: tuple[int, ...]
     first_output: int
@@ -35,14 +35,14 @@ class Feed(NamedTuple):
 
 @dataclass(slots=True)
 class Block:
-    """Tokens fed together: a subtree, depth first, below a stretch of the trunk.
+    """A subtree of the prefix tree, its tokens depth first.
 
     ``ends[i]`` is one past token i's last descendant: token i sees token j exactly when ``j <= i < ends[j]``.
-    ``trunk`` are the rows of the trunk that every token here sees. ``paths`` gives, for each feed that ends in this
-    block, the rows of it that stand here.
+    ``prefix_rows``: where the shared prefix, which every token here sees, stands in the cache of all shared prefixes.
+    ``paths``: for each input that ends in this block, the rows of its tokens that stand here.
     """
 
-    trunk: list[int]
+    prefix_rows: list[int]
     tokens: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
@@ -51,41 +51,41 @@ class Block:
     @property
     def shape(self) -> tuple[int, int]:
         """Numbers of (queries, keys) in attention."""
-        return len(self.tokens), len(self.trunk) + len(self.tokens)
+        return len(self.tokens), len(self.prefix_rows) + len(self.tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Feed ``trunk`` first (it may be empty), then ``blocks``, which stand largest first."""
+    """Prefill ``prefix``, all shared prefixes (perhaps none), then ``blocks``, which stand largest first."""
 
-    trunk: Block
+    prefix: Block
     blocks: list[Block]
 
     @property
     def tokens(self) -> int:
-        """How many tokens will be fed in all."""
-        return len(self.trunk.tokens) + sum(len(block.tokens) for block in self.blocks)
+        """How many tokens go through the model in all."""
+        return len(self.prefix.tokens) + sum(len(block.tokens) for block in self.blocks)
 
 
-def plan(feeds: Sequence[Feed], max_block: int, max_trunk: int) -> Plan:
-    """Plan the feeding of ``feeds`` so that (nearly) every distinct prefix of them is fed once.
+def plan(inputs: Sequence[Input], max_block: int, max_prefix: int) -> Plan:
+    """Plan ``inputs`` so that (nearly) each of their distinct prefixes goes through the model once.
 
-    ``max_block``: tokens above which a block is taken apart if it can be (its shared part is then fed again unless
-    it fits the trunk). ``max_trunk``: most tokens whose keys and values are kept.
+    ``max_block``: tokens above which a block is cut into smaller ones if it can be; what these begin with is then
+    computed again in each, unless there is place for it among the shared prefixes. ``max_prefix``: tokens of these.
     """
-    if not feeds:
+    if not inputs:
         return Plan(Block([]), [])
     with _no_garbage_collection():
-        root, tops = _cut(_radix_tree(feeds), max_block, max_trunk)
-        trunk = root.emit(feeds)
-        blocks = [_emit(node, feeds, above.rows()) for node, above in tops]
+        root, tops = _cut(_radix_tree(inputs), max_block, max_prefix)
+        prefix = root.emit(inputs)
+        blocks = [_emit(node, inputs, above.rows()) for node, above in tops]
         blocks.sort(key=lambda block: block.shape, reverse=True)
-        return Plan(trunk, blocks)
+        return Plan(prefix, blocks)
 
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Planning makes many small objects, all of them needed: looking for garbage among them takes longer than it."""
+    """Planning makes many small objects and drops none: searching them for garbage takes longer than planning does."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -130,7 +130,7 @@ def last_rows(path: Path, n: int) -> list[int]:
 
 @dataclass(slots=True, eq=False)
 class _Node:
-    """An edge of the radix tree, tokens ``start`` to ``depth`` of feed ``source``, and what hangs below it."""
+    """An edge of the prefix tree, tokens ``start`` to ``depth`` of input ``source``, and what hangs below it."""
 
     start: int
     depth: int
@@ -138,32 +138,34 @@ class _Node:
     children: list[_Node] = field(default_factory=list)
     terminals: list[int] = field(default_factory=list)
     size: int = 0  # distinct tokens, this edge's included
-    first_output: int = 0  # the earliest position that a feed ending here or below asks for
+    first_output: int = 0  # the earliest that an input ending here or below asks for
 
 
-def _radix_tree(feeds: Sequence[Feed]) -> _Node:
-    """The root of the tree over ``feeds``; ends are ``terminals``, so feeds of equal tokens share a node."""
-    keys = [_key(feed.tokens) for feed in feeds]
-    order = sorted(range(len(feeds)), key=keys.__getitem__)
+def _radix_tree(inputs: Sequence[Input]) -> _Node:
+    """The root of the tree over ``inputs``; ends are ``terminals``, so inputs of equal tokens share a node."""
+    keys = [_key(each.tokens) for each in inputs]
+    # In sorted order an input leaves the path of the one before at some depth and never comes back to what lies deeper:
+    # the path is a stack, and whatever is popped off it is finished.
+    order = sorted(range(len(inputs)), key=keys.__getitem__)
     root = _Node(0, 0, order[0])
     stack = [root]
-    between = 0  # what two docs had in common the last time: a good guess for the next
+    between = 0  # shared by the last two docs; mostly the next two share as much
     for i in order:
         key, before = keys[i], keys[stack[-1].source]
-        first, length = feeds[i].first_output, len(feeds[i].tokens)
-        shared = _shared(key, before, first)
+        first, length = inputs[i].first_output, len(inputs[i].tokens)
+        shared = _shared(key, before, first)  # choices of one doc share all before the first output
         if shared < first:
             shared = between = _shared(key, before, between)
         shared = min(shared, stack[-1].depth)
         while len(stack) > 1 and stack[-2].depth >= shared and stack[-1].depth > shared:
-            _close(stack.pop(), feeds)
+            _close(stack.pop(), inputs)
         top = stack[-1]
         if top.depth > shared:
             # the branch leaves in the middle of an edge: split it
             upper = _Node(top.start, shared, top.source, children=[top])
             top.start = shared
             stack[-2].children[-1] = upper
-            _close(stack.pop(), feeds)
+            _close(stack.pop(), inputs)
             stack.append(upper)
         if length > shared:
             leaf = _Node(shared, length, i)
@@ -171,12 +173,12 @@ def _radix_tree(feeds: Sequence[Feed]) -> _Node:
             stack.append(leaf)
         stack[-1].terminals.append(i)
     while stack:
-        _close(stack.pop(), feeds)
+        _close(stack.pop(), inputs)
     return root
 
 
 def _key(tokens: tuple[int, ...]) -> bytes:
-    """Four bytes a token, in the same order as the tokens' own: compared several times faster."""
+    """Four bytes a token, most significant first: sorts as the tokens do, and compares several times faster."""
     packed = array("I", tokens)
     if sys.byteorder == "little":
         packed.byteswap()
@@ -184,7 +186,7 @@ def _key(tokens: tuple[int, ...]) -> bytes:
 
 
 def _shared(a: bytes, b: bytes, guess: int) -> int:
-    """How many tokens two keys have in common at the beginning; fast when that is ``guess`` or a little more."""
+    """Length in tokens of two keys' common prefix; found fast when it is ``guess`` or a little more."""
     low, high = 0, min(len(a), len(b))
     step = WIDTH * guess
     if step <= high and a[:step] == b[:step]:
@@ -204,51 +206,51 @@ def _shared(a: bytes, b: bytes, guess: int) -> int:
     return low // WIDTH
 
 
-def _close(node: _Node, feeds: Sequence[Feed]) -> None:
+def _close(node: _Node, inputs: Sequence[Input]) -> None:
     """Sum up a finished node; its children are finished."""
     if not node.children and len(node.terminals) == 1:  # most often
-        node.size, node.first_output = node.depth - node.start, feeds[node.terminals[0]].first_output
+        node.size, node.first_output = node.depth - node.start, inputs[node.terminals[0]].first_output
         return
     node.size = node.depth - node.start + sum(child.size for child in node.children)
     outputs = [child.first_output for child in node.children] + [
-        feeds[i].first_output for i in node.terminals
+        inputs[i].first_output for i in node.terminals
     ]
     node.first_output = min(outputs, default=0)
 
 
 @dataclass(slots=True, eq=False)
-class _Trunk:
-    """A stretch of the trunk: tokens ``start`` to ``depth`` of feed ``source``; the trunk's root is empty."""
+class _Prefix:
+    """An edge among the shared prefixes: tokens ``start`` to ``depth`` of input ``source``; the root's is empty."""
 
     start: int
     depth: int
     source: int
-    above: _Trunk | None = None
-    children: list[_Trunk] = field(default_factory=list)
+    above: _Prefix | None = None
+    children: list[_Prefix] = field(default_factory=list)
     row: int = 0
 
     def rows(self) -> list[int]:
-        """Trunk rows from the root to here."""
-        stretches = []
-        at: _Trunk | None = self
+        """Rows of the shared prefix that ends here."""
+        parts = []
+        at: _Prefix | None = self
         while at is not None:
-            stretches.append(range(at.row, at.row + at.depth - at.start))
+            parts.append(range(at.row, at.row + at.depth - at.start))
             at = at.above
-        return [row for stretch in reversed(stretches) for row in stretch]
+        return [row for part in reversed(parts) for row in part]
 
-    def emit(self, feeds: Sequence[Feed]) -> Block:
+    def emit(self, inputs: Sequence[Input]) -> Block:
         """All below this root as one block; numbers the rows."""
-        block = Block(trunk=[])
+        block = Block(prefix_rows=[])
         order, stack = [], [self]
         while stack:
             at = stack.pop()
             order.append(at)
             at.row = len(block.tokens)
-            block.tokens.extend(feeds[at.source].tokens[at.start : at.depth])
+            block.tokens.extend(inputs[at.source].tokens[at.start : at.depth])
             block.positions.extend(range(at.start, at.depth))
             stack.extend(at.children)
         block.ends = [0] * len(block.tokens)
-        last: dict[_Trunk, int] = {}
+        last: dict[_Prefix, int] = {}
         for at in reversed(order):
             stop = at.row + at.depth - at.start
             last[at] = max([stop, *(last[child] for child in at.children)])
@@ -256,44 +258,44 @@ class _Trunk:
         return block
 
 
-def _cut(root: _Node, max_block: int, max_trunk: int) -> tuple[_Trunk, list[tuple[_Node, _Trunk]]]:
-    """Cut the tree: the trunk's root, and the top of each block with the stretch of trunk that it hangs from.
+def _cut(root: _Node, max_block: int, max_prefix: int) -> tuple[_Prefix, list[tuple[_Node, _Prefix]]]:
+    """Cut the tree: the root of the shared prefixes, and the top of each block with the prefix that it hangs from.
 
-    Nodes are taken by what their place in the trunk saves. A node cut without a place there (no room, too little
-    saved, or its outputs are asked for) has its tokens fed again in each child's block.
+    The node that saves most as a shared prefix comes first. A node that cannot become one (no place, too little saved,
+    or its outputs are asked for, which a prefix does not give) is computed again in each child's block.
     """
-    trunk = _Trunk(0, 0, root.source)
-    tops: list[tuple[_Node, _Trunk]] = []
-    heap: list[tuple[int, int, _Node, _Trunk]] = [(0, 0, root, trunk)]
-    room, pushed = max_trunk, 1
+    prefix = _Prefix(0, 0, root.source)
+    tops: list[tuple[_Node, _Prefix]] = []
+    heap: list[tuple[int, int, _Node, _Prefix]] = [(0, 0, root, prefix)]
+    place, pushed = max_prefix, 1
     while heap:
         _, _, node, above = heapq.heappop(heap)
         if _stays_whole(node, max_block):
             tops.append((node, above))
             continue
         branches = len(node.children) + bool(node.terminals)
-        kept = max(0, min(node.depth, node.first_output, node.start + room) - node.start)
+        kept = max(0, min(node.depth, node.first_output, node.start + place) - node.start)
         if kept * (branches - 1) < MIN_SAVING:
             kept = 0
         if kept:
-            stretch = _Trunk(node.start, node.start + kept, node.source, above)
-            above.children.append(stretch)
-            above = stretch
-            room -= kept
-        ending = (
-            [_Node(node.depth, node.depth, node.source, terminals=node.terminals)] if node.terminals else []
-        )
-        for child in node.children + ending:
+            part = _Prefix(node.start, node.start + kept, node.source, above)
+            above.children.append(part)
+            above = part
+            place -= kept
+        children = node.children
+        if node.terminals:  # inputs that end here need a block of their own, be it an empty one
+            children = [*children, _Node(node.depth, node.depth, node.source, terminals=node.terminals)]
+        for child in children:
             child.size += node.depth - (node.start + kept)
             child.start = node.start + kept
             saving = (child.depth - child.start) * len(child.children)
             heapq.heappush(heap, (-saving, pushed, child, above))
             pushed += 1
-    return trunk, tops
+    return prefix, tops
 
 
 def _stays_whole(node: _Node, max_block: int) -> bool:
-    """Whether one block for all of ``node`` costs less than a block for each child, the edge fed in each."""
+    """Whether one block for all of ``node`` costs less than a block for each child, the edge computed in each."""
     branches = len(node.children) + bool(node.terminals)
     if branches < 2:
         return not node.children
@@ -304,7 +306,7 @@ def _stays_whole(node: _Node, max_block: int) -> bool:
     return (node.depth - node.start) * (branches - 1) * PAIRS_PER_TOKEN >= needless_pairs
 
 
-def _emit(top: _Node, feeds: Sequence[Feed], trunk: list[int]) -> Block:
+def _emit(top: _Node, inputs: Sequence[Input], prefix: list[int]) -> Block:
     """The block of a subtree."""
     tokens: list[int] = []
     positions: list[int] = []
@@ -316,11 +318,11 @@ def _emit(top: _Node, feeds: Sequence[Feed], trunk: list[int]) -> Block:
         row, start, depth = len(tokens), node.start, node.depth
         if depth > start:
             path = (*path, (row, row + depth - start))
-            tokens += feeds[node.source].tokens[start:depth]
+            tokens += inputs[node.source].tokens[start:depth]
             positions += range(start, depth)
             ends += [row + node.size] * (depth - start)
         for i in node.terminals:
             paths.append((i, path))
         for child in node.children:
             stack.append((child, path))
-    return Block(trunk, tokens, positions, ends, paths)
+    return Block(prefix, tokens, positions, ends, paths)

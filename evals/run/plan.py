@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from evals.core.requests import GenerateRequest, Request, ScoreRequest
-from evals.run.shares import EXPECTED_OUTPUT, distinct_tokens
+from evals.run.shares import EXPECTED_OUTPUT, deal, distinct_tokens
 from evals.run.store import Store, request_key
-from reports.render.tables import Cell, Table
 
 if TYPE_CHECKING:
     from evals.core.card import Row
@@ -21,11 +20,15 @@ SAMPLE_ANSWERS = 32
 SAMPLE_OUTPUT = 24  # tokens of each of those answers
 
 
+Part = tuple[int, int, int]
+
+
 @dataclass(frozen=True)
 class RowPlan:
     """One row's work. ``requests`` are those that differ; ``tokens`` and ``output`` count those not ``stored``.
 
-    ``tokens``: distinct tokens of prompts; ``output``: tokens to generate, as far as budgets tell.
+    ``tokens``: distinct tokens of prompts; ``output``: tokens to generate, as far as budgets tell. ``workers``: for
+    each of several, its requests, tokens and output.
     """
 
     suite: str
@@ -35,6 +38,7 @@ class RowPlan:
     stored: int
     tokens: int
     output: int
+    workers: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,9 @@ class Rates:
         return row.tokens / self.read + row.output / self.generated
 
 
-def plan(works: Sequence[Work], adapters: Sequence[Any], store: Store | None) -> tuple[list[RowPlan], Rates]:
+def plan(
+    works: Sequence[Work], adapters: Sequence[Any], store: Store | None, workers: int = 1
+) -> tuple[list[RowPlan], Rates]:
     """Every row's work, and the rates measured on a few docs of those not finished (nothing is stored)."""
     rows: list[RowPlan] = []
     scores: list[tuple[Any, Request]] = []
@@ -59,37 +65,12 @@ def plan(works: Sequence[Work], adapters: Sequence[Any], store: Store | None) ->
             groups = _requests(row, work, adapter)
             if not groups:
                 continue
-            rows.append(_row_plan(work.suite.name, row, groups, adapter.identity, store))
+            rows.append(_row_plan(work.card.name, row, groups, adapter, store, workers))
             for group in groups[:SAMPLE_DOCS] if rows[-1].stored < rows[-1].requests else ():
                 (scores if isinstance(group[0], ScoreRequest) else answers).extend(
                     (adapter, r) for r in group
                 )
     return rows, _measure(scores, answers[:: max(1, len(answers) // SAMPLE_ANSWERS)])
-
-
-def table(rows: Sequence[RowPlan], rates: Rates) -> Table:
-    """The plan for people."""
-    header = ("Row", "Docs", "Requests", "Stored", "Distinct tokens", "Output tokens", "Time")
-    lines = [_line(f"{row.suite}: {row.label}", row, rates) for row in rows]
-    total = [
-        sum(getattr(row, name) for row in rows) for name in ("docs", "requests", "stored", "tokens", "output")
-    ]
-    lines.append(_line("all", RowPlan("", "", *total), rates))
-    note = (
-        f"by {rates.read:,.0f} tokens read and {rates.generated:,.0f} generated a second here; an answer is "
-        f"counted with its budget, at most {EXPECTED_OUTPUT} tokens: many end earlier, few go on"
-    )
-    return Table(
-        "Plan",
-        tuple(Cell(text, marks=(1,) if text == "Time" else ()) for text in header),
-        tuple(lines),
-        (note,) if any(row.stored < row.requests for row in rows) else (),
-    )
-
-
-def _line(label: str, row: RowPlan, rates: Rates) -> tuple[Cell, ...]:
-    numbers = (row.docs, row.requests, row.stored, row.tokens, row.output)
-    return (Cell(label), *(Cell(f"{number:,}") for number in numbers), Cell(_span(rates.seconds(row))))
 
 
 def _requests(row: Row, work: Work, adapter: Any) -> list[list[Request]]:
@@ -109,17 +90,30 @@ def _requests(row: Row, work: Work, adapter: Any) -> list[list[Request]]:
 
 
 def _row_plan(
-    suite: str, row: Row, groups: Sequence[Sequence[Request]], identity: str, store: Store | None
+    suite: str, row: Row, groups: Sequence[Sequence[Request]], adapter: Any, store: Store | None, workers: int
 ) -> RowPlan:
-    unique = {request_key(identity, one): one for group in groups for one in group}
+    from tasks import get_task
+
+    unique = {request_key(adapter.identity, one): one for group in groups for one in group}
     stored = store.get(list(unique)) if store is not None else {}
     todo = [one for key, one in unique.items() if key not in stored]
-    output = sum(min(one.max_new_tokens, EXPECTED_OUTPUT) for one in todo if isinstance(one, GenerateRequest))
-    tokens = distinct_tokens(todo) if todo else 0
-    if row.tasks == ("mt_bench",):
+    twice = any(get_task(name).follow_up for name in row.tasks)
+    parts: tuple[Part, ...] = ()
+    if workers > 1:
+        shares = deal(todo, workers, adapter.at_a_time // workers)
+        parts = tuple((len(share), *_work([todo[i] for i in share], twice)) for share in shares)
+    return RowPlan(suite, row.label, len(groups), len(unique), len(stored), *_work(todo, twice), parts)
+
+
+def _work(requests: Sequence[Request], twice: bool) -> tuple[int, int]:
+    """Distinct tokens of prompts, and tokens to generate; `twice`: a conversation of two turns."""
+    answers = (one for one in requests if isinstance(one, GenerateRequest))
+    output = sum(min(one.max_new_tokens, EXPECTED_OUTPUT) for one in answers)
+    tokens = distinct_tokens(requests)
+    if twice:
         # the second turn reads its question and the first answer (the rest is what the first turn read)
         tokens, output = 2 * tokens + output, 2 * output
-    return RowPlan(suite, row.label, len(groups), len(unique), len(stored), tokens, output)
+    return tokens, output
 
 
 def _measure(scores: list[tuple[Any, Request]], answers: list[tuple[Any, Request]]) -> Rates:
@@ -151,9 +145,3 @@ def _run(sample: Sequence[tuple[Any, Request]]) -> tuple[float, int, int]:
         seconds += time.monotonic() - start
         tokens += distinct_tokens(requests)
     return seconds, tokens, output
-
-
-def _span(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

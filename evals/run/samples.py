@@ -6,25 +6,21 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from evals.core.metric import METRICS, predict
 from evals.core.requests import Generation, Score, ScoreRequest
 from evals.prompting import text as prompts
 
 if TYPE_CHECKING:
+    import pyarrow
     from lighteval.tasks.requests import Doc
 
     from tasks.common.builders import CardTask
 
 Columns = dict[str, list[Any]]
 
-_LIST_TYPES = {
-    "choices": "string",
-    "turns": "string",
-    "reference": "string",
-    "logprobs": "float64",
-    "n_tokens": "int64",
-    "inst_level_strict_acc": "int64",
-    "inst_level_loose_acc": "int64",
-}
+_TYPES = {"choices": ["string"], "turns": ["string"], "reference": ["string"], "group": "string"}
+_TYPES |= {"logprobs": ["float64"], "n_tokens": ["int64"]}
+"""Columns whose type no value may decide: an arrow type, or a list of one. Scores have those of their metric."""
 
 
 def likelihood_columns(
@@ -37,60 +33,38 @@ def likelihood_columns(
     """One line a doc of a likelihood task. Raises ValueError, naming the doc, for a score that is not finite."""
     from lighteval.models.model_output import ModelResponse
 
-    from tasks.common.metrics import predict, score
+    from tasks.common.metrics import likelihood_line, score
 
     columns = _common(docs, chat)
-    columns["gold"] = [doc.gold_index for doc in docs]
-    columns["choices"] = [list(doc.choices) for doc in docs]
-    columns["logprobs"] = [[one.logprob for one in group] for group in scores]
+    responses = [ModelResponse(logprobs=[one.logprob for one in group]) for group in scores]
+    lines = [likelihood_line(doc, response) for doc, response in zip(docs, responses, strict=True)]
+    for name in ("gold", "choices", "logprobs"):
+        columns[name] = [line[name] for line in lines]
     columns["n_tokens"] = [[request.n_continuation for request in group] for group in requests]
-    columns["prediction"] = [predict(doc, sums) for doc, sums in zip(docs, columns["logprobs"], strict=True)]
-    _add_scores(
-        columns,
-        [
-            score(task, doc, ModelResponse(logprobs=sums))
-            for doc, sums in zip(docs, columns["logprobs"], strict=True)
-        ],
-    )
+    columns["prediction"] = [predict(line["choices"], line["logprobs"]) for line in lines]
+    _add_scores(columns, [score(task, *pair) for pair in zip(docs, responses, strict=True)])
     return columns
 
 
 def generative_columns(
-    task: CardTask, docs: Sequence[Doc], chat: bool, generations: Sequence[Generation]
+    task: CardTask, docs: Sequence[Doc], chat: bool, turns: Sequence[Sequence[Generation]]
 ) -> Columns:
-    """One line a doc of a generative task."""
+    """One line a doc of a generative task: `turns` [n_turns][n_docs] answers, what the task keeps, and scores."""
     from lighteval.models.model_output import ModelResponse
 
     from tasks.common.metrics import score
 
     columns = _common(docs, chat)
+    for name in task.keep:
+        columns[name] = [(doc.specific or {})[name] for doc in docs]
     columns["gold"] = [list(doc.choices) for doc in docs]
-    columns["output"] = [one.text for one in generations]
-    columns["n_output_tokens"] = [len(one.tokens) for one in generations]
-    columns["finish"] = [one.finish for one in generations]
-    _add_scores(
-        columns,
-        [
-            score(task, doc, ModelResponse(text=[one.text]))
-            for doc, one in zip(docs, generations, strict=True)
-        ],
-    )
-    return columns
-
-
-def conversation_columns(
-    docs: Sequence[Doc], chat: bool, first: Sequence[Generation], second: Sequence[Generation]
-) -> Columns:
-    """One line a question of MT-Bench: both turns' answers, and what a judge needs."""
-    columns = _common(docs, chat)
-    specifics = [doc.specific or {} for doc in docs]
-    columns["question_id"] = [specific["question_id"] for specific in specifics]
-    columns["turns"] = [list(specific["turns"]) for specific in specifics]
-    columns["reference"] = [list(specific["reference"]) for specific in specifics]
-    for suffix, generations in (("", first), ("_turn_2", second)):
-        columns[f"output{suffix}"] = [one.text for one in generations]
-        columns[f"n_output_tokens{suffix}"] = [len(one.tokens) for one in generations]
-        columns[f"finish{suffix}"] = [one.finish for one in generations]
+    for number, answers in enumerate(turns, start=1):
+        suffix = "" if number == 1 else f"_turn_{number}"
+        columns[f"output{suffix}"] = [one.text for one in answers]
+        columns[f"n_output_tokens{suffix}"] = [len(one.tokens) for one in answers]
+        columns[f"finish{suffix}"] = [one.finish for one in answers]
+    responses = [ModelResponse(text=[one.text]) for one in turns[0]]
+    _add_scores(columns, [score(task, *pair) for pair in zip(docs, responses, strict=True)])
     return columns
 
 
@@ -115,19 +89,29 @@ def to_parquet(columns: Columns) -> bytes:
 
     arrays = {}
     for name, values in columns.items():
-        kind = None
-        if name in _LIST_TYPES:
-            kind = pyarrow.list_(pyarrow.type_for_alias(_LIST_TYPES[name]))
-        elif name == "gold" and values and isinstance(values[0], list):
-            kind = pyarrow.list_(pyarrow.string())
-        elif name == "group":
-            kind = pyarrow.string()
+        kind = _type(name, values)
         if kind is None or "string" in str(kind):
             values = _clean(values)
         arrays[name] = pyarrow.array(values, type=kind)
     buffer = io.BytesIO()
     parquet.write_table(pyarrow.table(arrays), buffer, compression="zstd")
     return buffer.getvalue()
+
+
+def _type(name: str, values: Sequence[Any]) -> pyarrow.DataType | None:
+    """The arrow type of a column; None: its values tell (numbers and texts that are always there)."""
+    import pyarrow
+
+    metric = METRICS.get(name)
+    if metric is not None:
+        number = pyarrow.int64() if metric.binary else pyarrow.float64()
+        return pyarrow.list_(number) if metric.shape == "items" else number
+    if name == "gold" and values and isinstance(values[0], list):
+        return pyarrow.list_(pyarrow.string())
+    kind = _TYPES.get(name)
+    if isinstance(kind, list):
+        return pyarrow.list_(pyarrow.type_for_alias(kind[0]))
+    return None if kind is None else pyarrow.type_for_alias(kind)
 
 
 def _clean(value: Any) -> Any:

@@ -5,58 +5,21 @@ The only way in which a baseline changes. It is a run folder as results/README.m
 
 from __future__ import annotations
 
-import argparse
 import re
-from dataclasses import dataclass
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evals.core.errors import EXIT_OK, UserError
+from evals.core.errors import UserError
+from evals.core.runlog import FILE
+from reports.finding import BASELINES
+from reports.render.tables import one_line
+from reports.runs import Run, load_run
 
 if TYPE_CHECKING:
-    from reports.runs import Run
+    import pyarrow
 
-FOLDER = Path(__file__).resolve().parents[2] / "results" / "baselines"
 HASH_DIGITS = 12
-KEPT = ("schema_version", "model", "suite", "limit", "data", "tasks", "rows", "provenance")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What `bless` was asked for. `baselines`: where baselines are kept."""
-
-    run: Path
-    name: str
-    baselines: Path
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `bless`."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run folder to keep as a baseline")
-    parser.add_argument(
-        "--as", dest="name", required=True, metavar="NAME", help="letters, digits, '.', '_' and '-'"
-    )
-    parser.add_argument(
-        "--baselines", type=Path, metavar="DIR", help="where baselines are kept (results/baselines)"
-    )
-
-
-def options_from(args: argparse.Namespace) -> Options:
-    """The command's options, checked. Raises UserError."""
-    return Options(args.run, checked_name(args.name), args.baselines or FOLDER)
-
-
-def main(args: argparse.Namespace) -> int:
-    """Stores the baseline and says what it replaces."""
-    from reports.runs import load_run
-
-    options = options_from(args)
-    target = options.baselines / options.name
-    run = load_run(options.run)
-    replaced = _described(load_run(target)) if target.is_dir() else None
-    bless(run, target)
-    print(f"baseline '{options.name}' is now {_described(run)}" + (f" (was {replaced})" if replaced else ""))
-    return EXIT_OK
 
 
 def checked_name(name: str) -> str:
@@ -66,56 +29,32 @@ def checked_name(name: str) -> str:
     return name
 
 
-def find_baseline(name: str, folder: Path | None = None) -> Path:
-    """The folder of a baseline: a run folder's path, or the name of a blessed one; with `folder`, one in there.
-
-    Raises UserError.
-    """
-    if folder is None and Path(name).is_dir():
-        return Path(name)
-    if folder is not None and (Path(name) / "run.json").is_file() and not (folder / name).is_dir():
-        raise UserError(
-            f"--baselines is where a name is looked up, and '{name}' is a run folder: give one of them"
-        )
-    folder = folder or FOLDER
-    blessed = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    if name in blessed:
-        return folder / checked_name(name)
-    there = (
-        f"blessed are {', '.join(blessed)}"
-        if blessed
-        else "none is blessed yet: 'run_evals.py bless RUN --as NAME'"
-    )
-    raise UserError(f"no run folder and no baseline '{name}': {there}")
+def bless(run: Run, name: str, folder: Path | None = None) -> str:
+    """Stores the run as a baseline; says in words what that now is, and what it replaces. Raises UserError."""
+    target = (folder or BASELINES) / checked_name(name)
+    replaced = f" (was {_described(load_run(target))})" if target.is_dir() else ""
+    _write(run, target)
+    return f"baseline '{name}' is now {_described(run)}{replaced}"
 
 
-def bless(run: Run, target: Path) -> None:
+def _write(run: Run, target: Path) -> None:
     """Writes the baseline folder whole or not at all, in place of an older one."""
-    import json
-    import tempfile
-
     from pyarrow import parquet
 
+    log = run.log.model_copy(update={"timing": {}, "blessed_from": run.folder.name})
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".blessing-") as temporary:
         fresh = Path(temporary) / "fresh"
         (fresh / "samples").mkdir(parents=True)
         for task in run.tasks:
             parquet.write_table(_scores(run, task), fresh / "samples" / f"{task}.parquet", compression="zstd")
-        (fresh / "run.json").write_text(
-            json.dumps(_record(run), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        (fresh / FILE).write_bytes(log.dump())
         if target.exists():
             target.rename(Path(temporary) / "old")
         fresh.rename(target)
 
 
-def _record(run: Run) -> dict[str, Any]:
-    record = {key: run.record[key] for key in KEPT}
-    return {**record, "timing": {}, "blessed_from": run.folder.name}
-
-
-def _scores(run: Run, task: str) -> Any:
+def _scores(run: Run, task: str) -> pyarrow.Table:
     """The score columns, small; of a prompt's hash only the first digits."""
     import pyarrow
 
@@ -131,20 +70,12 @@ def _small(name: str, values: list[Any]) -> Any:
         return pyarrow.array(values, type=pyarrow.int32())
     if name == "group":
         return pyarrow.array(values, type=pyarrow.string()).dictionary_encode()
-    if values and isinstance(values[0], int):
+    if values and all(isinstance(value, int) and value in (0, 1) for value in values):
         return pyarrow.array(values, type=pyarrow.int8())
     return pyarrow.array(values)
 
 
 def _described(run: Run) -> str:
-    from reports.render.tables import one_line
-
-    words = [
-        run.name,
-        run.model["quantization"],
-        run.model["dtype"],
-        run.suite,
-        run.record.get("blessed_from"),
-    ]
-    limit = f"limit {run.record['limit']}" if run.record["limit"] else "all docs"
+    words = [run.name, run.model.quantization, run.model.dtype, run.suite, run.log.blessed_from]
+    limit = f"limit {run.log.limit}" if run.log.limit else "all docs"
     return one_line(" ".join(str(word) for word in [*words, limit] if word))

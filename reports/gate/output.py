@@ -8,8 +8,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from evals.core.errors import UserError
-from reports.card import DASH, signed, write
-from reports.gate.verdict import INCONCLUSIVE, MISSING, PASS, REGRESSION, GateResult, RowGate
+from reports.card import DASH, signed
+from reports.files import write
+from reports.gate.verdict import INCONCLUSIVE, MISSING, PASS, REGRESSION, GateResult, RowGate, shown_digits
 from reports.render.tables import Cell, Table, markdown, markdown_text, one_line
 from reports.runs import Run
 
@@ -61,9 +62,11 @@ def plain(result: GateResult, code: int) -> str:
 
 
 def _change(row: RowGate) -> str:
-    if row.baseline is None or row.candidate is None:
+    if row.metric is None or row.baseline is None or row.candidate is None:
         return DASH
-    return f"{row.baseline:.2f} → {row.candidate:.2f} ({signed(row.candidate - row.baseline, 2)})"
+    digits = shown_digits(row.metric)
+    change = signed(row.candidate - row.baseline, digits)
+    return f"{row.baseline:.{digits}f} → {row.candidate:.{digits}f} ({change})"
 
 
 def summary_markdown(result: GateResult, code: int) -> str:
@@ -93,8 +96,8 @@ def summary_markdown(result: GateResult, code: int) -> str:
 
 
 def _described(run: Run) -> str:
-    fingerprint = str(run.model["fingerprint"] or "no fingerprint")[:19]
-    words = [run.name, run.model["quantization"], run.model["dtype"], run.folder.name, fingerprint]
+    fingerprint = str(run.model.fingerprint or "no fingerprint")[:19]
+    words = [run.name, run.model.quantization, run.model.dtype, run.folder.name, fingerprint]
     return markdown_text(", ".join(str(word) for word in words if word))
 
 
@@ -114,14 +117,15 @@ def _table(result: GateResult) -> Table:
     rows = []
     for row in result.rows:
         cells = [row.label, row.verdict, row.rule.tier, *[DASH] * 7]
-        if row.baseline is not None and row.candidate is not None and row.difference is not None:
+        if row.metric and row.difference and row.baseline is not None and row.candidate is not None:
+            digits = shown_digits(row.metric)
             cells[3:] = [
-                f"{row.baseline:.2f}",
-                f"{row.candidate:.2f}",
-                signed(row.candidate - row.baseline, 2),
-                f"{row.rule.allowed(row.baseline):.2f}",
+                f"{row.baseline:.{digits}f}",
+                f"{row.candidate:.{digits}f}",
+                signed(row.candidate - row.baseline, digits),
+                f"{row.rule.allowed(row.metric, row.baseline):.{digits}f}",
                 f"{row.p:.4f}",
-                f"{row.mde:.2f}",
+                f"{row.mde:.{digits}f}",
                 str(row.difference.n),
             ]
         rows.append(tuple(Cell(text) for text in cells))

@@ -2,8 +2,9 @@
 
 [defaults]
 tier = "critical"          # critical, supporting or advisory
-max_drop = 2.0             # points (MT-Bench: points of its scale of 10) below the baseline
-max_relative_drop = 20.0   # percent of the baseline's value; the smaller of both counts
+margin = 2.0               # points of percent worse than the baseline; rows of another unit alike
+max_drop = 1.5             # the same in the row's own unit; the smaller counts
+max_relative_drop = 20.0   # percent of the baseline's value; the smaller counts
 min_n = 100                # fewer shared docs cannot pass
 alpha = 0.05               # of the test, after Holm's correction for the gated rows
 
@@ -16,32 +17,41 @@ from __future__ import annotations
 import difflib
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from evals.core.card import Card, all_cards
 from evals.core.errors import UserError
-from reports import published
+from evals.core.metric import Metric
+from reports.margins import POINTS, Tolerance
 
 TIERS = ("critical", "supporting", "advisory")
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What one row may lose. `max_relative_drop` is in percent of the baseline's value."""
+    """What one row may lose: the smallest of `margin` (points of percent, other units alike), `max_drop` (in the row's
+    unit) and `max_relative_drop` (percent of the baseline's value). Without the first two, the usual margin counts.
+    """
 
     tier: str = "critical"
-    max_drop: float = 2.0
+    margin: float | None = None
+    max_drop: float | None = None
     max_relative_drop: float | None = None
     min_n: int = 100
     alpha: float = 0.05
 
-    def allowed(self, baseline: float) -> float:
-        """The largest drop that is allowed from this baseline value, in the row's unit."""
-        if self.max_relative_drop is None:
-            return self.max_drop
-        return min(self.max_drop, self.max_relative_drop / 100 * baseline)
+    def allowed(self, metric: Metric, baseline: float) -> float:
+        """By how much a row may be worse than this baseline value, in its unit."""
+        limits = [] if self.max_drop is None else [self.max_drop]
+        if self.margin is not None or self.max_drop is None:
+            points = POINTS if self.margin is None else self.margin
+            limits.append(Tolerance(points, relative=None).margin(metric, baseline))
+        if self.max_relative_drop is not None:
+            limits.append(self.max_relative_drop / 100 * abs(baseline))
+        return min(limits)
 
 
 @dataclass(frozen=True)
@@ -57,18 +67,27 @@ class Policy:
         return self.rows.get(label, self.defaults)
 
 
-def load_policy(path: Path | None, project: Path = Path("pyproject.toml")) -> Policy:
-    """The policy in `path`; without one, that of pyproject.toml, or the defaults. Raises UserError, one line."""
+def load_policy(
+    path: Path | None,
+    project: Path = Path("pyproject.toml"),
+    more: Sequence[Card] = (),
+    changed: Mapping[str, Any] | None = None,
+) -> Policy:
+    """The policy in `path`; without one, that of pyproject.toml, or the defaults. Raises UserError, one line.
+
+    It may name the rows of the cards that ship with the project, and of `more` cards. `changed`: what a user wants
+    otherwise for all rows that have no rule of their own for it ({"alpha": 0.01}).
+    """
     if path is not None:
-        return parse(_toml(path), str(path))
+        return parse(_toml(path), str(path), more, changed)
     if project.is_file():
         tool = _toml(project).get("tool", {})
         table = (
             tool.get("smol-evals", {}).get("gate") if isinstance(tool.get("smol-evals", {}), dict) else None
         )
         if table is not None:
-            return parse(table, f"{project}, [tool.smol-evals.gate]")
-    return Policy()
+            return parse(table, f"{project}, [tool.smol-evals.gate]", more, changed)
+    return parse({}, Policy.source, more, changed)
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -80,16 +99,18 @@ def _toml(path: Path) -> dict[str, Any]:
         raise UserError(f"the policy '{path}' is not valid TOML: {error}") from error
 
 
-def parse(table: Any, source: str) -> Policy:
+def parse(
+    table: Any, source: str, more: Sequence[Card] = (), changed: Mapping[str, Any] | None = None
+) -> Policy:
     """A policy from its parsed table; every key, type and range is checked."""
     if not isinstance(table, dict):
         raise UserError(f"{source}: the policy must be a table with defaults and rows")
     _only(table, ("defaults", "rows"), source)
-    defaults = _rule(Rule(), table.get("defaults", {}), f"{source}: defaults")
+    defaults = replace(_rule(Rule(), table.get("defaults", {}), f"{source}: defaults"), **(changed or {}))
     rows = table.get("rows", {})
     if not isinstance(rows, dict):
         raise UserError(f"{source}: rows must be a table of tables")
-    known = [row.label for suite in published.SUITES for row in published.load(suite).rows]
+    known = [row.label for card in [*all_cards(), *more] for row in card.rows]
     _only(rows, known, f"{source}: rows")
     return Policy(
         defaults,

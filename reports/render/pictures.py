@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from reports.runs import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FORMATS = (".svg", ".png")
 # Okabe and Ito's colours, told apart by colour-blind readers too
@@ -21,25 +23,39 @@ HOLLOW = "#666666"
 SHAPES = ("D", "s", "^", "v", "P", "X")
 
 
-def forest(runs: Sequence[Run], path: Path, columns: Sequence[str] | None = None) -> None:
-    """Writes the picture as SVG or PNG; `columns`: as in `sections`. Raises UserError for another ending or place."""
+# the same numbers give the same file; text stays text
+OPTIONS: dict[Any, Any] = {"svg.hashsalt": "smol-evals", "svg.fonttype": "none", "text.parse_math": False}
+
+
+def check_format(path: Path) -> None:
+    """Raises UserError for a picture's file that ends otherwise than .svg or .png."""
     if path.suffix.lower() not in FORMATS:
         raise UserError(f"--plot writes .svg or .png, not '{path.name}'")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes and closes a figure; the same one gives the same bytes. Raises UserError."""
+    from matplotlib import pyplot
+
+    try:
+        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
+    except OSError as error:
+        raise UserError(f"cannot write '{path}': {error.strerror}") from error
+    finally:
+        pyplot.close(figure)
+
+
+def forest(runs: Sequence[Run], path: Path, columns: Sequence[str] | None = None) -> None:
+    """Writes the picture as SVG or PNG; `columns`: as in `sections`. Raises UserError for another ending or place."""
+    check_format(path)
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    # the same numbers give the same file; text stays text
-    options: dict[Any, Any] = {"svg.hashsalt": "smol-evals", "svg.fonttype": "none", "text.parse_math": False}
-    panels = [
-        (part, unit, [label for label in part.labels if part.card.unit(label) == unit])
-        for part in sections(runs, columns)
-        for unit in ("percent", "score")
-    ]
-    panels = [panel for panel in panels if panel[2]]
-    with matplotlib.rc_context(options):
-        heights = [_height(part, labels, unit == "percent") for part, unit, labels in panels]
+    panels = [(part, labels) for part in sections(runs, columns) for labels in _by_unit(part)]
+    with matplotlib.rc_context(OPTIONS):
+        heights = [_height(part, labels) for part, labels in panels]
         figure, axes = pyplot.subplots(
             len(panels),
             1,
@@ -48,24 +64,31 @@ def forest(runs: Sequence[Run], path: Path, columns: Sequence[str] | None = None
             squeeze=False,
             layout="constrained",
         )
-        for axis, (part, unit, labels) in zip(axes[:, 0], panels, strict=True):
-            _panel(axis, part, unit, labels)
-        try:
-            figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
-        except OSError as error:
-            raise UserError(f"cannot write '{path}': {error.strerror}") from error
-        finally:
-            pyplot.close(figure)
+        for axis, (part, labels) in zip(axes[:, 0], panels, strict=True):
+            _panel(axis, part, labels)
+        save(figure, path)
 
 
-def _height(part: Section, labels: list[str], legend: bool) -> float:
+def _by_unit(part: Section) -> list[list[str]]:
+    """The table's rows, those of one unit together, percent first."""
+    units: dict[str, list[str]] = {}
+    for label in part.labels:
+        units.setdefault(part.metric(label).unit_words, []).append(label)
+    return sorted(units.values(), key=lambda labels: not part.metric(labels[0]).in_percent)
+
+
+def _is_first(part: Section, labels: list[str]) -> bool:
+    return labels == _by_unit(part)[0]
+
+
+def _height(part: Section, labels: list[str]) -> float:
     """Inches: a line for every run of every row, and room for the axis and, in the first panel, the legend."""
     lines = max(1, sum(column.run is not None for column in part.columns))
     rows = 0.9 + len(labels) * (0.2 + 0.14 * lines)
-    return max(rows, 0.6 + 0.22 * len(part.columns)) if legend else rows
+    return max(rows, 0.6 + 0.22 * len(part.columns)) if _is_first(part, labels) else rows
 
 
-def _panel(axis: Axes, part: Section, unit: str, labels: list[str]) -> None:
+def _panel(axis: Axes, part: Section, labels: list[str]) -> None:
     measured = [column for column in part.columns if column.run is not None]
     published = [column for column in part.columns if column.run is None]
     handles: list[Any] = []
@@ -76,15 +99,14 @@ def _panel(axis: Axes, part: Section, unit: str, labels: list[str]) -> None:
         handles.append(_measured(axis, column, labels, offset, COLOURS[k % len(COLOURS)]))
     axis.set_yticks(range(len(labels)), labels)
     axis.set_ylim(len(labels) - 0.4, -0.6)
-    axis.set_xlabel("percent" if unit == "percent" else "mean rating, 1 to 10")
-    if unit == "score":
-        axis.set_xlim(1, 10)
-    else:
-        axis.set_xlim(left=0)
+    metric = part.metric(labels[0])
+    axis.set_xlabel(metric.unit_words)
+    low, high = (bound if math.isfinite(bound) else None for bound in (metric.low, metric.high))
+    axis.set_xlim(low, None if metric.unit == "percent" else high)
     axis.grid(axis="x", color="#dddddd", linewidth=0.6)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
-    if unit == "score" and len(part.labels) > len(labels):
+    if not _is_first(part, labels):
         return  # the panel above has the title and the legend
     axis.set_title(part.title, loc="left", fontweight="bold")
     names = [one_line(column.title)[:60] for column in (*published, *measured)]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from reports.boards import ALPHA, JUDGED, Board, Entry, judge
+from reports.boards import ALPHA, Board, Entry, judge
 from reports.site import figures
-from reports.site.naming import SUITE_TITLES, Shown, count, notes_text
+from reports.site.naming import Shown, count, notes_text
 
 MANY = 12  # tasks that are named one by one
 
@@ -20,10 +20,10 @@ def index_page(boards: Sequence[Board], shown: Sequence[Shown], refused: Sequenc
     )
     suites = [
         {
-            "title": SUITE_TITLES.get(suite, suite),
+            "title": card.heading,
             "boards": [_board(board, shown) for board in boards if board.suite == suite],
         }
-        for suite in dict.fromkeys(board.suite for board in boards)
+        for suite, card in {board.suite: board.card for board in boards}.items()
     ]
     reading = list(READING)
     if refused:
@@ -85,12 +85,11 @@ def board_caption(board: Board) -> str:
 def _column(board: Board, position: int) -> dict[str, str]:
     row = board.rows[position]
     judges = {judge(entry.run, entry.cells[position].row) for entry in board.entries} - {""}
-    unit = "rated 1 to 10" if row.metric == JUDGED else "percent"
     return {
         "label": row.label,
         "note": f"n {row.n:,}",
         "judge": judges.pop() if len(judges) == 1 else "several judges" if judges else "",
-        "title": f"{row.label}: {row.metric}, {unit}, {row.n:,} docs",
+        "title": f"{row.label}: {row.metric.name}, {row.metric.unit_words}, {row.n:,} docs",
     }
 
 

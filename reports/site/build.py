@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,15 +10,15 @@ from typing import Any
 
 import jinja2
 
-from evals.core import statistics
 from evals.core.errors import UserError
 from evals.core.files import cannot_write, partial_folder
+from evals.core.metric import Metric
 from reports.boards import Board
 from reports.runs import Run
 from reports.site import fields, samples
 from reports.site.board_page import index_page
 from reports.site.model_page import model_page
-from reports.site.naming import SUITE_TITLES, Shown, show, task_page
+from reports.site.naming import Shown, show, task_page
 from reports.site.samples import Answers
 from reports.site.scripts import write_script
 from reports.site.task_pages import main_metric, row_label, task_context, tasks_page
@@ -25,8 +26,6 @@ from reports.site.task_pages import main_metric, row_label, task_context, tasks_
 HERE = Path(__file__).resolve().parent
 MARK = ".smol-evals-site"
 """A file that says that a folder was made here, so that it may be replaced."""
-DOC_METRIC = {"ifeval": "prompt_level_strict_acc"}
-"""Metrics without a right or wrong a doc, and the one that stands in for them in the sample browser."""
 
 
 def write_site(folder: Path, boards: Sequence[Board], refused: Sequence[str], with_samples: bool) -> Path:
@@ -112,13 +111,14 @@ def _write_samples(folder: Path, shown: Sequence[Shown]) -> None:
         ]
         for group in samples.group_sets(answers):
             first = shown[group.members[0].run].run
-            shots = fields.count(fields.part(first.record, "tasks", task, "settings").get("shots")) or 0
-            sets.append(samples.write_set(folder, group, shots) | {"suite": suite, "row": row})
+            shots = fields.count(first.log.tasks[task].settings.get("shots")) or 0
+            entry = samples.write_set(folder, group, shots) | _grades(main_metric(first, task))
+            sets.append(entry | {"suite": suite, "row": row})
     runs = [
         {"key": item.key, "name": item.name, "suite": item.run.suite, "page": item.page} for item in shown
     ]
     titles = [
-        [suite, SUITE_TITLES.get(suite, suite)] for suite in dict.fromkeys(run["suite"] for run in runs)
+        [suite, card.heading] for suite, card in {item.run.suite: item.run.card for item in shown}.items()
     ]
     write_script(folder, "index", {"suites": titles, "runs": runs, "sets": sets})
 
@@ -128,13 +128,21 @@ def _answers(number: int, run: Run, task: str) -> Answers:
     if "question_id" in table.column_names and (run.folder / samples.JUDGMENTS).is_file():
         judged = samples.judgments(run.folder, table.column("question_id").to_pylist())
         table = table.append_column("judgments", [judged])
-    return Answers(number, task, table, doc_scores(columns, main_metric(run, task) or ""))
+    return Answers(number, task, table, doc_scores(columns, main_metric(run, task)))
 
 
-def doc_scores(columns: Mapping[str, Any], metric: str) -> list[float | None]:
-    """A doc's own score by its task's metric, for filters: 0 or 1, or the mean rating of its turns."""
-    name = DOC_METRIC.get(metric, metric)
+def doc_scores(columns: Mapping[str, Any], metric: Metric | None) -> list[float | None]:
+    """A doc's own score by its task's metric, for filters; None where it has none."""
     n = len(columns["doc_id"])
-    if name in statistics.PER_ITEM and name in columns:
-        return [sum(items) / len(items) if items else None for items in columns[name]]
-    return list(columns.get(name) or [None] * n)
+    if metric is None or not all(name in columns for name in metric.columns):
+        return [None] * n
+    return [metric.doc_value({name: columns[name][k] for name in metric.columns}) for k in range(n)]
+
+
+def _grades(metric: Metric | None) -> dict[str, Any]:
+    """What the browser needs to judge a score: which one is right, which is wrong, and whether less is better."""
+    if metric is None or metric.judged or not (math.isfinite(metric.low) and math.isfinite(metric.high)):
+        right = wrong = None
+    else:
+        wrong, right = (metric.low, metric.high) if metric.higher_is_better else (metric.high, metric.low)
+    return {"right": right, "wrong": wrong, "lower": metric is not None and not metric.higher_is_better}

@@ -1,11 +1,9 @@
-"""Fields of run.json that reading does not check: whatever stands there, a page gets what it expects or nothing."""
+"""Fields of a run log that may hold anything: whatever stands there, a page gets what it expects or nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-
-from reports.record import is_count, is_number
 
 
 def part(value: Any, *keys: str) -> Mapping[str, Any]:
@@ -27,12 +25,15 @@ def texts(value: Any) -> list[str]:
 
 def count(value: Any) -> int | None:
     """A whole number, zero or more, that can be counted (below 10 to the 15th), or None."""
-    return value if is_count(value) and value < 10**15 else None
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if whole and 0 <= value < 10**15 else None
 
 
 def number(value: Any) -> float | None:
     """A finite number, or None."""
-    return float(value) if is_number(value) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 2**1023:
+        return None
+    return float(value)
 
 
 def thousands(value: Any) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evals.core import statistics
+from evals.core.metric import Metric
 from evals.core.statistics import Estimate
 from reports.runs import RowResult
 
@@ -50,7 +51,7 @@ class Figure:
 def row_figure(row: RowResult) -> Figure:
     """A row of a card as a figure."""
     low, high = row.interval or (None, None)
-    return Figure(row.value, low, high, row.n, decimals(row.metric))
+    return Figure(row.value, low, high, row.n, row.metric.digits)
 
 
 def mean_figure(mean: Estimate | None) -> Figure | None:
@@ -61,21 +62,16 @@ def mean_figure(mean: Estimate | None) -> Figure | None:
     return Figure(mean.value, low, high, mean.n)
 
 
-def task_figure(metric: str, columns: statistics.Columns) -> Figure | None:
+def task_figure(metric: Metric, columns: statistics.Columns) -> Figure | None:
     """A metric of one task from its score columns; None where the task has no such score."""
-    measured = statistics.row_estimate(metric, {"": columns})
+    measured = statistics.task_estimate(metric, columns)
     if measured is None:
         return None
-    scale = statistics.row_scale(metric)
+    scale = metric.scale
     stderr = None if measured.stderr is None else measured.stderr * scale
     estimate = Estimate(measured.value * scale, stderr, measured.n)
     low, high = statistics.row_interval(metric, 1, estimate) or (None, None)
-    return Figure(estimate.value, low, high, estimate.n, decimals(metric))
-
-
-def decimals(metric: str) -> int:
-    """Digits after the point: percent to a tenth, ratings to a hundredth."""
-    return 1 if statistics.row_scale(metric) == 100 else 2
+    return Figure(estimate.value, low, high, estimate.n, metric.digits)
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reports import published
-from reports.boards import JUDGED, labels
+from evals.core.runlog import Provenance, TaskDataLog
+from reports.boards import labels
 from reports.runs import RowResult, Run
 from reports.site import fields, figures
 from reports.site.figures import Line
-from reports.site.naming import SUITE_TITLES, Shown, count, notes_text, task_page, when
+from reports.site.naming import Shown, count, notes_text, task_page, when
 from reports.site.task_pages import main_figure
 from reports.verdicts import row_verdicts
 
@@ -20,7 +20,7 @@ MANY = 12  # tasks of a row that are named one by one
 def model_page(item: Shown, everyone: Sequence[Shown]) -> dict[str, Any]:
     """One run: its rows as a picture and a table, and where they come from."""
     run = item.run
-    verdicts = row_verdicts(run, published.load(run.suite))
+    verdicts = row_verdicts(run)
     printed = {label: verdict.printed for label, verdict in verdicts.items()}
     others = [other for other in everyone if other.run.name == run.name and other is not item]
     rows = [_model_row(run, row, verdicts) for row in run.rows]
@@ -30,7 +30,7 @@ def model_page(item: Shown, everyone: Sequence[Shown]) -> dict[str, Any]:
         "name": run.name,
         "key": item.key,
         "suite": run.suite,
-        "suite_title": SUITE_TITLES.get(run.suite, run.suite),
+        "suite_title": run.card.heading,
         "labels": labels(run),
         "summary": f"{docs:,} docs in {count(len(run.rows), 'row')}; measured {when(run) or 'at an unknown time'} UTC.",
         "pictures": _row_pictures(run, printed),
@@ -52,7 +52,7 @@ def model_page(item: Shown, everyone: Sequence[Shown]) -> dict[str, Any]:
 
 def _row_pictures(run: Run, printed: Mapping[str, str | None]) -> list[dict[str, object]]:
     pictures = []
-    for judged, unit in ((False, "Percent"), (True, "Ratings, 1 to 10")):
+    for unit in dict.fromkeys(row.metric.unit_words for row in run.rows):
         lines = [
             Line(
                 row.label,
@@ -60,9 +60,9 @@ def _row_pictures(run: Run, printed: Mapping[str, str | None]) -> list[dict[str,
                 float(number) if (number := printed.get(row.label)) else None,
             )
             for row in run.rows
-            if (row.metric == JUDGED) == judged
+            if row.metric.unit_words == unit
         ]
-        caption = f"{unit}; lines are 95 % intervals."
+        caption = f"{unit[:1].upper()}{unit[1:]}; lines are 95 % intervals."
         if any(line.published is not None for line in lines):
             caption += " Diamonds: the number printed on the model’s card."
         if picture := figures.forest(lines, f"{run.name}: rows with 95 % intervals", caption):
@@ -72,13 +72,13 @@ def _row_pictures(run: Run, printed: Mapping[str, str | None]) -> list[dict[str,
 
 def _model_row(run: Run, row: RowResult, verdicts: Mapping[str, Any]) -> dict[str, Any]:
     verdict = verdicts[row.label]
-    seconds = fields.number(fields.part(run.record, "timing", "rows", row.label).get("seconds"))
+    seconds = fields.number(fields.part(run.log.timing, "rows", row.label).get("seconds"))
     few = row.tasks if len(row.tasks) <= MANY else ()
     return {
         "label": row.label,
         "figure": figures.row_figure(row),
         "n": row.n,
-        "metric": row.metric,
+        "metric": row.metric.name,
         "published": verdict.printed,
         "verdict": verdict.verdict if verdict.printed else "",
         "seconds": seconds,
@@ -89,54 +89,51 @@ def _model_row(run: Run, row: RowResult, verdicts: Mapping[str, Any]) -> dict[st
 
 
 def _model_task(run: Run, task: str) -> dict[str, Any]:
-    data = fields.part(run.record, "data", "tasks", task)
-    settings = fields.part(run.record, "tasks", task, "settings")
-    rows, official = fields.thousands(data.get("rows")), fields.thousands(data.get("official_rows"))
-    revision, note = fields.text(data.get("revision")), fields.text(data.get("note"))
+    data, settings = run.log.data.tasks.get(task) or TaskDataLog(), run.log.tasks[task].settings
+    rows, official = fields.thousands(data.rows), fields.thousands(data.official_rows)
     parts = (
         f"{rows} of {official} rows" if rows and official else "",
-        f"revision {revision[:12]}" if revision else "",
+        f"revision {data.revision[:12]}" if data.revision else "",
     )
     return {
         "name": task,
         "page": task_page(task),
-        "n": run.record["tasks"][task]["n"],
+        "n": run.log.tasks[task].n,
         "shots": fields.thousands(settings.get("shots")),
         "budget": fields.count(settings.get("max_new_tokens")),
         "figure": main_figure(run, task),
-        "data": "; ".join(one for one in (*parts, note) if one),
+        "data": "; ".join(one for one in (*parts, data.note) if one),
     }
 
 
 def _facts(run: Run) -> list[dict[str, Any]]:
-    model, record = run.model, run.record
-    provenance = record["provenance"]
-    git, seconds = fields.part(provenance, "git"), fields.number(record["timing"].get("total_seconds"))
+    model, provenance = run.model, run.log.provenance
+    git, seconds = provenance.git, fields.number(run.log.timing.get("total_seconds"))
     commit = fields.text(git.get("commit"))
-    limit = fields.thousands(record["limit"])
+    limit = fields.thousands(run.log.limit)
     return [
-        _fact("Weights from", model["source"], code=True),
-        _fact("Revision", model["revision"], code=True),
-        _fact("Fingerprint of the weights", model["fingerprint"], code=True),
-        _fact("Parameters", fields.thousands(model.get("parameters"))),
-        _fact("Number type", model["dtype"]),
-        _fact("Quantization", model["quantization"]),
-        _fact("Prompts", "in the model’s chat template" if model["chat"] else "plain text"),
-        _fact("Hash of the chat template", provenance.get("chat_template_sha256"), code=True),
-        _fact("Data from", record["data"]["source"]),
+        _fact("Weights from", model.source, code=True),
+        _fact("Revision", model.revision, code=True),
+        _fact("Fingerprint of the weights", model.fingerprint, code=True),
+        _fact("Parameters", fields.thousands(model.parameters)),
+        _fact("Number type", model.dtype),
+        _fact("Quantization", model.quantization),
+        _fact("Prompts", "in the model’s chat template" if model.chat else "plain text"),
+        _fact("Hash of the chat template", provenance.chat_template_sha256, code=True),
+        _fact("Data from", run.log.data.source),
         _fact("Limit", f"{limit} docs a task" if limit else ""),
-        _fact("Variant", ", ".join(fields.texts(provenance["variant"]))),
-        _fact("Engine", provenance.get("engine")),
+        _fact("Variant", ", ".join(provenance.variant)),
+        _fact("Engine", provenance.engine),
         _fact("Device", _device(provenance)),
-        _fact("Seeds", _pairs(provenance, "seeds")),
-        _fact("Versions", _pairs(provenance, "versions")),
+        _fact("Seeds", _pairs(provenance.seeds)),
+        _fact("Versions", _pairs(provenance.versions)),
         _fact(
             "Project commit",
             commit + (" with local changes" if commit and git.get("dirty") else ""),
             code=True,
         ),
-        _fact("Started", provenance.get("started")),
-        _fact("Finished", provenance.get("finished")),
+        _fact("Started", provenance.started),
+        _fact("Finished", provenance.finished),
         _fact("Time taken", "" if seconds is None else f"{seconds:,.0f} s"),
         _fact("Run folder", f"{run.folder.parent.name}/{run.folder.name}", code=True),
     ]
@@ -146,11 +143,10 @@ def _fact(name: str, value: object, code: bool = False) -> dict[str, Any]:
     return {"name": name, "value": fields.text(value), "code": code}
 
 
-def _device(provenance: Mapping[str, Any]) -> str:
-    threads = fields.text(provenance.get("threads"))
-    return fields.text(provenance.get("device")) + (f", {threads} threads" if threads else "")
+def _device(provenance: Provenance) -> str:
+    threads = provenance.threads
+    return fields.text(provenance.device) + (f", {threads} threads" if threads is not None else "")
 
 
-def _pairs(provenance: Mapping[str, Any], key: str) -> str:
-    pairs = fields.part(provenance, key).items()
-    return ", ".join(f"{name} {words}" for name, value in pairs if (words := fields.text(value)))
+def _pairs(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {words}" for name, value in values.items() if (words := fields.text(value)))

@@ -10,8 +10,6 @@ from reports.runs import RowResult, Run
 from reports.site import fields
 from reports.site.scripts import slug
 
-SUITE_TITLES = {"base": "Base models", "instruct": "Instruct models"}
-
 
 @dataclass(frozen=True)
 class Shown:
@@ -35,8 +33,8 @@ class Shown:
     def under(self) -> str:
         """What stands below the model's name: what tells it apart, then number type, size, day."""
         model = self.run.model
-        size = fields.count(model.get("parameters"))
-        parts = [model["dtype"], short(size) if size else None, when(self.run)[:10]]
+        size = fields.count(model.parameters)
+        parts = [model.dtype, short(size) if size else None, when(self.run)[:10]]
         known = [part for part in parts if part and not any(tell.startswith(part) for tell in self.tells)]
         return " · ".join((*self.tells, *known))
 
@@ -53,7 +51,7 @@ def task_page(task: str) -> str:
 
 def when(run: Run) -> str:
     """When a run ended, as "2026-01-02 03:04"."""
-    return fields.text(run.record["provenance"].get("finished")).replace("T", " ")[:16]
+    return run.log.provenance.finished.replace("T", " ")[:16]
 
 
 def notes_text(row: RowResult) -> str:
@@ -62,7 +60,7 @@ def notes_text(row: RowResult) -> str:
 
 
 def _key(run: Run) -> str:
-    return slug(run.name, run.suite, run.folder.name, str(run.model["fingerprint"]))
+    return slug(run.name, run.suite, run.folder.name, str(run.model.fingerprint))
 
 
 def _tells(run: Run, runs: Sequence[Run]) -> tuple[str, ...]:
@@ -77,7 +75,7 @@ def _tells(run: Run, runs: Sequence[Run]) -> tuple[str, ...]:
 
 
 def _kind(run: Run) -> str:
-    return str(run.model["quantization"] or run.model["dtype"])
+    return str(run.model.quantization or run.model.dtype)
 
 
 def _label_words(run: Run) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
-from reports.record import inside, refuse
+from evals.core.runlog import inside, refuse
 from reports.site.scripts import slug, write_script
 
 CHUNK_CHARS = 250_000  # a script of this size is parsed within one frame
@@ -30,7 +30,7 @@ ASKED = ("doc_id", "question_id", "group", "prompt", "turns", "choices", "gold",
 
 @dataclass(frozen=True)
 class Answers:
-    """One run's samples of one task: ``run`` numbers the run in the site, ``scores`` are 0 to 1, one a doc."""
+    """One run's samples of one task: ``run`` numbers the run in the site, ``scores`` are the docs' own, one a doc."""
 
     run: int
     task: str

@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lighteval.metrics.utils.metric_utils import Metric
+from lighteval.metrics.utils.metric_utils import Metric as LightevalMetric
 from lighteval.tasks.lighteval_task import LightevalTaskConfig
 from lighteval.tasks.requests import Doc, SamplingMethod
 
-from tasks.common.metrics import ACC, ACC_NORM_NOSPACE
+from tasks.common.metrics import as_lighteval
 
 PromptFunction = Callable[[dict[str, Any], str], Doc]
+FollowUp = Callable[[Doc, str], Doc]
 
 
 @dataclass
@@ -26,6 +27,8 @@ class CardTask(LightevalTaskConfig):
     shot_docs: int = 0  # rows of the few-shot split, officially; 0: the shots come from the evaluation split
     columns: tuple[str, ...] = ()  # columns that the prompt function reads, in every split used
     method: SamplingMethod = SamplingMethod.LOGPROBS  # what is asked of the model
+    follow_up: FollowUp | None = None  # the second turn of a first turn's doc and the answer to it
+    keep: tuple[str, ...] = ()  # entries of a doc's ``specific`` that its samples keep as columns
     folder: str = ""  # where a folder of data keeps this task; the task's name unless told
     ready: Callable[[], None] | None = (
         None  # tries what scoring needs beyond this package; raises what is wrong
@@ -62,6 +65,7 @@ def likelihood_task(
     split: str,
     docs: int,
     columns: tuple[str, ...],
+    metrics: Sequence[str | LightevalMetric] = ("acc", "acc_norm_nospace"),
 ) -> CardTask:
     """A zero-shot choice between given continuations, scored by their log-likelihood."""
     return CardTask(
@@ -72,7 +76,7 @@ def likelihood_task(
         hf_revision=revision,
         hf_avail_splits=[split],
         evaluation_splits=[split],
-        metrics=[ACC, ACC_NORM_NOSPACE],
+        metrics=as_lighteval(metrics),
         docs=docs,
         columns=columns,
     )
@@ -88,12 +92,14 @@ def generative_task(
     split: str,
     docs: int,
     columns: tuple[str, ...],
-    metrics: Sequence[Metric],
+    metrics: Sequence[str | LightevalMetric],
     budget: int | None,
     stops: tuple[str, ...] = (),
     shots: int = 0,
     shot_split: str | None = None,
     shot_docs: int = 0,
+    follow_up: FollowUp | None = None,
+    keep: tuple[str, ...] = (),
     folder: str = "",
     ready: Callable[[], None] | None = None,
 ) -> CardTask:
@@ -112,11 +118,13 @@ def generative_task(
         num_fewshots=shots,
         generation_size=budget,
         stop_sequence=list(stops),
-        metrics=list(metrics),
+        metrics=as_lighteval(metrics),
         docs=docs,
         shot_docs=shot_docs,
         columns=columns,
         method=SamplingMethod.GENERATIVE,
+        follow_up=follow_up,
+        keep=keep,
         folder=folder,
         ready=ready,
     )

@@ -32,6 +32,7 @@ def evaluation_docs(
     if not rows:
         raise ValueError(f"split '{task.split}' is empty")
     docs = [build_doc(task, row, i) for i, row in enumerate(rows)]
+    _check_numbers(task, docs)
     rng = random.Random(SHUFFLE_SEED)
     order = list(range(len(docs)))
     rng.shuffle(order)
@@ -56,6 +57,17 @@ def build_doc(task: CardTask, row: Row, number: int, split: str | None = None) -
     doc.stop_sequences = list(task.stop_sequence or ())
     doc.sampling_methods = [task.method]
     return doc
+
+
+def _check_numbers(task: CardTask, docs: Sequence[Doc]) -> None:
+    """Raises ValueError where two docs share the question's number by which ratings are told apart."""
+    first: dict[int, str] = {}
+    for doc in docs:
+        number = (doc.specific or {}).get("question_id")
+        if number is not None and first.setdefault(number, doc.id) != doc.id:
+            raise ValueError(
+                f"{task.split} row {doc.id}: 'question_id' {number} is that of row {first[number]} too"
+            )
 
 
 def fixed_set(targets: Sequence[str], size: int) -> list[int]:

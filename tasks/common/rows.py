@@ -66,7 +66,7 @@ def label(row: Mapping[str, Any], column: str, n_choices: int, *, first: int = 0
     """The gold's index from 0, where ``column`` counts from ``first``; ValueError when out of range."""
     value = integer(row, column)
     if not first <= value < first + n_choices:
-        raise ValueError(f"'{column}' is {value}, out of range: {first} to {first + n_choices - 1}")
+        raise ValueError(f"'{column}' is {_short(value)}, out of range: {first} to {first + n_choices - 1}")
     return value - first
 
 
@@ -79,10 +79,10 @@ def lettered_choices(row: Mapping[str, Any]) -> tuple[list[str], int]:
     if len(options) != len(labels):
         raise ValueError(f"'choices' has {len(options)} texts for {len(labels)} labels")
     if len(set(labels)) != len(labels):
-        raise ValueError(f"'choices.label' repeats itself: {labels}")
+        raise ValueError(f"'choices.label' repeats itself: {_short(labels)}")
     answer = text(row, "answerKey")
     if answer not in labels:
-        raise ValueError(f"'answerKey' is {_short(answer)}, out of range: {labels}")
+        raise ValueError(f"'answerKey' is {_short(answer)}, out of range: {_short(labels)}")
     return options, labels.index(answer)
 
 

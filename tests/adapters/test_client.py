@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import threading
 import time
@@ -47,9 +48,16 @@ def hello(client: Client, text: str = "hi") -> dict:
         Act(body=b"\xff\xfe not json"),
         Act(body={"object": "no choices here"}),
         Act(body=b"[1, 2]"),
+        Act(body=b"[" * 200_000),
+        Act(body=b'{"choices": [' + b"9" * 5000 + b"]}"),
+        Act(body=b"not gzip", headers={"Content-Encoding": "gzip"}),
+        Act(body=b"", headers={"Content-Type": "text/event-stream"}),
     ],
-    ids=["500", "503-html", "429", "cut", "cut-within", "half-json", "no-utf8", "no-choices", "list"],
-)
+    ids=[
+        "500", "503-html", "429", "cut", "cut-within", "half-json", "no-utf8", "no-choices", "list", "deep", "digits",
+        "no-gzip", "empty",
+    ],
+)  # fmt: skip
 def test_passing_trouble_is_tried_again(trouble: Act) -> None:
     with FaultServer([trouble, trouble]) as server:
         client = make(server)
@@ -62,6 +70,58 @@ def test_slow_server_times_out_then_answers() -> None:
         client = make(server, timeout=0.3)
         assert reply_text(client.ask(hello(client))) == "fine"
         assert len(server.seen) == 2
+
+
+def test_a_reply_that_drips_is_not_waited_for_beyond_the_timeout() -> None:
+    """Each byte comes in time for a limit from one packet to the next; the whole would take 40 s."""
+    with FaultServer([Act(drip=0.2, body=chat_reply("late" * 40))]) as server:
+        client = make(server, timeout=1.0)
+        start = time.monotonic()
+        assert reply_text(client.ask(hello(client))) == "fine"
+        assert time.monotonic() - start < 20
+        assert len(server.seen) == 2
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_reply_without_end_is_not_read_to_its_end(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "LARGEST_REPLY", 3 << 20)
+    with FaultServer(answer=lambda seen: Act(status, body=b" " * 65536, endless=True)) as server:
+        client = make(server, attempts=2)
+        with pytest.raises(EndpointError, match="a reply of more than 3 MB"):
+            client.ask(hello(client))
+
+
+def test_a_small_reply_that_unpacks_to_a_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "LARGEST_REPLY", 3 << 20)
+    packed = gzip.compress(bytes(300 << 20))
+    with FaultServer([Act(body=packed, headers={"Content-Encoding": "gzip"})]) as server:
+        client = make(server)
+        assert reply_text(client.ask(hello(client))) == "fine"
+
+
+def test_waiting_is_told_once() -> None:
+    notes: list[str] = []
+    with FaultServer(
+        [Act(status=503), Act(status=429, headers={"Retry-After": "0"}), Act(cut="before")]
+    ) as server:
+        client = make(server, on_note=notes.append)
+        client.ask(hello(client))
+    assert notes == [f"{server.url} is in trouble (status 503): trying again"]
+
+
+def test_no_patience_beyond_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "LONGEST_PATIENCE_S", 0.0)
+    with FaultServer(answer=lambda seen: Act(status=503)) as server:
+        client = make(server, attempts=100)
+        with pytest.raises(EndpointError, match="no answer after 1 tries"):
+            client.ask(hello(client))
+
+
+def test_half_a_character_is_replaced() -> None:
+    body = b'{"choices": [{"message": {"content": "a\\ud83d b\\ud83d\\ude00"}}]}'
+    with FaultServer([Act(body=body)]) as server:
+        client = make(server)
+        assert reply_text(client.ask(hello(client))) == "a\ufffd b\U0001f600"
 
 
 @pytest.mark.parametrize("as_date", [False, True], ids=["seconds", "date"])
@@ -136,13 +196,16 @@ def test_no_server_at_all() -> None:
         client.ask(hello(client))
 
 
-def test_a_redirect_is_not_followed() -> None:
-    away = Act(status=307, headers={"Location": "http://203.0.113.1/v1/chat/completions"}, body={})
-    with FaultServer([away]) as server:
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed(status: int) -> None:
+    with FaultServer() as other, FaultServer() as server:
+        elsewhere = other.url.replace("127.0.0.1", "localhost") + "/chat/completions"
+        server.script.append(Act(status=status, headers={"Location": elsewhere}, body={}))
         client = make(server)
         with pytest.raises(EndpointError, match="redirect"):
             client.ask(hello(client))
         assert len(server.seen) == 1
+        assert other.seen == [], "neither the key nor the request goes to another host"
 
 
 def test_a_refused_request_leaves_the_others_alone() -> None:

@@ -176,6 +176,13 @@ def spoiled(table: Table, spoil: Callable[[dict[str, Any]], None]) -> Callable[[
     return answer
 
 
+LISTS = ("tokens", "token_logprobs")
+
+
+def spoil_value(body: dict[str, Any], value: object) -> None:
+    body["choices"][0]["logprobs"]["token_logprobs"][-2] = value
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
@@ -188,9 +195,19 @@ def spoiled(table: Table, spoil: Callable[[dict[str, Any]], None]) -> Callable[[
             "no number",
         ),
         (lambda body: body["choices"][0]["logprobs"]["tokens"].pop(), "completions interface"),
+        (lambda body: [body["choices"][0]["logprobs"][key].pop() for key in LISTS], "could be checked"),
+        (lambda body: [body["choices"][0]["logprobs"][key].clear() for key in LISTS], "completions interface"),
+        (lambda body: spoil_value(body, float("-inf")), "no number"),
+        (lambda body: spoil_value(body, True), "no number"),
+        (lambda body: spoil_value(body, 10**400), "no number"),
+        (lambda body: spoil_value(body, "-0.1"), "no number"),
+        (lambda body: spoil_value(body, 0.5), "above 0"),
     ],
-    ids=["none", "chat-style", "reversed", "null", "nan", "short"],
-)
+    ids=[
+        "none", "chat-style", "reversed", "null", "nan", "short", "fewer", "empty", "infinite", "boolean", "huge",
+        "text", "positive",
+    ],
+)  # fmt: skip
 def test_answers_that_are_not_scores(
     tokenizer: PreTrainedTokenizerFast, spoil: Callable[[dict[str, Any]], None], reason: str
 ) -> None:
@@ -198,6 +215,24 @@ def test_answers_that_are_not_scores(
         model = adapter(server, tokenizer)
         with pytest.raises(RowUnavailable, match=reason):
             list(model.run(model.score_requests(choices())[0]))
+
+
+def test_another_requests_reply_is_not_a_score(tokenizer: PreTrainedTokenizerFast) -> None:
+    """A proxy that mixes replies up, once the probe has passed: as many tokens, but not the ones asked for."""
+    table = Table(tokenizer)
+    with FaultServer(answer=table) as server:
+        model = adapter(server, tokenizer)
+        (requests,) = model.score_requests([Doc(query="abc", choices=["def", "xyz"], gold_index=0)])
+        list(model.run(requests))
+        mixed = [table(seen) for seen in server.seen[-2:]]
+        server.script += [mixed[1], mixed[1]]
+        with pytest.raises(RowUnavailable, match="not those of the prompt"):
+            list(model.run(requests))
+
+
+def test_a_count_of_tokens_that_cannot_be() -> None:
+    reply = {"choices": [{"text": "x"}], "usage": {"completion_tokens": 10**12}}
+    assert len(generation_of(TextRequest((("", "p"),), 9), reply).tokens) == 9
 
 
 def test_a_server_without_completions(tokenizer: PreTrainedTokenizerFast) -> None:

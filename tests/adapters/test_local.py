@@ -6,13 +6,14 @@ import pytest
 import torch
 from lighteval.tasks.requests import Doc
 
-from evals.adapters.local import PrefixModel, TextToRequests, end_tokens
+from evals.adapters.local import PrefixModel, end_tokens
 from evals.core.errors import UserError
 from evals.core.requests import ScoreRequest
 from evals.data.sources import build_docs, load, parse_source
 from evals.models import loading
 from evals.models.known import resolve
 from evals.prompting import text as prompts
+from evals.prompting.requests import TextToRequests
 from tasks import get_task
 from tests.support.tiny_checkpoint import write_tiny_model
 
@@ -122,7 +123,7 @@ def naive(model, tokenizer, context: str, choice: str) -> float:
 @pytest.mark.parametrize("name", ["hellaswag", "arc_easy", "mmlu", "winogrande"])
 def test_scores_equal_a_naive_reference_on_real_docs(loaded, data_dir, name, chat):
     task = get_task(name)
-    docs = build_docs(task, load(task, parse_source(str(data_dir))), limit=3)
+    docs = build_docs(task, load(task, parse_source(str(data_dir))), limit=2)
     for response, doc in zip(PrefixModel(loaded, chat).loglikelihood(docs), docs, strict=True):
         context = prompts.render(doc, loaded.tokenizer, chat)
         expected = [naive(loaded.model, loaded.tokenizer, context, choice) for choice in doc.choices]

@@ -31,7 +31,7 @@ def fails(capsys, *argv: str) -> str:
         (["--model", "SmolLM2-350M"], "SmolLM2-360M"),
         (["--model", "./nowhere"], "no such model folder or .gguf file: './nowhere'"),
         (["--model", "org/unknown", "--data", "smoke"], "--suite is needed"),
-        (["--suite", "chat"], "invalid choice: 'chat'"),
+        (["--suite", "chat"], "no card 'chat': known: base, instruct"),
         (["--tasks", "piqqa", "--data", "smoke"], "did you mean 'piqa'"),
         (["--tasks", "trivia_qa", "--suite", "instruct"], "it belongs to --suite base"),
         (["--tasks", ","], "names no task"),
@@ -84,7 +84,7 @@ def fails(capsys, *argv: str) -> str:
         (["--judge-prompts", "own", "--model", "SmolLM2-360M"], "--judge-prompts belongs to --judge"),
         (["--same-judge-as-published", "--model", "SmolLM2-360M"], "belongs to --judge"),
         ([*JUDGED, "--judge-parallel", "2"], "--judge-parallel belongs to --judge openai:"),
-        ([*JUDGED, "--tasks", "piqa"], "judges MT-Bench, which is not among the chosen rows"),
+        ([*JUDGED, "--tasks", "piqa"], "judges a row that is not among the chosen ones"),
         ([*JUDGED, "--dry-run"], "--dry-run generates none"),
         (
             ["judge", "RUN", "--judge", "local:SmolLM2-360M", "--data", "hub"],

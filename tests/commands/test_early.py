@@ -19,11 +19,11 @@ PIQA = {"goal": "Open a jar", "sol1": "Twist the lid", "sol2": "Eat the lid", "l
 LINE = json.dumps(PIQA) + "\n"
 
 
-def fails_early(tmp_path: Path, *argv: Any) -> str:
+def fails_early(tmp_path: Path, *argv: Any, suite: str = "base") -> str:
     """The one line of a command that ends with exit code 2, having imported nothing heavy."""
     code = (
         "import sys\nfrom evals.cli import main\n"
-        f"code = main({[*map(str, argv), '--suite', 'base', '--output-dir', str(tmp_path / 'out')]!r})\n"
+        f"code = main({[*map(str, argv), '--suite', suite, '--output-dir', str(tmp_path / 'out')]!r})\n"
         f"found = set({HEAVY!r}) & set(sys.modules)\n"
         "sys.exit(f'imported {found}' if found else code)\n"
     )
@@ -74,7 +74,7 @@ def test_a_broken_local_judge(tmp_path: Path, data: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(gguf())
     (tmp_path / "judge.gguf").write_bytes(gguf(data=100))
     argv = ("--model", tmp_path / "m.gguf", "--judge", f"local:{tmp_path / 'judge.gguf'}", "--data", data)
-    assert "judge.gguf" in fails_early(tmp_path, *argv, "--tasks", "piqa")
+    assert "judge.gguf" in fails_early(tmp_path, *argv, "--tasks", "piqa,mt_bench", suite="instruct")
 
 
 @pytest.mark.parametrize(

@@ -125,10 +125,10 @@ def test_a_baseline_is_looked_up_where_the_user_says(tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     for folder in ("main", "kept/main", "run"):
         (tmp_path / folder).mkdir(parents=True)
-    from reports.gate.bless import find_baseline
+        (tmp_path / folder / "run.json").write_text("{}")
+    from reports.finding import find_run
 
-    assert find_baseline("main") == Path("main")
-    assert find_baseline("main", tmp_path / "kept") == tmp_path / "kept" / "main"
-    (tmp_path / "run" / "run.json").write_text("{}")
+    assert find_run("main") == Path("main")
+    assert find_run("main", tmp_path / "kept") == tmp_path / "kept" / "main"
     assert main(["gate", "--baseline", "run", "--candidate", "run", "--baselines", "kept"]) == 2
     assert "--baselines is where a name is looked up" in capsys.readouterr().err

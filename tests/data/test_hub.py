@@ -17,7 +17,8 @@ import pytest
 from huggingface_hub.constants import DOWNLOAD_CHUNK_SIZE
 
 from evals.core.errors import UserError
-from evals.data.hub import match_files, model_files
+from evals.data.hub import match_files
+from evals.models.hub import model_files
 from tests.support.hub_standin import Fault, StandInHub, standin_hub
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +29,7 @@ SCRIPT = """
 import json, os, time
 from types import SimpleNamespace
 from evals.data import hub
-from evals.data import hub_client
+from evals.models import hub as models
 from evals.core.errors import UserError
 def sleep(seconds):
     with open(os.environ["SLEPT"], "a") as file:
@@ -42,7 +43,11 @@ except UserError as error:
 """
 SPLIT = """found = hub.fetch_split(task, "test", offline={offline})
     print(json.dumps({{"paths": [str(p) for p in found.paths], "revision": found.revision}}))"""
-MODEL = """print(json.dumps({{"path": str(hub.fetch_model("org/model", offline={offline}))}}))"""
+MODEL = """print(json.dumps({{"path": str(models.fetch_model("org/model", offline={offline}))}}))"""
+TOKENIZER = MODEL.replace("offline=", "weights=False, offline=")
+READ = """found = hub.fetch_split(task, "test", offline={offline})
+    table = hub.read_split(found)
+    print(json.dumps({{"rows": table.to_pylist(), "paths": [str(p) for p in found.paths]}}))"""
 
 
 @pytest.fixture
@@ -61,28 +66,31 @@ def fetch(hub: StandInHub, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     def run(
         body: str = SPLIT, revision: str | None = PINNED, offline: bool = False, **env: str
     ) -> dict[str, Any]:
-        clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-        settings = {
-            "HF_ENDPOINT": hub.url,
-            "HF_HOME": str(tmp_path / "home"),
-            "HF_HUB_DISABLE_XET": "1",
-            "SLEPT": str(tmp_path / "slept"),
-            **env,
-        }
         code = SCRIPT.format(revision=revision, body=body.format(offline=offline))
         done = subprocess.run(
             [sys.executable, "-c", code],
             cwd=ROOT,
-            env=clean | settings,
+            env=environment(hub, tmp_path) | env,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
         )
         assert done.returncode == 0, done.stderr
         assert TOKEN not in done.stdout + done.stderr
-        return dict(json.loads(done.stdout.splitlines()[-1]))
+        (line,) = done.stdout.splitlines()
+        return {**json.loads(line), "stderr": done.stderr}
 
     return run
+
+
+def environment(hub: StandInHub, tmp_path: Path) -> dict[str, str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    return clean | {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_DISABLE_XET": "1",
+        "SLEPT": str(tmp_path / "slept"),
+    }
 
 
 def slept(tmp_path: Path) -> list[float]:
@@ -206,9 +214,11 @@ def test_busy_hub_is_waited_for(
         Fault("/api/datasets/", 429, {"Retry-After": "7"}, times=1),
         Fault("GET /cdn/", 503, times=1),
     ]
-    assert rows(fetch()) == TOY
+    found = fetch()
+    assert rows(found) == TOY
     assert slept(tmp_path)[0] == 7, "Retry-After is kept to"
-    assert len(hub.requests("GET /api/datasets/")) == 2
+    assert found["stderr"].count("is busy: waiting for it") == 1, "said once, though it was busy twice"
+    assert len(hub.requests("GET /api/datasets/org/toy/revision/")) == 2
 
 
 def test_token_goes_to_the_hub_alone(hub: StandInHub, fetch: Callable[..., dict[str, Any]]) -> None:
@@ -240,10 +250,92 @@ def test_offline_and_not_cached(hub: StandInHub, fetch: Callable[..., dict[str, 
     for error in (
         fetch(offline=True)["error"],
         fetch(HF_HUB_OFFLINE="1")["error"],
+        fetch(HF_DATASETS_OFFLINE="1")["error"],
         fetch(MODEL, offline=True)["error"],
     ):
         assert "offline, and not in the local cache" in error and "--model-path" in error
     assert hub.log == []
+
+
+def test_rows_are_read_by_datasets_and_nothing_else_is_done(
+    hub: StandInHub, fetch: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    parts = {f"data/test-{i:05d}-of-00002.parquet": parquet(TOY[25 * i : 25 * i + 25]) for i in (0, 1)}
+    hub.add("datasets/org/toy", {"README.md": b"toy", "toy.py": b"raise SystemExit", **parts}, PINNED)
+    found = fetch(READ)
+    assert found["rows"] == TOY
+    assert found["stderr"] == "", "no bars and no log lines of the libraries"
+    asked = len(hub.log)
+    assert fetch(READ, offline=True)["rows"] == TOY
+    assert len(hub.log) == asked
+    kept = [path for path in (tmp_path / "home" / "datasets").rglob("*") if path.is_file()]
+    assert kept == [], "no second copy that could differ from the files that were checked"
+
+
+def test_no_host_but_the_hub_is_asked_for_anything(
+    hub: StandInHub, fetch: Callable[..., dict[str, Any]]
+) -> None:
+    """datasets would count each load at a server of its own."""
+    hub.add("datasets/org/toy", {"data/test-00000-of-00001.parquet": parquet(TOY)}, PINNED)
+    watched = """import socket
+    hosts, look_up = [], socket.getaddrinfo
+    def watch(host, *rest, **options):
+        hosts.append(str(host))
+        return look_up(host, *rest, **options)
+    socket.getaddrinfo = watch
+    hub.read_split(hub.fetch_split(task, "test", offline={offline}))
+    print(json.dumps({{"hosts": hosts}}))"""
+    assert set(fetch(watched)["hosts"]) == {"127.0.0.1", "localhost"}
+    assert fetch(watched, offline=True)["hosts"] == []
+
+
+@pytest.mark.parametrize("body", [b"no parquet", b"PAR1" + bytes(200) + b"PAR1"])
+def test_a_file_that_is_no_parquet_is_one_line(
+    hub: StandInHub, fetch: Callable[..., dict[str, Any]], body: bytes
+) -> None:
+    hub.add("datasets/org/toy", {"data/test-00000-of-00001.parquet": body}, PINNED)
+    found = fetch(READ)
+    assert found["error"].startswith("org/toy: data/test-00000-of-00001.parquet cannot be read: ")
+    assert found["stderr"] == "" and "\n" not in found["error"]
+
+
+def test_a_store_shared_by_all_repos_has_names_of_its_own(
+    hub: StandInHub, fetch: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """With Xet, the client's blobs are links into such a store: their last name is not the content's sha256."""
+    hub.add("datasets/org/toy", {"data/test-00000-of-00001.parquet": parquet(TOY)}, PINNED)
+    blob = Path(fetch()["paths"][0]).resolve()
+    stored = tmp_path / ("a" * 64)
+    blob.rename(stored)
+    blob.symlink_to(stored)
+    asked = len(hub.log)
+    assert rows(fetch()) == TOY
+    assert len(hub.log) == asked
+    stored.write_bytes(b"damaged")
+    assert rows(fetch()) == TOY
+    assert len(hub.log) > asked
+
+
+def test_a_full_disk_is_one_line(hub: StandInHub, fetch: Callable[..., dict[str, Any]]) -> None:
+    hub.add("datasets/org/toy", {"data/test-00000-of-00001.parquet": os.urandom(1 << 20)}, PINNED)
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))\n    "
+    assert "the download failed (File too large)" in fetch(full + SPLIT)["error"]
+    assert len(fetch()["paths"]) == 1, "and with space again it goes on"
+
+
+def test_a_killed_download_is_no_part_of_the_next(
+    hub: StandInHub, fetch: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    body = os.urandom(3 * DOWNLOAD_CHUNK_SIZE)
+    hub.add("datasets/org/toy", {"data/test-00000-of-00001.parquet": body}, PINNED)
+    hub.faults.append(Fault("GET /cdn/", 2, times=1))
+    code = SCRIPT.format(revision=PINNED, body=SPLIT.format(offline=False))
+    killed = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment(hub, tmp_path))
+    assert hub.stalled.wait(60)
+    killed.kill()
+    killed.wait()
+    assert "offline, and not in the local cache" in fetch(offline=True)["error"]
+    assert Path(fetch()["paths"][0]).read_bytes() == body
 
 
 MODEL_FILES = {
@@ -265,6 +357,14 @@ def test_model_files_without_pickle_or_code(hub: StandInHub, fetch: Callable[...
     assert Path(fetch(MODEL, offline=True)["path"]) == folder
     hub.faults.append(Fault("/", 503))
     assert Path(fetch(MODEL)["path"]) == folder
+
+
+def test_a_tokenizer_comes_without_weights(hub: StandInHub, fetch: Callable[..., dict[str, Any]]) -> None:
+    hub.add("models/org/model", MODEL_FILES)
+    folder = Path(fetch(TOKENIZER)["path"])
+    assert {path.name for path in folder.iterdir()} == {"config.json", "tokenizer.json"}
+    assert "not in the local cache" in fetch(MODEL, offline=True)["error"], "half a model is no model"
+    assert Path(fetch(TOKENIZER, offline=True)["path"]) == folder
 
 
 def test_half_downloaded_model_is_not_used(hub: StandInHub, fetch: Callable[..., dict[str, Any]]) -> None:
@@ -299,7 +399,12 @@ def test_match_files(subset: str, files: str, found: str) -> None:
 
 @pytest.mark.parametrize(
     "files",
-    ["config.json pytorch_model.bin", "model.safetensors", "config.json model-00001-of-00002.safetensors"],
+    [
+        "config.json pytorch_model.bin",
+        "model.safetensors",
+        "config.json model-00001-of-00002.safetensors",
+        "config.json model.safetensors.index.json model-00001-of-00002.safetensors",
+    ],
 )
 def test_model_without_safetensors_is_refused(files: str) -> None:
     with pytest.raises(UserError, match="pickled weights are never loaded"):

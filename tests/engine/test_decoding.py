@@ -11,11 +11,14 @@ import pytest
 import torch
 
 from evals.core.requests import GenerateRequest, NotFinite
-from evals.engine import decoding, forward, plain
-from evals.engine.decoding import BatchDecoder, split_by_length
+from evals.engine import cpu_slots, forward, kv_slots, plain
+from evals.engine.cpu_slots import CpuSlots, split_by_length
+from evals.engine.decoding import BatchDecoder
+from evals.engine.gpu_slots import GpuSlots
 from evals.engine.packed import TreeBatch
-from evals.engine.plain import PlainDecoder, pick
-from evals.engine.prefill import Fed
+from evals.engine.plain import PlainDecoder
+from evals.engine.prefill import PrefillCache
+from evals.engine.sampling import sample
 from tests.support.tiny_models import CONFIGS, EOS, VOCABULARY, byte_tokenizer, readable, tiny_model
 
 TOKENIZER = byte_tokenizer()
@@ -34,18 +37,18 @@ def prompts(n: int, seed: int = 0) -> list[tuple[int, ...]]:
     return found
 
 
-@pytest.fixture(params=[False, True], ids=["growing", "static"])
-def static(request, monkeypatch):
-    """Static slots are for GPUs; here they run on the CPU, uncaptured."""
-    monkeypatch.setitem(STATIC, "on", request.param)
+@pytest.fixture(params=[CpuSlots, GpuSlots])
+def both_slots(request, monkeypatch):
+    """A GPU's slots run on the CPU here, uncaptured."""
+    monkeypatch.setitem(SLOTS, "kind", request.param)
 
 
-STATIC = {"on": False}
+SLOTS = {"kind": CpuSlots}
 
 
 def run(model, requests, **options):
     decoder = BatchDecoder(model, TOKENIZER, [EOS], **options)
-    decoder.static = STATIC["on"]
+    decoder.kv_slots = SLOTS["kind"]
     pairs = list(decoder.run(requests))
     assert sorted(i for i, _ in pairs) == list(range(len(requests)))
     return dict(pairs)
@@ -59,23 +62,20 @@ def clear(model, requests):
     """The requests of which every token is chosen by more than CLEAR: rounding, each machine's own, decides none."""
     found, margins = [], []
 
-    def measured(logits, temperature, generator):
-        state = generator.get_state()
-        token = pick(logits, temperature, generator)
-        if temperature > 0:
-            cumulative = torch.softmax(logits / temperature, -1).double().cumsum(0)
-            drawn = torch.rand((), generator=generator.set_state(state), dtype=torch.float64)
-            margins.append((cumulative[:-1] - drawn * cumulative[-1]).abs().min())
+    def measured(logits, temperatures, draws):
+        if temperatures is not None and temperatures[0] > 0:
+            cumulative = torch.softmax(logits[0].float() / temperatures[0], -1).double().cumsum(0)
+            margins.append((cumulative[:-1] - draws[0] * cumulative[-1]).abs().min())
         else:
-            first, second = logits.topk(2).values
+            first, second = logits[0].topk(2).values
             margins.append(first - second)
-        return token
+        return sample(logits, temperatures, draws)
 
     decoder = PlainDecoder(model, TOKENIZER, [EOS])
     for request in requests:
         margins.clear()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(plain, "pick", measured)
+            patch.setattr(plain, "sample", measured)
             list(decoder.run([request]))
         found += [request] * all(margin > CLEAR for margin in margins)
     assert len(found) > len(requests) // 2
@@ -84,14 +84,14 @@ def clear(model, requests):
 
 @pytest.mark.parametrize("max_sequences", [1, 3, 64])
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.usefixtures("static")
+@pytest.mark.usefixtures("both_slots")
 def test_greedy_like_one_at_a_time(name, max_sequences):
     rng = random.Random(max_sequences)
     requests = clear(model_of(name), [GenerateRequest(p, rng.choice([0, 1, 9, 20])) for p in prompts(14)])
     assert run(model_of(name), requests, max_sequences=max_sequences) == plainly(model_of(name), requests)
 
 
-@pytest.mark.usefixtures("static")
+@pytest.mark.usefixtures("both_slots")
 def test_greedy_is_generate():
     model = model_of("llama")
     results = run(model, [GenerateRequest(p, 30) for p in prompts(10, seed=1)], max_sequences=4)
@@ -102,7 +102,7 @@ def test_greedy_is_generate():
         assert list(results[i].tokens) == expected.tolist()
 
 
-@pytest.mark.usefixtures("static")
+@pytest.mark.usefixtures("both_slots")
 def test_stops_and_ends():
     model = readable(tiny_model("llama-untied"), TOKENIZER)
     whole = run(model, [GenerateRequest(p, 30) for p in prompts(6)])
@@ -117,20 +117,20 @@ def test_stops_and_ends():
     assert {result.finish for result in results.values()} >= {"stop", "length"}
 
 
-@pytest.mark.usefixtures("static")
+@pytest.mark.usefixtures("both_slots")
 def test_an_end_token_ends():
     model = model_of("llama")
     first = run(model, [GenerateRequest((7, 8, 9), 12)])[0]
     end = first.tokens[6]
     decoder = BatchDecoder(model, TOKENIZER, [EOS, end])
-    decoder.static = STATIC["on"]
+    decoder.kv_slots = SLOTS["kind"]
     [(_, result)] = decoder.run([GenerateRequest((7, 8, 9), 12)])
     assert result.finish == "eos"
     assert result.tokens == first.tokens[: first.tokens.index(end) + 1]
     assert result.text == TOKENIZER.decode(result.tokens[:-1], skip_special_tokens=True)
 
 
-@pytest.mark.usefixtures("static")
+@pytest.mark.usefixtures("both_slots")
 def test_samples_do_not_depend_on_the_batch():
     model = model_of("llama")
     requests = [
@@ -149,7 +149,7 @@ def test_samples_do_not_depend_on_the_batch():
     assert len(set(hot)) > len(hot) // 2, "other seeds should give other answers"
 
 
-@pytest.mark.usefixtures("static")
+@pytest.mark.usefixtures("both_slots")
 def test_to_the_window():
     rng = random.Random(3)
     long = tuple(rng.randrange(1, VOCABULARY) for _ in range(2000))
@@ -159,7 +159,7 @@ def test_to_the_window():
 
 
 @pytest.mark.parametrize("largest", [100, 20, 1])
-@pytest.mark.usefixtures("static")
+@pytest.mark.usefixtures("both_slots")
 def test_out_of_memory_halves_the_batch_and_changes_no_answer(monkeypatch, caplog, largest):
     """Stands in for an allocator that can hold only `largest` sequences' step."""
     original = forward.TreeForward.hidden
@@ -177,7 +177,7 @@ def test_out_of_memory_halves_the_batch_and_changes_no_answer(monkeypatch, caplo
     assert ("out of memory" in caplog.text) == (largest < 40)
 
 
-@pytest.mark.usefixtures("static")
+@pytest.mark.usefixtures("both_slots")
 def test_no_more_sequences_at_a_time_than_free_memory_holds(monkeypatch):
     sizes = []
     original = forward.TreeForward.hidden
@@ -194,22 +194,23 @@ def test_no_more_sequences_at_a_time_than_free_memory_holds(monkeypatch):
     shared = forward.TreeForward(model)
     a_token = sum(x[0].numel() * x.element_size() for pair in shared.example.values() for x in pair)
     longest = max(len(request.prompt) for request in requests) + 6
-    rounded = 256 if STATIC["on"] else longest  # a static slot's tokens
-    monkeypatch.setattr(forward, "free_memory", lambda device: 2000 * a_token * rounded)
-    assert forward.sequences_that_fit(shared, rounded, 1000) == 1000
-    monkeypatch.setattr(forward, "free_memory", lambda device: int(3.5 * a_token * rounded / 0.6))
+    rounded = 256 if SLOTS["kind"] is GpuSlots else longest
+    assert kv_slots.sequences_that_fit(shared, 1000, 1.0)(rounded, 0) == 1000
+    monkeypatch.setattr(kv_slots, "free_memory", lambda device: int(3.5 * a_token * rounded / 0.6))
+    assert kv_slots.sequences_that_fit(shared, 1000, 0.5)(rounded, 0) == 1
+    assert kv_slots.sequences_that_fit(shared, 1000, 0.5)(rounded, 10 * rounded) == 7
     monkeypatch.setattr(forward.TreeForward, "hidden", hidden)
     assert run(model, requests) == expected
     assert max(sizes) == 3
 
 
-def test_what_prompts_were_fed_with_is_let_go_once_they_stand_in_slots():
+def test_a_prefills_cache_is_let_go_once_its_prompts_stand_in_slots():
     headers = [tuple((7 * i + 3 * k) % VOCABULARY for i in range(30)) for k in range(12)]
     requests = [GenerateRequest((*header, 5 + n), 4) for header in headers for n in range(3)]
     decoder = BatchDecoder(model_of("llama"), TOKENIZER, [EOS], max_sequences=3, max_tokens=8)
     kept = []
     for _ in decoder.run(requests):
-        kept.append(sum(isinstance(one, Fed) for one in gc.get_objects()))
+        kept.append(sum(isinstance(one, PrefillCache) for one in gc.get_objects()))
     assert len(kept) == len(requests) and max(kept) <= 2, (
         "keys and values of every header's prompts were kept"
     )
@@ -253,7 +254,7 @@ def test_long_sequences_are_attended_to_apart(monkeypatch):
     assert split_by_length([10, 2000, 12, 9]) == (12, [(1, 2000)])
     assert split_by_length([1000, 1100, 1050]) == (1100, [])
     assert split_by_length([7]) == (7, [])
-    monkeypatch.setattr(decoding, "COST_APART", 0)
+    monkeypatch.setattr(cpu_slots, "COST_APART", 0)
     requests = [GenerateRequest(p, 12) for p in prompts(12, seed=5)]
     assert len(split_by_length([len(request.prompt) for request in requests])[1]) > 1
     for name in ("llama", "gemma2", "gemma3"):

@@ -17,8 +17,6 @@ HOST = 10**6  # bytes; what a real host has free changes between two looks at it
 def container(tmp_path, monkeypatch):
     """A control group's folder, with a limit that is no limit, on a host with HOST bytes free."""
     monkeypatch.setattr(device, "_CONTAINER", tmp_path)
-    for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.stat").write_text("anon 4000\nfile 300\n")
     monkeypatch.setattr(device.psutil, "virtual_memory", lambda: SimpleNamespace(available=HOST))
@@ -36,11 +34,3 @@ def test_free_memory_is_within_a_containers_limit(container):
     assert device.free_memory(CPU) == 6000
     (container / "memory.max").write_text("3000\n")
     assert device.free_memory(CPU) == 0
-
-
-def test_free_memory_is_divided_among_processes(container, monkeypatch):
-    (container / "memory.max").write_text("10000\n")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-    assert device.free_memory(CPU) == 2000
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "many")
-    assert device.free_memory(CPU) == 6000

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from evals.core.requests import GenerateRequest, ScoreRequest
+from evals.engine.cpu_slots import CpuSlots
 from evals.engine.decoding import BatchDecoder
+from evals.engine.gpu_slots import GpuSlots
 from evals.engine.plain import PlainDecoder, PlainScorer
 from evals.engine.scoring import PrefixScorer
 
@@ -41,8 +43,8 @@ def test_scores(loaded):
         assert found[i].logprob == pytest.approx(score.logprob, abs=1e-4)
 
 
-@pytest.mark.parametrize("static", [False, True])
-def test_answers(loaded, static):
+@pytest.mark.parametrize("kind", [CpuSlots, GpuSlots])
+def test_answers(loaded, kind):
     questions = ["What is 2 + 3?", "Name a fruit.", "Say hello in French."]
     chats = [[{"role": "user", "content": question}] for question in questions]
     texts = [
@@ -56,7 +58,7 @@ def test_answers(loaded, static):
     ]
     eos = [loaded.tokenizer.eos_token_id]
     decoder = BatchDecoder(loaded.model, loaded.tokenizer, eos, max_sequences=4)
-    decoder.static = static
+    decoder.kv_slots = kind
     found = dict(decoder.run(requests))
     assert found == dict(PlainDecoder(loaded.model, loaded.tokenizer, eos).run(requests))
     expected = loaded.model.generate(torch.tensor([requests[0].prompt]), do_sample=False, max_new_tokens=12)

@@ -66,9 +66,9 @@ def test_every_kind_of_layer_is_in_the_trial(monkeypatch):
     model = Gemma3ForCausalLM(config).eval().to(torch.bfloat16)
     original = forward._logits
 
-    def logits(model, feed):
+    def logits(model, given):
         seen.append(len(model.model.layers))
-        return original(model, feed)
+        return original(model, given)
 
     monkeypatch.setattr(forward, "_logits", logits)
     TreeForward(model)

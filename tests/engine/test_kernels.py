@@ -19,13 +19,13 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM  # noqa: E
 from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM  # noqa: E402
 
 from evals.core.requests import GenerateRequest, ScoreRequest  # noqa: E402
-from evals.engine import device, forward, kernels, packed, static_decoding  # noqa: E402
+from evals.engine import device, forward, gpu_slots, kernels, packed  # noqa: E402
 from evals.engine.attention import AttentionKind  # noqa: E402
 from evals.engine.decoding import BatchDecoder  # noqa: E402
 from evals.engine.packed import TreeBatch  # noqa: E402
 from evals.engine.plain import PlainDecoder, PlainScorer  # noqa: E402
 from evals.engine.scoring import PrefixScorer  # noqa: E402
-from evals.engine.tree import Feed, plan  # noqa: E402
+from evals.engine.tree import Input, plan  # noqa: E402
 
 PLACE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 KINDS = [
@@ -44,19 +44,19 @@ def random_(*shape: int) -> torch.Tensor:
 def test_attention_in_trees(kind, monkeypatch):
     rng = random.Random(1)
     header = tuple(rng.randrange(9) for _ in range(70))
-    feeds = []
+    inputs = []
     for _ in range(6):
         context = header + tuple(rng.randrange(9) for _ in range(rng.randrange(1, 90)))
-        feeds += [Feed(context + tuple(rng.randrange(9) for _ in range(5)), len(context)) for _ in range(2)]
-    planned = plan(feeds, 150, 100)
-    assert planned.trunk.tokens
-    trunk = {0: (random_(len(planned.trunk.tokens), 2, 16), random_(len(planned.trunk.tokens), 2, 16) + 1)}
+        inputs += [Input(context + tuple(rng.randrange(9) for _ in range(5)), len(context)) for _ in range(2)]
+    planned = plan(inputs, 150, 100)
+    assert planned.prefix.tokens
+    prefix = {0: (random_(len(planned.prefix.tokens), 2, 16), random_(len(planned.prefix.tokens), 2, 16) + 1)}
     n = sum(len(block.tokens) for block in planned.blocks)
     q, k, v = random_(n, 6, 16), random_(n, 2, 16), random_(n, 2, 16) - 1
     results = []
     for use in (False, True):
         monkeypatch.setattr(packed, "kernels_for", lambda q, use=use: use)
-        results.append(TreeBatch(planned.blocks, trunk, PLACE).attend(0, q, k, v, kind))
+        results.append(TreeBatch(planned.blocks, prefix, PLACE).attend(0, q, k, v, kind))
     assert torch.allclose(*results, atol=1e-5)
 
 
@@ -64,8 +64,8 @@ def test_attention_in_trees(kind, monkeypatch):
 def test_attention_in_slots(kind):
     q, k, v = random_(5, 6, 16), random_(5, 2, 150, 16), random_(5, 2, 150, 16) + 1
     lengths = torch.tensor([0, 1, 63, 64, 149], device=PLACE)
-    expected = static_decoding._attend_masked(q, k, v, lengths, kind)
-    found = kernels.attend_in_slots(q, k, v, lengths, kind.scaling, kind.window, kind.softcap)
+    expected = gpu_slots.attend_in_slots(q, k, v, lengths, kind)
+    found = kernels.attend_in_slots(q, k, v, lengths, kind)
     assert torch.allclose(found, expected, atol=1e-5)
 
 
@@ -85,7 +85,7 @@ def test_a_model_on_kernels_alone(make, monkeypatch):
     torch.manual_seed(0)
     model = make().to(PLACE).eval()
     monkeypatch.setattr(forward, "use_kernels", lambda device: True)
-    for module in (packed, static_decoding):
+    for module in (packed, gpu_slots):
         monkeypatch.setattr(module, "kernels_for", lambda q: True)
     rng = random.Random(2)
     context = tuple(rng.randrange(1, VOCABULARY) for _ in range(20))
@@ -98,9 +98,9 @@ def test_a_model_on_kernels_alone(make, monkeypatch):
     for i, score in PlainScorer(model).run(requests):
         assert found[i].logprob == pytest.approx(score.logprob, abs=1e-4)
     decoder = BatchDecoder(model, None, [])
-    decoder.static = True
-    monkeypatch.setattr("evals.engine.stops.decode", lambda tokenizer, tokens: "")
-    monkeypatch.setattr("evals.engine.plain.decode", lambda tokenizer, tokens: "")
+    decoder.kv_slots = gpu_slots.GpuSlots
+    monkeypatch.setattr("evals.engine.stops.detokenize", lambda tokenizer, tokens: "")
+    monkeypatch.setattr("evals.engine.plain.detokenize", lambda tokenizer, tokens: "")
     asked = [GenerateRequest(context[:n], 6) for n in (1, 9, 20)]
     assert dict(decoder.run(asked)) == dict(PlainDecoder(model, None, []).run(asked))
 
@@ -150,15 +150,15 @@ def test_rotation_leaves_what_stands_beside_the_heads():
 
 @pytest.mark.parametrize("above", [0, 9])
 def test_prompts_go_into_their_slots_alone(above):
-    own, trunk = (random_(11, 2, 16), random_(11, 2, 16) + 1), (random_(9, 2, 16) + 2, random_(9, 2, 16) + 3)
+    own, prefix = (random_(11, 2, 16), random_(11, 2, 16) + 1), (random_(9, 2, 16) + 2, random_(9, 2, 16) + 3)
     into = random_(3, 2, 20, 16), random_(3, 2, 20, 16) + 1
     expected = tuple(x.clone() for x in into)
     sources = torch.tensor([above, above + 10, above + 3, *range(above)], device=PLACE)
     slots = torch.tensor([2, 0, 1, *[1] * above], device=PLACE)
     places = torch.tensor([0, 19, 4, *range(5, 5 + above)], device=PLACE)
     for i in range(2):
-        rows = torch.cat([trunk[i], own[i]]) if above else own[i]
+        rows = torch.cat([prefix[i], own[i]]) if above else own[i]
         for source, slot, place in zip(sources, slots, places, strict=True):
             expected[i][slot, :, place] = rows[source]
-    kernels.fill_slots(own, trunk if above else None, into, sources, slots, places)
+    kernels.fill_slots(own, prefix if above else None, into, sources, slots, places)
     assert torch.equal(into[0], expected[0]) and torch.equal(into[1], expected[1])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from evals.core.requests import GenerateRequest, ScoreRequest
-from evals.engine.plain import PlainDecoder, PlainScorer, first_stop, pick
+from evals.engine.plain import PlainDecoder, PlainScorer, first_stop
 from tests.support.tiny_models import CONFIGS, EOS, VOCABULARY, byte_tokenizer, readable, tiny_model
 
 
@@ -61,16 +61,6 @@ def test_a_stop_may_span_tokens_and_is_cut_off_with_all_after_it():
 def test_no_budget_generates_nothing():
     [(_, result)] = PlainDecoder(tiny_model("llama"), byte_tokenizer(), [EOS]).run([GenerateRequest((5,), 0)])
     assert (result.text, result.tokens, result.finish) == ("", (), "length")
-
-
-def test_draws_follow_the_distribution_and_the_seed():
-    logits = torch.tensor([0.0, 1.0, -1.0, 2.0])
-    generator = torch.Generator().manual_seed(3)
-    draws = torch.tensor([pick(logits, 0.7, generator) for _ in range(4000)])
-    shares = torch.bincount(draws, minlength=4) / len(draws)
-    assert torch.allclose(shares, torch.softmax(logits / 0.7, -1), atol=0.03)
-    first = [pick(logits, 0.7, torch.Generator().manual_seed(9)) for _ in range(3)]
-    assert len(set(first)) == 1
 
 
 def test_the_earliest_stop_wins_and_an_empty_one_never():

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from evals.engine.plain import decode, first_stop
-from evals.engine.stops import StopWatcher
+from evals.engine.plain import detokenize, first_stop
+from evals.engine.stops import StopStrings
 from tests.support.tiny_models import VOCABULARY, byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
@@ -19,7 +19,7 @@ def encode(text: str) -> list[int]:
 
 
 def slow(tokens: list[int], stops: tuple[str, ...]) -> str | None:
-    text = decode(TOKENIZER, tokens)
+    text = detokenize(TOKENIZER, tokens)
     end = first_stop(text, stops)
     return None if end is None else text[:end]
 
@@ -38,7 +38,7 @@ def streams(draw) -> list[int]:
 @example(encode("no Ques") + encode("tion: yes"), ("Question:", "Question"))
 @example(encode("x" * 300) + encode("日")[:1] + encode("é"), ("é",))
 def test_like_decoding_everything(tokens, stops):
-    watcher = StopWatcher(TOKENIZER, stops)
+    watcher = StopStrings(TOKENIZER, stops)
     for n in range(1, len(tokens) + 1):
         expected = slow(tokens[:n], watcher.stops)
         assert watcher.find(tokens[:n]) == expected
@@ -54,9 +54,9 @@ def test_like_decoding_everything_with_a_real_tokenizer(embedded_path):
     text = "An answer, naïve: 日本語 😀 and so on.\n\nQuestion: 1 + 1?\nAnswer: 2\n\nQuestion"
     tokens = tokenizer.encode(text, add_special_tokens=False)
     for stops in (("Question:", "Question"), ("本語 😀",), ("2\n\nQ",), ("nowhere",), ("\n\n",), ("😀",)):
-        watcher = StopWatcher(tokenizer, stops)
+        watcher = StopStrings(tokenizer, stops)
         for n in range(1, len(tokens) + 1):
-            whole = decode(tokenizer, tokens[:n])
+            whole = detokenize(tokenizer, tokens[:n])
             end = first_stop(whole, stops)
             assert watcher.find(tokens[:n]) == (None if end is None else whole[:end])
             if end is not None:
@@ -73,7 +73,7 @@ def test_few_tokens_are_decoded():
             return TOKENIZER.decode(tokens, **options)
 
     tokens = encode("the Quest of " * 200 + "Question")
-    watcher = StopWatcher(Counting(), ("Question",))
+    watcher = StopStrings(Counting(), ("Question",))
     found = [watcher.find(tokens[:n]) for n in range(1, len(tokens) + 1)]
     assert found[-1] is not None and found[:-1] == [None] * (len(tokens) - 1)
     assert sum(decoded) < 20 * len(tokens)

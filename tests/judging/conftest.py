@@ -1,4 +1,4 @@
-"""A run with MT-Bench answers as files, and the HTTP server of tests/endpoint."""
+"""A run with MT-Bench answers as files, and the HTTP server of tests/support."""
 
 from __future__ import annotations
 

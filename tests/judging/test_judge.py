@@ -17,9 +17,10 @@ from pyarrow import parquet
 
 from evals.adapters import client as client_module
 from evals.adapters.client import Client, EndpointError
+from evals.adapters.judges import EndpointJudge
 from evals.cli import main
 from evals.core.errors import EXIT_ROWS_MISSING, EXIT_USAGE, UserError
-from evals.judging.judge import EndpointJudge, judge_run, read_judgments
+from evals.judging.judge import judge_run, read_judgments
 from evals.judging.prompts import OWN
 from evals.run.progress import Progress
 from evals.run.store import Store
@@ -219,7 +220,7 @@ def test_two_judges_stand_side_by_side(run_folder: Path, capsys: pytest.CaptureF
 
 
 def test_agreement_figures() -> None:
-    from reports.mt_bench import agreements, score
+    from reports.judgments import agreements, score
 
     def line(judge: str, number: int, turn: int, value: float) -> dict[str, Any]:
         return {
@@ -341,13 +342,13 @@ def test_a_damaged_file_of_judgments_is_said(run_folder: Path) -> None:
 
 
 def test_the_same_judgments_draw_the_same_picture(run_folder: Path, tmp_path: Path) -> None:
-    from reports.mt_bench import draw
+    from reports.judgments import draw
 
     with FaultServer(answer=steady) as server:
         main(command(server, run_folder))
     lines = read_judgments(run_folder)
-    first = [path.read_bytes() for path in draw(lines, "t", tmp_path)]
-    assert first == [path.read_bytes() for path in draw(lines, "t", tmp_path)]
+    first = [path.read_bytes() for path in draw(lines, "t", tmp_path, "ratings")]
+    assert first == [path.read_bytes() for path in draw(lines, "t", tmp_path, "ratings")]
 
 
 def test_judging_again_replaces_the_samples_ratings(run_folder: Path) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from conftest import CATEGORIES, question
 
+from evals.adapters import judges as judge_module
+from evals.adapters.judges import LocalJudge
 from evals.adapters.local import PrefixModel
 from evals.cli import main
-from evals.judging import judge as judge_module
-from evals.judging.judge import LocalJudge, judge_run, read_judgments
+from evals.judging.judge import judge_run, read_judgments
 from evals.judging.prompts import OWN, Item, ask
 from evals.models.known import EMBEDDED_NAME
 from evals.models.loading import LoadedModel
@@ -60,13 +61,13 @@ def test_a_run_on_smoke_items_is_judged_in_one_command(
     """Generate and judge in one go, then again: everything comes from the store."""
     monkeypatch.setattr(judge_module, "JUDGMENT_TOKENS", 12)
     command = [
-        "run", "--tasks", "mt_bench", "--data", "smoke", "--limit", "3", "--dtype", "float32", "--device", "cpu",
+        "run", "--tasks", "mt_bench", "--data", "smoke", "--limit", "1", "--dtype", "float32", "--device", "cpu",
         "--output-dir", str(tmp_path), "--judge", f"local:{EMBEDDED_NAME}", "--judge-prompts", "own",
     ]  # fmt: skip
     assert main(command) == 0
-    assert "6 answers judged now, 0 stored before" in capsys.readouterr().err
+    assert "2 answers judged now, 0 stored before" in capsys.readouterr().err
     assert main(command) == 0
-    assert "0 answers judged now, 6 stored before" in capsys.readouterr().err
+    assert "0 answers judged now, 2 stored before" in capsys.readouterr().err
     first, second = sorted((tmp_path / EMBEDDED_NAME).iterdir())
     assert read_judgments(first) == read_judgments(second)
     row = json.loads((first / "run.json").read_text())["rows"][0]

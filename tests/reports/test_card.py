@@ -10,13 +10,14 @@ import json
 
 import numpy as np
 import pytest
-from test_published import EXPECTED, cells
 
-from evals.core.card import SUITES
+from evals.commands import report
+from evals.core.card import load_card
 from evals.core.errors import UserError
 from reports import card
 from reports.runs import load_run
 from tests.support.made_runs import Made, build, edit
+from tests.support.printed import EXPECTED, cells
 
 SUITE_TITLES = {"base": "## Base Pre-Trained Model", "instruct": "## Instruction Model"}
 
@@ -63,7 +64,7 @@ def drawn(share: float, n: int, seed: int = 3) -> list[int]:
 
 VERDICTS = [
     # HellaSwag's card says 42.1 for this model, on 10042 docs
-    (drawn(0.423, 10042), "42.3", "+0.2", "reproduced (within ±2.5)"),
+    (drawn(0.423, 10042), "42.3", "+0.2", "reproduced (within ±2)"),
     (drawn(0.30, 10042), "30.0", "−12.1", "differs"),
     (drawn(0.43, 100), "43.0", "+0.9", "cannot tell at n = 100 (n = "),
 ]
@@ -88,6 +89,22 @@ def test_verdicts(tmp_path, scores, value, difference, verdict):
     ]
 
 
+def test_margin_and_alpha_decide_and_stand_in_a_footnote(tmp_path, capsys):
+    run = run_with(tmp_path, labels=("HellaSwag",), scores={"hellaswag": drawn(0.435, 10042)}, model=own())
+    found = {}
+    for words in ((), ("--margin", "0.8"), ("--alpha", "0.000001")):
+        assert report.main(arguments(str(run.folder), *words)) == 0
+        text = capsys.readouterr().out
+        found[words[:1]] = cells(section(text, "## tiny (measured): row by row"))[1][6], text
+    assert found[()][0] == "reproduced (within ±2)"
+    assert "within ±2 points" in found[()][1] and "alpha 0.05," in found[()][1]
+    assert found["--margin",][0] == "differs" and "within ±0.8 points" in found["--margin",][1]
+    assert found["--alpha",][0] == "differs" and "alpha 1e-06," in found["--alpha",][1]
+    for words in (("--margin", "-1"), ("--alpha", "1")):
+        with pytest.raises(UserError, match=f"{words[0]} .*must"):
+            report.main(arguments(*words))
+
+
 @pytest.mark.parametrize("code", ["quantized", "subset", "variant"])
 def test_other_measurements_than_the_cards_get_no_verdict(tmp_path, code):
     run = run_with(tmp_path, labels=("HellaSwag",), model=own(), notes=[(code, "why it is so")])
@@ -102,7 +119,7 @@ def test_smoke_is_never_beside_published_numbers(tmp_path):
         tmp_path, model=own(), data={"source": "smoke"}, notes=[("smoke", "built-in smoke items")], size=8
     )
     real = run_with(tmp_path, model=own(), name="real")
-    for fmt in card.FORMATS:
+    for fmt in report.FORMATS:
         text = card.render_tables([smoke], fmt=fmt)
         for published in ("54.5", "42.1", "SmolLM2-360M"):
             assert published not in text
@@ -155,12 +172,12 @@ def test_columns_choose_and_order(tmp_path):
 
 def test_every_row_of_both_suites_can_be_shown(tmp_path):
     runs = [
-        run_with(tmp_path, suite=suite, labels=[row.label for row in SUITES[suite].rows], size=12)
+        run_with(tmp_path, suite=suite, labels=[row.label for row in load_card(suite).rows], size=12)
         for suite in ("instruct", "base")
     ]
     text = card.render_tables(runs)
     assert text.index("## Base") < text.index("## Instruction")
-    for suite in SUITES:
+    for suite in EXPECTED:
         rows = cells(section(text, SUITE_TITLES[suite]))
         assert [row[0] for row in rows] == [row[0] for row in EXPECTED[suite]]
 
@@ -213,20 +230,20 @@ def test_json_and_csv_hold_the_same_numbers(tmp_path):
 
 def arguments(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    card.add_arguments(parser)
+    report.add_arguments(parser)
     return parser.parse_args(list(words))
 
 
 def test_the_command_prints_or_writes(tmp_path, capsys):
     folder = build(tmp_path / "r", Made())
-    assert card.main(arguments(str(folder))) == 0
+    assert report.main(arguments(str(folder))) == 0
     printed = capsys.readouterr().out
     assert "tiny (measured)" in printed
     target = tmp_path / "out.md"
-    assert card.main(arguments(str(folder), "--output", str(target))) == 0
+    assert report.main(arguments(str(folder), "--output", str(target))) == 0
     assert target.read_text() == printed
     with pytest.raises(UserError, match="cannot write"):
-        card.main(arguments(str(folder), "--output", str(tmp_path / "no" / "out.md")))
+        report.main(arguments(str(folder), "--output", str(tmp_path / "no" / "out.md")))
 
 
 def test_reports_do_not_import_heavy_packages():
@@ -235,7 +252,7 @@ def test_reports_do_not_import_heavy_packages():
 
     code = (
         "import sys, reports.card, reports.runs, pyarrow.parquet\n"
-        "heavy = {'torch', 'lighteval', 'transformers', 'pandas', 'scipy', 'matplotlib'} & set(sys.modules)\n"
+        "heavy = {'torch', 'lighteval', 'transformers', 'pandas', 'scipy.stats', 'matplotlib'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)

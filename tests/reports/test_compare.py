@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_published import cells
 
+from evals.commands import compare as command
 from evals.core.errors import UserError
+from evals.core.metric import get_metric
 from reports import compare, flips
 from reports.comparability import mismatches
 from reports.runs import load_run
 from tests.support.made_runs import Made, build, edit
+from tests.support.printed import cells
 
 
 def run_with(tmp_path, **options):
@@ -47,8 +50,8 @@ def test_a_run_is_the_same_as_itself(tmp_path):
     [
         (100, 20, "B is worse"),
         (20, 100, "B is better"),
-        (3, 2, "equivalent (within ±1)"),
-        (30, 25, "cannot tell (a difference of 2.1 would show)"),
+        (3, 2, "equivalent (within ±2)"),
+        (100, 90, "cannot tell (a difference of 4.3 would show)"),
     ],
 )
 def test_verdicts(tmp_path, worse, better, verdict):
@@ -153,6 +156,40 @@ def test_flips_show_both_answers_and_worse_docs_first(tmp_path):
     assert "None." in compare.as_markdown(first, first, flips=3)
 
 
+IFEVAL = ("IFEval (Average prompt/inst)",)
+
+
+def test_docs_of_several_items_are_counted_and_shown_by_their_own_scores(tmp_path):
+    first = run_with(tmp_path, suite="instruct", labels=IFEVAL, scores={"ifeval": [1] * 30 + [0] * 30})
+    second = run_with(
+        tmp_path, suite="instruct", labels=IFEVAL, scores={"ifeval": [0] * 2 + [1] * 28 + [0] * 30}
+    )
+    (row,) = compare.compare_rows(first, second)
+    assert row.difference.changed == 2
+    assert "| 2 of 60 " in compare.as_markdown(first, second)
+    found = flips.find_flips(first, second, 60)
+    assert [flip.doc_id for flip in found] == [0, 7]
+    text = compare.as_markdown(first, second, flips=60)
+    assert "doc 0: prompt_level_strict_acc 1 → 0, inst_level_strict_acc 1/1 → 0/1" in text
+    assert "doc 7: prompt_level_strict_acc 0 → 0, inst_level_strict_acc [1, 0] → [0, 1]" in text
+    assert compare.compare_rows(first, first)[0].difference.changed == 0
+
+
+def test_a_macro_average_is_compared_as_one(tmp_path):
+    """Three groups of other sizes: the mean of the groups' means, not that of the docs."""
+    row = replace(
+        run_with(tmp_path, labels=("MMLU (cloze)",)).rows[0], metric=get_metric("acc_norm_nospace_macro")
+    )
+    runs = [
+        run_with(tmp_path, labels=("MMLU (cloze)",), scores={"mmlu": s}) for s in ([1, 1, 0, 0], [0, 1, 0, 0])
+    ]
+    before, after, difference = compare.on_shared_docs(*runs, row, ("mmlu",))
+    means = [np.mean([np.mean([s[0], s[3]]), s[1], s[2]]) for s in ([1, 1, 0, 0], [0, 1, 0, 0])]
+    assert (before, after) == (pytest.approx(100 * means[0]), pytest.approx(100 * means[1]))
+    assert difference.value == pytest.approx(100 * (means[1] - means[0]))
+    assert difference.changed == 1
+
+
 def test_texts_cannot_leave_their_fence():
     block = flips.fenced("```\n# not a heading\n\x1b[31m" + "x" * 9000)
     assert block.startswith("````text\n")
@@ -161,11 +198,31 @@ def test_texts_cannot_leave_their_fence():
     assert "characters" in block
 
 
+@pytest.mark.parametrize(
+    "words, verdict",
+    [
+        ((), "equivalent (within ±2)"),
+        (("--margin", "0.2"), "cannot tell (a difference of 2.3 would show)"),
+        (("--alpha", "0.4"), "B is worse (within ±2)"),
+    ],
+)
+def test_margin_and_alpha_decide_and_stand_in_a_footnote(tmp_path, capsys, words, verdict):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    first = run_with(tmp_path, labels=("HellaSwag",), scores={"hellaswag": BASE})
+    second = run_with(tmp_path, labels=("HellaSwag",), scores={"hellaswag": flipped(BASE, 25, 18)})
+    assert command.main(parser.parse_args([str(first.folder), str(second.folder), *words])) == 0
+    text = capsys.readouterr().out
+    assert cells(text.split("## Rows", 1)[1])[1][-1] == verdict
+    assert f"within ±{0.2 if '--margin' in words else 2} points" in text
+    assert f"alpha {0.4 if '--alpha' in words else 0.05}," in text
+
+
 def test_the_command(tmp_path, capsys):
     parser = argparse.ArgumentParser()
-    compare.add_arguments(parser)
+    command.add_arguments(parser)
     first, second = build(tmp_path / "a", Made()), build(tmp_path / "b", Made(seed=1))
-    assert compare.main(parser.parse_args([str(first), str(second), "--format", "json"])) == 0
+    assert command.main(parser.parse_args([str(first), str(second), "--format", "json"])) == 0
     assert json.loads(capsys.readouterr().out)["suite"] == "base"
     with pytest.raises(UserError, match="zero or more"):
-        compare.main(parser.parse_args([str(first), str(second), "--show-flips", "-1"]))
+        command.main(parser.parse_args([str(first), str(second), "--show-flips", "-1"]))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from evals.commands import curve as command
 from evals.core.errors import UserError
 from reports import curve
 from reports.render.tables import markdown
@@ -38,14 +39,14 @@ def made(results: Path, name: str, right: int, **changes: object) -> Path:
 
 
 def args(*runs: Path, **options: Path) -> argparse.Namespace:
-    return argparse.Namespace(**({"runs": list(runs), "plot": None, "output": None} | options))
+    return argparse.Namespace(**({"runs": list(map(str, runs)), "plot": None, "output": None} | options))
 
 
 def test_table_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for step, right in ((1000, 60), (200, 50), (3000, 60)):
         made(tmp_path, f"run-step-{step}", right)
     made(tmp_path, "SmolLM2-135M", 70)
-    curve.main(args(tmp_path))
+    command.main(args(tmp_path))
     out = capsys.readouterr().out
     cells = [
         [cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith("| ")
@@ -73,7 +74,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     runs = [made(tmp_path, f"x-{step}", 50) for step in (1, 2)]
     loaded = [load_run(folder) for folder in runs]
     for run, step in zip(loaded, (1, 2), strict=True):
-        run.record["model"]["name"] = f"<b>|evil|</b>\n-step-{step}"  # type: ignore[index]
+        run.log.model.name = f"<b>|evil|</b>\n-step-{step}"
     text = markdown(curve.tables(curve.find_curves(loaded))[0])
     assert (
         "<b>" not in text
@@ -87,19 +88,19 @@ def test_picture(tmp_path: Path) -> None:
     made(tmp_path, "published", 65)
     pictures = [tmp_path / "one.svg", tmp_path / "two.svg"]
     for picture in pictures:
-        assert curve.main(args(tmp_path, plot=picture, output=tmp_path / "table.md")) == 0
+        assert command.main(args(tmp_path, plot=picture, output=tmp_path / "table.md")) == 0
     assert pictures[0].read_bytes() == pictures[1].read_bytes()
     text = pictures[0].read_text()
     assert "PIQA, base" in text and "published" in text and "step" in text
     assert "| Step" in (tmp_path / "table.md").read_text()
     with pytest.raises(UserError, match=r"not 'x\.pdf'"):
-        curve.main(args(tmp_path, plot=tmp_path / "x.pdf", output=tmp_path / "table.md"))
+        command.main(args(tmp_path, plot=tmp_path / "x.pdf", output=tmp_path / "table.md"))
 
 
 def test_no_training_is_one_line(tmp_path: Path) -> None:
     made(tmp_path, "SmolLM2-135M", 50)
     made(tmp_path, "step-5", 50)
     with pytest.raises(UserError, match="no two checkpoints of one training"):
-        curve.main(args(tmp_path))
-    with pytest.raises(UserError, match="no folder"):
-        curve.main(args(tmp_path / "nowhere"))
+        command.main(args(tmp_path))
+    with pytest.raises(UserError, match="no run folder"):
+        command.main(args(tmp_path / "nowhere"))

@@ -60,7 +60,7 @@ def test_where_no_run_is_better_none_leads(tmp_path: Path) -> None:
 
 def test_the_mean_is_over_rows_in_percent_with_the_rows_errors(tmp_path: Path) -> None:
     (board,) = boards_of(tmp_path, MadeRun("one", suite="instruct"))
-    rows = [row for row in board.rows if row.metric != "judge_score"]
+    rows = [row for row in board.rows if not row.metric.judged]
     mean = board.entries[0].mean
     assert mean is not None and board.mean_rows == len(rows) == 7
     assert mean.value == pytest.approx(sum(row.value for row in rows) / 7)
@@ -137,7 +137,7 @@ def test_ratings_are_compared_under_one_judge_only(
         judge(make_run(tmp_path, MadeRun("b", suite="instruct")), other, 3.0),
     ]
     (board,) = build_boards([load_run(folder) for folder in folders])
-    position = next(k for k, row in enumerate(board.rows) if row.metric == "judge_score")
+    position = next(k for k, row in enumerate(board.rows) if row.metric.judged)
     cells = {entry.run.name: entry.cells[position] for entry in board.entries}
     assert [cells["a"].rank, cells["b"].rank] == ranks
     assert board.mean_rows == 7
@@ -147,7 +147,7 @@ def test_ratings_are_compared_under_one_judge_only(
 
 def test_unjudged_answers_have_no_rank(tmp_path: Path) -> None:
     (board,) = boards_of(tmp_path, MadeRun("a", suite="instruct"), MadeRun("b", suite="instruct"))
-    position = next(k for k, row in enumerate(board.rows) if row.metric == "judge_score")
+    position = next(k for k, row in enumerate(board.rows) if row.metric.judged)
     assert all(entry.cells[position].rank is None for entry in board.entries)
 
 

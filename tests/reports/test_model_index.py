@@ -8,16 +8,17 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
-from evals.core.card import SUITES
+from evals.commands import report
+from evals.core.card import load_card
 from evals.core.errors import UserError
-from reports import card, model_index
+from reports import model_index
 from reports.runs import load_run
-from tests.support.made_runs import Made, build
+from tests.support.made_runs import Made, build, edit
 
 
 def run_with(tmp_path, **options):
     options = {
-        "labels": [row.label for row in SUITES[options.get("suite", "base")].rows],
+        "labels": [row.label for row in load_card(options.get("suite", "base")).rows],
         "size": 20,
         **options,
     }
@@ -35,7 +36,7 @@ def test_the_hub_reads_the_model_index(tmp_path):
             if row.label != "MT-Bench":
                 assert found[row.label, chat] == round(row.value, 2)
     arc = next(r for r in parsed.eval_results if r.dataset_name == "ARC (Average)")
-    assert (arc.dataset_type, arc.dataset_config, arc.dataset_split) == ("allenai/ai2_arc", None, "test")
+    assert (arc.dataset_type, arc.dataset_config, arc.dataset_split) == ("hub/arc", None, "test")
     assert "95 % interval" in arc.metric_name
 
 
@@ -46,7 +47,7 @@ def test_the_hub_reads_the_eval_results(tmp_path):
     entries = parse_eval_result_entries(data)
     assert [entry.value for entry in entries] == [round(row.value, 2) for row in run.rows]
     first = entries[0]
-    assert (first.dataset_id, first.task_id, first.date) == ("Rowan/hellaswag", "default", "2026-03-04")
+    assert (first.dataset_id, first.task_id, first.date) == ("hub/hellaswag", "hellaswag", "2026-03-04")
     assert "Q4_1 weights" in first.notes
 
 
@@ -66,19 +67,19 @@ def test_one_model_at_a_time(tmp_path):
 
 def test_the_command_writes_both(tmp_path, capsys):
     parser = argparse.ArgumentParser()
-    card.add_arguments(parser)
+    report.add_arguments(parser)
     folder = build(tmp_path / "r", Made())
-    assert card.main(parser.parse_args([str(folder), "--model-index", str(tmp_path / "index.yaml")])) == 0
+    assert report.main(parser.parse_args([str(folder), "--model-index", str(tmp_path / "index.yaml")])) == 0
     assert (tmp_path / ".eval_results" / "smol-evals.yaml").is_file()
     with pytest.raises(UserError, match="cannot"):
-        card.main(parser.parse_args([str(folder), "--model-index", str(tmp_path / "no" / "index.yaml")]))
+        report.main(parser.parse_args([str(folder), "--model-index", str(tmp_path / "no" / "index.yaml")]))
 
 
-def test_the_datasets_are_those_that_the_tasks_read():
-    from tasks import TASKS_TABLE
-
-    for task in TASKS_TABLE:
-        if task.name.startswith("bbh_"):
-            assert (task.hf_repo, task.split) == (model_index.BBH, "train")
-        elif task.name != "mt_bench":
-            assert model_index.DATASETS[task.name] == (task.hf_repo, task.hf_subset, task.split)
+def test_rows_that_are_no_data_set_on_the_hub_stay_out(tmp_path):
+    run = run_with(tmp_path)
+    edit(run.folder, lambda r: r["data"]["tasks"]["piqa"].update(repo=None))
+    edit(run.folder, lambda r: r["data"]["tasks"]["arc_easy"].update(repo="another/set"))
+    model_index.write_model_index([load_run(run.folder)], tmp_path / "index.yaml")
+    results = yaml.safe_load((tmp_path / "index.yaml").read_text())["model-index"][0]["results"]
+    labels = {result["dataset"]["name"] for result in results}
+    assert len(labels) == 7 and not {"PIQA", "ARC (Average)"} & labels

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from evals.cli import main
-from evals.core.card import SUITES
+from evals.core.card import load_card
 from evals.core.errors import UserError
 from reports.render.pictures import forest
 from reports.runs import load_run
@@ -16,7 +16,7 @@ from tests.support.made_runs import Made, build
 
 @pytest.fixture
 def runs(tmp_path):
-    labels = [row.label for row in SUITES["instruct"].rows]
+    labels = [row.label for row in load_card("instruct").rows]
     names = {"m0": "tiny", "m1": "<b>$x_1$ & co"}
     options = {"suite": "instruct", "labels": labels, "size": 15}
     made = [Made(name=folder, model={"name": name}, **options) for folder, name in names.items()]

@@ -7,10 +7,12 @@ import math
 import random
 import shutil
 
+import numpy as np
 import pytest
 
+from evals.core.card import load_card
 from evals.core.errors import UserError
-from reports.runs import aligned, find_runs, load_run, paired_scores
+from reports.runs import aligned, find_runs, load_run, shared_columns
 from tests.support.made_runs import Made, build, edit, edit_samples
 
 
@@ -23,7 +25,7 @@ def test_a_good_run_loads(folder):
     run = load_run(folder)
     assert [row.label for row in run.rows] == ["HellaSwag", "ARC (Average)", "PIQA", "TriviaQA"]
     arc = run.row("ARC (Average)")
-    parts = [run.scores(task, "acc_norm_nospace") for task in arc.tasks]
+    parts = [np.array(columns["acc_norm_nospace"]) for columns in run.samples(arc.tasks)]
     assert arc.value == pytest.approx(50 * sum(part.mean() for part in parts))
     errors = [part.std(ddof=1) / math.sqrt(len(part)) for part in parts]
     assert arc.stderr == pytest.approx(50 * math.hypot(*errors))
@@ -36,9 +38,7 @@ def test_a_good_run_loads(folder):
 
 def test_all_rows_of_both_suites_load(tmp_path):
     for suite in ("base", "instruct"):
-        from evals.core.card import SUITES
-
-        made = Made(suite=suite, labels=[row.label for row in SUITES[suite].rows], size=20)
+        made = Made(suite=suite, labels=[row.label for row in load_card(suite).rows], size=20)
         run = load_run(build(tmp_path / suite, made))
         missing = [row.label for row in run.rows if row.value is None]
         assert missing == (["MT-Bench"] if suite == "instruct" else [])
@@ -97,20 +97,19 @@ def put(path, value):
 
 
 BAD_RECORDS = {
-    "other schema": (["schema_version"], 2, "schema_version"),
+    "other schema": (["schema_version"], 99, "schema_version"),
     "schema as true": (["schema_version"], True, "schema_version"),
-    "no model": (["model"], KeyError, "model.name"),
+    "no model": (["model"], KeyError, "model"),
     "name of a wrong type": (["model", "name"], 5, "model.name"),
     "limit as true": (["limit"], True, "limit"),
     "unknown suite": (["suite"], "chat", "chat"),
-    "unknown source": (["data", "source"], "elsewhere", "elsewhere"),
+    "unknown source": (["data", "source"], "elsewhere", "data.source"),
     "rows as object": (["rows"], {}, "rows"),
     "row without label": (["rows", 0, "label"], KeyError, "label"),
-    "row without value": (["rows", 0, "value"], KeyError, "value"),
     "value as text": (["rows", 0, "value"], "54", "value"),
-    "value too large for a float": (["rows", 0, "value"], 10**400, "finite"),
+    "value too large for a float": (["rows", 0, "value"], 10**400, "rows.0.value"),
     "value infinite": (["rows", 0, "value"], math.inf, "finite"),
-    "task out of the folder": (["tasks", "../../secret"], {"n": 1, "metrics": {}}, "no name of a task"),
+    "task out of the folder": (["tasks", "../../secret"], {"n": 1, "metrics": {}}, "tasks"),
     "n wrong": (["tasks", "piqa", "n"], 119, "119"),
     "n negative": (["tasks", "piqa", "n"], -1, "piqa"),
     "metric edited": (["tasks", "piqa", "metrics", "acc", "value"], 0.99, "acc"),
@@ -151,8 +150,8 @@ BAD_SAMPLES = {
     "no row number": (set_at("doc_id", 1, -4), "doc_id"),
     "score edited": (lambda c: c.update(acc_norm_nospace=[1] * 120, acc=[1] * 120), "follow"),
     "score of two": (set_at("acc", 0, 2), "0 or 1"),
-    "log-probability gone": (set_at("logprobs", 0, [-1.0]), "log-probability"),
-    "log-probability not finite": (set_at("logprobs", 0, [-1.0, math.nan]), "log-probability"),
+    "log-probability gone": (set_at("logprobs", 0, [-1.0]), "logprobs"),
+    "log-probability not finite": (set_at("logprobs", 0, [-1.0, math.nan]), "logprobs"),
     "no doc ids": (lambda c: c.pop("doc_id"), "doc_id"),
     "no hashes": (lambda c: c.pop("prompt_hash"), "prompt_hash"),
     "a hash missing": (set_at("prompt_hash", 0, None), "prompt_hash"),
@@ -165,6 +164,53 @@ BAD_SAMPLES = {
 def test_bad_samples(folder, change, word):
     edit_samples(folder, "piqa", change)
     assert word in one_line(folder)
+
+
+def forge(columns, rows):
+    """Every doc right, and what would give it away dropped or left as it is."""
+    columns.update(
+        {name: [1] * 120 for name in ("acc", "acc_norm_nospace", "alias_match") if name in columns}
+    )
+    for name in rows:
+        columns.pop(name, None)
+
+
+FORGERIES = {
+    "log-probabilities dropped": ("piqa", ["logprobs"], "has no column 'logprobs'"),
+    "choices dropped": ("piqa", ["choices"], "has no column 'choices'"),
+    "all evidence dropped": ("piqa", ["choices", "logprobs", "gold"], "has no column"),
+    "answers left": ("trivia_qa", [], "'alias_match' of doc [0-9]+ does not follow from its output and gold"),
+    "answers dropped": ("trivia_qa", ["output"], "has no column 'output'"),
+}
+
+
+@pytest.mark.parametrize("task, dropped, message", FORGERIES.values(), ids=FORGERIES.keys())
+def test_forged_scores_are_refused_although_run_json_agrees(folder, task, dropped, message):
+    edit_samples(folder, task, lambda c: forge(c, dropped))
+    label = {"piqa": "PIQA", "trivia_qa": "TriviaQA"}[task]
+
+    def agree(record):
+        for metric in record["tasks"][task]["metrics"].values():
+            metric.update(value=1.0, stderr=0.0)
+        next(row for row in record["rows"] if row["label"] == label).update(value=100.0, stderr=0.0)
+
+    edit(folder, agree)
+    with pytest.raises(UserError, match=message):
+        load_run(folder)
+    if len(dropped) != 3:  # a baseline keeps scores alone: part of the evidence is no baseline
+        edit(folder, lambda r: r.update(blessed_from="a run"))
+        one_line(folder)
+
+
+def test_edited_bbh_scores_are_refused(tmp_path):
+    folder = build(tmp_path, Made(suite="instruct", labels=("BBH (3-shot)",), size=40))
+    edit_samples(folder, "bbh_snarks", lambda c: c.update(exact_match=[1] * 40))
+    assert "'exact_match' of doc" in one_line(folder)
+
+
+def test_a_row_of_the_card_has_the_cards_metric(folder):
+    edit(folder, lambda r: r["rows"][2].update(metric="acc"))
+    assert "another metric or other tasks than the card's" in one_line(folder)
 
 
 def test_sample_files_that_are_no_parquet(folder):
@@ -197,15 +243,18 @@ def test_docs_of_two_runs_are_matched_by_number_and_prompt(tmp_path):
     mine, other, differ = aligned(first, limited, "piqa")
     assert (mine, other, differ) == (list(range(50)), list(range(50)), 0)
     assert aligned(first, asked_otherwise, "piqa") == ([], [], 120)
-    assert [len(scores) for scores in paired_scores(first, limited, "acc", "arc_easy")] == [50, 50]
-    assert paired_scores(first, asked_otherwise, "acc", "piqa") is None
-    assert paired_scores(first, limited, "f1", "piqa") is None
-    both = paired_scores(first, asked_otherwise, "acc", "piqa", any_prompt=True)
-    assert (both[0] == both[1]).all()
+    assert [len(columns["acc"]) for columns in shared_columns(first, limited, "arc_easy")] == [50, 50]
+    assert shared_columns(first, asked_otherwise, "piqa") is None
+    assert shared_columns(first, limited, "winogrande") is None
+    one, two = shared_columns(first, asked_otherwise, "piqa", any_prompt=True)
+    assert one["acc"] == two["acc"] and len(one["acc"]) == 120
 
 
-def test_json_of_a_run_is_kept_as_written(folder):
-    assert load_run(folder).record == json.loads((folder / "run.json").read_text())
+def test_keys_that_this_version_does_not_know_are_kept(folder):
+    edit(folder, lambda r: (r.update(later={"a": 1}), r["rows"][0].update(later="b")))
+    log = load_run(folder).log
+    assert json.loads(log.dump())["later"] == {"a": 1}
+    assert json.loads(log.dump())["rows"][0]["later"] == "b"
 
 
 def test_columns_of_other_types(folder):

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from evals import cli
-from evals.core.card import BASE
+from evals.core.card import load_card
+from tests.support import toy
 from tests.support.site_runs import MadeRun, edit_run, judge, make_run, read_samples
 
 pytestmark = pytest.mark.browser
@@ -49,7 +50,7 @@ class Site:
     def scores(self, model: str) -> list[int]:
         """Right or wrong of every doc, in the order of the card's rows."""
         tasks, columns = self.samples[model], []
-        for task in BASE.tasks:
+        for task in load_card("base").tasks:
             metric = {"trivia_qa": "alias_match", "gsm8k": "final_answer_match"}.get(task, "acc_norm_nospace")
             columns += tasks[task][metric]
         return columns
@@ -67,7 +68,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     edit_run(folder, lambda run: run["model"].update(name=HOSTILE))
     assert cli.main(["leaderboard", str(results), "--format", "site"]) == 0
     samples = {
-        model: {task: read_samples(folder, task) for task in BASE.tasks} for model, folder in folders.items()
+        model: {task: read_samples(folder, task) for task in load_card("base").tasks}
+        for model, folder in folders.items()
     }
     return Site(results / "leaderboard" / "site", samples)
 
@@ -304,6 +306,26 @@ def test_two_runs_are_compared(site: Site, page: Page) -> None:
     page.find("#swap").click()
     page.until(lambda: page.find("#run-a").get_attribute("value").startswith("beta"))
     page.ready(f"{len(beaten) - sum(b - a for a, b in zip(*scores, strict=True)):,} of 1,319 docs")
+
+
+def test_scores_that_are_no_right_or_wrong_are_compared_the_right_way_round(
+    tmp_path: Path, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = toy.register(monkeypatch)
+    for name, quarters, level in (("a", 1, 0.7), ("b", 3, 1.3)):
+        toy.made(tmp_path / "r", card, name, quarters, level)
+    assert cli.main(["leaderboard", str(tmp_path / "r"), "--format", "site"]) == 0
+    page.samples(Site(tmp_path / "r" / "leaderboard" / "site", {}))
+    page.choose("run-a", "a")
+    page.choose("run-b", "b")
+    for task, counts in {
+        "– toy_prose": {"A beats B": 200, "B beats A": 0, "A right": 0, "A wrong": 0},  # bits: less is better
+        "toy_words": {"A beats B": 0, "B beats A": 200, "A right": 0, "A wrong": 67},  # F1: 0 is wrong
+    }.items():
+        page.choose("task", task)
+        for filter_, count in counts.items():
+            page.choose("show", filter_)
+            page.ready(f"{count} of 200 docs")
 
 
 def test_a_limited_run_is_compared_on_the_docs_it_has(site: Site, page: Page) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from evals.core.card import SUITES
+from evals.core.card import load_card
 from evals.core.errors import RowUnavailable
 from evals.core.requests import GenerateRequest, Generation, Request, Result, Score, ScoreRequest
 from evals.data.sources import parse_source
 from evals.run.background import ahead
-from evals.run.loop import Run, Settings, prepare
+from evals.run.loop import Run, prepare
 from evals.run.progress import Progress
+from evals.run.settings import Settings
 from evals.run.store import Store
 
 WAIT = 20.0  # seconds, at most
@@ -66,7 +67,7 @@ def run(tmp_path: Path, adapter: Adapter) -> Run:
     settings = Settings(
         source=parse_source("smoke"), tasks=["piqa", "openbook_qa", "gsm8k"], output=tmp_path / "out"
     )
-    (work,) = prepare([SUITES["base"]], settings)
+    (work,) = prepare([load_card("base")], settings)
     with Store.open(tmp_path / f"{adapter.leaves_cpu}{adapter.broken}.sqlite") as store:
         made = Run(work, adapter, store, settings, Progress())
         made.execute()

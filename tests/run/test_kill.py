@@ -1,7 +1,7 @@
 """A real run on the embedded model, killed at twenty random moments, ends as if nothing had happened.
 
 Twenty loads of the weights would take minutes, so the commands are forks of a process that has read them
-(tests/forks.py); batches are smaller than usual, so that many kills fall between the first and the last.
+(tests/support/forks.py); batches are smaller than usual, so that many kills fall between the first and the last.
 """
 
 from __future__ import annotations
@@ -89,13 +89,13 @@ def test_twenty_kills_change_nothing(tmp_path: Path, embedded_path: Path) -> Non
     with Forks(embedded_path) as forks:
         whole, counter, log = tmp_path / "whole", tmp_path / "whole.count", tmp_path / "whole.log"
         start = time.monotonic()
-        hook = ("tests.test_kill:count_results", str(counter), BATCH_TOKENS)
+        hook = ("tests.run.test_kill:count_results", str(counter), BATCH_TOKENS)
         assert forks.run(command(whole), log, *hook) == 0, log.read_text()
         whole_seconds = time.monotonic() - start
         least = size(counter)
 
         broken, counter, log = tmp_path / "broken", tmp_path / "broken.count", tmp_path / "broken.log"
-        hook = ("tests.test_kill:count_results", str(counter), BATCH_TOKENS)
+        hook = ("tests.run.test_kill:count_results", str(counter), BATCH_TOKENS)
         start = time.monotonic()
         for moment in sorted(generator.randrange(int(0.95 * least)) for _ in range(KILLS)):
             pid = forks.start(command(broken), log, *hook)

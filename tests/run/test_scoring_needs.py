@@ -49,16 +49,18 @@ def hide_metadata(name: str) -> None:
 
 def break_scoring() -> None:
     """GSM8K's metric fails on what a model writes, not on a made-up answer."""
-    from tasks import metrics
+    from tasks import get_task
 
-    match = metrics.final_answer_match
+    (metric,) = get_task("gsm8k").metrics
+    computation = metric.sample_level_fn
+    match = computation.function
 
-    def failing(gold: str, output: str) -> int:
-        if output != "Ready.":
+    def failing(doc: Any, response: Any) -> float:
+        if response.final_text != ["Ready."]:
             raise KeyError("a bug of the metric")
-        return match(gold, output)
+        return match(doc, response)
 
-    metrics.final_answer_match = failing
+    computation.function = failing
     short_answers()
 
 

@@ -11,7 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evals.core.requests import GenerateRequest, Request, ScoreRequest, TextRequest
-from evals.run.shares import EXPECTED_OUTPUT, cost, distinct_tokens, divide
+from evals.run.shares import (
+    EXPECTED_OUTPUT,
+    LAPS,
+    LEAST_TOKENS,
+    cost,
+    deal,
+    distinct_tokens,
+    divide,
+    stretches,
+    tokens_of,
+)
+from evals.run.worker import pack, unpack
 
 tokens = st.lists(st.integers(0, 3), min_size=2, max_size=12).map(tuple)
 scores = st.lists(st.builds(ScoreRequest, tokens, st.just(1)), max_size=40)
@@ -19,12 +30,47 @@ generations = st.lists(st.builds(GenerateRequest, tokens, st.integers(1, 20)), m
 
 
 @settings(deadline=None)
-@given(requests=st.one_of(scores, generations), processes=st.integers(1, 5))
-def test_every_request_goes_to_one_process(requests: list[Request], processes: int) -> None:
-    shares = divide(requests, processes)
-    assert len(shares) == processes
-    assert sorted(i for share in shares for i in share) == list(range(len(requests)))
-    assert shares == divide(requests, processes)
+@given(requests=st.one_of(scores, generations), workers=st.integers(1, 5), at_a_time=st.integers(1, 3))
+def test_every_request_goes_to_one_worker(requests: list[Request], workers: int, at_a_time: int) -> None:
+    shares, dealt = divide(requests, workers), deal(requests, workers, at_a_time)
+    assert len(shares) == len(dealt) == workers
+    cut = stretches(requests, workers, at_a_time)
+    for parts in (shares, dealt, cut):
+        assert sorted(i for part in parts for i in part) == list(range(len(requests)))
+    assert cut == stretches(requests, workers, at_a_time)
+
+
+@settings(deadline=None)
+@given(requests=st.one_of(scores, generations))
+def test_requests_survive_the_journey(requests: list[Request]) -> None:
+    packed = pack(requests)
+    assert unpack(packed) == requests
+    for (_, sent), one, other in zip(packed[1:], requests, requests[1:], strict=False):
+        assert tokens_of(one) != tokens_of(other) or not tokens_of(sent), "what is shared is sent once"
+
+
+def test_one_worker_gets_all_in_order() -> None:
+    requests: list[Request] = [ScoreRequest((9 - i, i), 1) for i in range(9)]
+    assert stretches(requests, 1) == [list(range(9))]
+
+
+def test_stretches_get_smaller_where_each_still_fills_a_worker() -> None:
+    enough = int(2 * LEAST_TOKENS / min(LAPS))
+    requests: list[Request] = [ScoreRequest((i, *range(63), 0), 1) for i in range(enough // 64)]
+    cut = stretches(requests, 2)
+    sizes = [round(cost([requests[i] for i in stretch]) / cost(requests), 2) for stretch in cut]
+    assert sizes == [0.25, 0.25, 0.12, 0.12, 0.06, 0.06, 0.06, 0.06]
+    assert len(stretches(requests[:-99], 2)) == 2
+
+    answers: list[Request] = [GenerateRequest((i, i), 9) for i in range(160)]
+    assert len(stretches(answers, 2, at_a_time=10)) == 8
+    assert len(stretches(answers, 2, at_a_time=11)) == 2, "a worker computes so many together: fewer waste it"
+
+
+def test_what_is_shared_is_not_cut_often() -> None:
+    requests: list[Request] = [ScoreRequest((*range(2000), i, i), 1) for i in range(16000)]
+    assert len(stretches(requests, 2)) == 2
+    assert len(stretches(requests, 1)) == 1
 
 
 @settings(deadline=None)
@@ -52,7 +98,7 @@ def test_prefix_groups_stay_together() -> None:
         for _ in range(50)
     ]
     rng.shuffle(requests)
-    shares = divide(requests, 4)
+    shares = deal(requests, 4)
     costs = [cost([requests[i] for i in share]) for share in shares]
     assert max(costs) <= 1.05 * sum(costs) / 4
     assert sum(costs) <= 1.25 * cost(requests), "cutting a group feeds its beginning again: only where cut"
@@ -60,18 +106,18 @@ def test_prefix_groups_stay_together() -> None:
 
 def test_servers_requests_are_not_divided() -> None:
     with pytest.raises(TypeError, match="no tokens to count"):
-        divide([TextRequest((("", "text"),), 5)], 2)
+        stretches([TextRequest((("", "text"),), 5)], 2)
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("processes", [2, 3, 8])
-def test_balance_of_the_mixed_suites_on_real_data(real_rows: list[list[Request]], processes: int) -> None:
-    loads, fed_again = [0.0] * processes, 0.0
+@pytest.mark.parametrize("workers", [2, 3, 8])
+def test_balance_of_the_mixed_suites_on_real_data(real_rows: list[list[Request]], workers: int) -> None:
+    loads, fed_again = [0.0] * workers, 0.0
     for requests in real_rows:
-        parts = [cost([requests[i] for i in share]) for share in divide(requests, processes)]
+        parts = [cost([requests[i] for i in share]) for share in deal(requests, workers, at_a_time=64)]
         loads = [load + part for load, part in zip(loads, parts, strict=True)]
         fed_again += sum(parts) - cost(requests)
-    mean = sum(loads) / processes
+    mean = sum(loads) / workers
     assert max(loads) <= 1.1 * mean
     assert fed_again <= 0.1 * sum(loads)
 
@@ -81,15 +127,15 @@ def real_rows(data_dir: Path) -> list[list[Request]]:
     """The requests of both suites' rows, for the first docs of each task, by a tokenizer that is at hand."""
     from transformers import AutoTokenizer
 
-    from evals.adapters.local import TextToRequests
-    from evals.core.card import SUITES
+    from evals.core.card import all_cards
     from evals.core.errors import RowUnavailable
     from evals.data.sources import Source, build_docs, load
+    from evals.prompting.requests import TextToRequests
     from tasks import get_task
 
     tokenizer: Any = AutoTokenizer.from_pretrained(data_dir / "tokenizers" / "Qwen2.5-0.5B-Instruct")
     rows: list[list[Request]] = []
-    for suite in SUITES.values():
+    for suite in all_cards():
         texts = TextToRequests(tokenizer, suite.chat)
         for row in suite.rows:
             requests: list[Request] = []

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import shutil
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
 
 from evals.core.errors import UserError
 from evals.core.requests import Result
-from evals.run import store as store_module
 from evals.run.records import encode
 from evals.run.store import Store
 from tests.support.made_records import fill, pairs, result
@@ -164,19 +165,84 @@ def test_damage_under_an_open_store_is_repaired(tmp_path: Path) -> None:
     assert any("damaged" in note for note in notes)
 
 
-def test_a_damaged_store_that_another_process_uses_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store_module, "REPAIR_SECONDS", 0.3)
-    path = tmp_path / "s"
-    fill(path, pairs(2000))
-    with Store.open(path):
-        with path.open("r+b") as file:
-            file.seek(4096)
-            file.write(os.urandom(path.stat().st_size // 2))
-        with (
-            pytest.raises(UserError, match="another process uses it"),
-            Store.open(path) as second,
-        ):
-            second.get(list(pairs(2000)))
-        assert not list(tmp_path.glob("*.damaged-*"))
+def keep_open(path: Path, barrier: Barrier) -> None:
+    """Another process: has the store open while it is damaged and replaced, then goes on with it."""
+    mine = pairs(20, start=5000)
+    with Store.open(path) as store:
+        assert store.get(list(pairs(10))) == pairs(10)
+        barrier.wait(60)
+        barrier.wait(60)  # meanwhile the file was damaged, and replaced by the other
+        store.put(mine.items())
+        store.flush()
+        assert store.get([*pairs(2000), *mine]) == pairs(2000) | mine
+
+
+def test_a_damaged_store_that_another_process_has_open_is_set_aside_and_both_go_on(tmp_path: Path) -> None:
+    path, records, notes = tmp_path / "s", pairs(2000), []
+    fill(path, records)
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(2)
+    other = context.Process(target=keep_open, args=(path, barrier))
+    other.start()
+    barrier.wait(60)
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(os.urandom(path.stat().st_size // 2))
+    with Store.open(path, notes.append) as store:
+        found = store.get(list(records))
+        assert all(records[key] == value for key, value in found.items())
+        store.put(records.items())
+        store.flush()
+        barrier.wait(60)
+        other.join(60)
+        assert other.exitcode == 0
+        assert store.get([*records, *pairs(20, start=5000)]) == records | pairs(20, start=5000)
+    assert ["damaged" in note for note in notes] == [True]
+    assert len(list(tmp_path.glob("*.damaged-*"))) in (
+        1,
+        2,
+        3,
+    )  # the file, and the log that the other has open
+    with Store.open(path, notes.append) as store:
+        assert store.get(list(records)) == records
+    assert len(notes) == 1
+
+
+def test_damage_in_the_middle_costs_what_lies_there(tmp_path: Path) -> None:
+    path, records, notes = tmp_path / "s", pairs(3000), []
+    fill(path, records)
+    keys = list(records)
+    with path.open("r+b") as file:
+        at = path.read_bytes().index(encode(records[keys[1501]])) // 4096 * 4096
+        file.seek(at)
+        file.write(os.urandom(4096))
+    with Store.open(path, notes.append) as store:
+        found = store.get(keys)
+        assert all(records[key] == value for key, value in found.items())
+        assert found.keys() >= {*keys[:1300], *keys[-1300:]}
+        assert len(found) < 3000
+    assert "damaged" in notes[0]
+
+
+def test_a_copy_made_while_a_run_writes_gives_no_wrong_number(tmp_path: Path) -> None:
+    """The file first, its log some commits later: what no single moment held."""
+    path, copy, records = tmp_path / "s", tmp_path / "copy", pairs(4000)
+    told = 0
+    with Store.open(path) as store:
+        assert store._connection is not None
+        store._connection.execute(
+            "PRAGMA wal_autocheckpoint=20"
+        )  # the file changes all the time, not just now and then
+        for start in range(0, 4000, 100):
+            for at in range(start, start + 100, 20):
+                store.put(pairs(20, at).items())
+                store.flush()
+                if at == start:
+                    shutil.copy(path, copy)
+            shutil.copy(f"{path}-wal", f"{copy}-wal")
+            _, notes = open_damaged(copy, records)
+            told += bool(notes)
+            wipe(copy)
+    assert told
+    with Store.open(path) as store:
+        assert store.get(list(records)) == records

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.forks import Forks, wait_for
-from tests.support.run_bench import ALL, PIQA, Bench, computed, samples
+from tests.support.run_bench import ALL, PIQA, Bench, change_weight, computed, samples
 
 
 @pytest.mark.parametrize("place", [0.02, 0.3, 0.9])
@@ -45,6 +46,74 @@ def test_two_commands_at_once_ten_times(
         counts = [computed(json.loads((folder / "run.json").read_text())) for folder in folders]
         assert sorted(counts) == [0, ALL]
         assert not list(output.glob("*/.partial-*"))
+
+
+def test_two_models_at_once_on_one_store(bench: Bench, forks: Forks, data: Path, tmp_path: Path) -> None:
+    models = [bench.model, Path(shutil.copytree(bench.model, tmp_path / "changed"))]
+    change_weight(models[1], 0.5)
+    expected = []
+    for model, name in zip(models, "ab", strict=True):
+        alone = Bench(forks, model, data, tmp_path / f"alone-{name}")
+        alone.run()
+        expected.append(samples(alone.last))
+    both = [Bench(forks, model, data, bench.output) for model in models]
+    logs = [tmp_path / f"{name}.log" for name in "ab"]
+    commands = [one.arguments() for one in both]
+    for arguments, name in zip(commands, "ab", strict=True):
+        arguments[arguments.index("--model") + 1] = name
+    pids = [forks.start(arguments, log, *bench.hook) for arguments, log in zip(commands, logs, strict=True)]
+    assert [forks.wait(pid) for pid in pids] == [0, 0], [log.read_text() for log in logs]
+    for name, own in zip("ab", expected, strict=True):
+        (record,) = (bench.output / name).glob("*/run.json")
+        assert computed(json.loads(record.read_text())) == ALL
+        assert samples(record.parent) == own
+
+
+def midway(bench: Bench, log: Path) -> int:
+    """A slow run that has a few results in its store; its process id."""
+    counter = log.with_suffix(".count")
+    pid = bench.forks.start(bench.arguments(), log, "tests.support.run_bench:slow", str(counter))
+    wait_for(lambda: counter.exists() and counter.stat().st_size >= 4)
+    return pid
+
+
+def test_a_cache_copied_in_the_middle_of_a_run_serves_another(bench: Bench, tmp_path: Path) -> None:
+    pid = midway(bench, bench.log)
+    copy = Bench(bench.forks, bench.model, bench.data, tmp_path / "copy")
+    (copy.output / ".cache").mkdir(parents=True)
+    for suffix in ("", "-wal"):
+        name = f".cache/requests.sqlite{suffix}"
+        shutil.copy(bench.output / name, copy.output / name)
+    assert 0 < computed(copy.run()) <= ALL - 3
+    assert bench.forks.wait(pid) == 0
+    (folder,) = bench.folders()
+    assert samples(copy.last) == samples(folder)
+
+
+def test_an_output_folder_moved_in_the_middle_of_a_run_is_made_again(bench: Bench, tmp_path: Path) -> None:
+    """One line says so, and the run loses nothing; removed or moved is the same to it."""
+    pid = midway(bench, bench.log)
+    moved = Bench(bench.forks, bench.model, bench.data, bench.output.rename(tmp_path / "moved"))
+    assert bench.forks.wait(pid) == 0, bench.log.read_text()
+    assert bench.log.read_text().count("was removed while in use") == 1
+    (folder,) = bench.folders()
+    assert computed(moved.run()) <= ALL - 3
+    assert samples(moved.last) == samples(folder)
+
+
+def test_an_output_folder_that_cannot_be_made_again_ends_the_run_with_one_line(
+    bench: Bench, tmp_path: Path
+) -> None:
+    pid = midway(bench, bench.log)
+    bench.output.rename(tmp_path / "moved")
+    bench.output.write_bytes(b"")
+    assert bench.forks.wait(pid) == 2
+    (line,) = [line for line in bench.log.read_text().splitlines() if line.startswith("error: ")]
+    assert "--output-dir" in line
+    assert "Traceback" not in bench.log.read_text()
+    bench.output.unlink()
+    bench.output = tmp_path / "moved"
+    assert computed(bench.run()) <= ALL - 3
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])

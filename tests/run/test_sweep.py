@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 
 from evals.cli import main
+from evals.commands.plan_table import table
+from evals.core.card import load_card
 from evals.core.errors import UserError
 from evals.core.requests import ScoreRequest
-from evals.run.plan import Rates, RowPlan, table
-from evals.run.sweep import Remembered, read_sweep, resolve_all, tokenizer_key
+from evals.models.choice import read_sweep, resolve_all
+from evals.run.plan import Rates, RowPlan
+from evals.run.sweep import Remembered, tokenizer_key
 from reports.render.tables import markdown
 from tests.support.tiny_checkpoint import write_tiny_model
 
@@ -38,9 +41,9 @@ def test_which_models_are_meant(tmp_path: Path) -> None:
 
     (at,) = resolve_all(["HuggingFaceTB/SmolLM2-135M@refs/pr/7"], None, None)
     assert (at.location, at.revision) == ("HuggingFaceTB/SmolLM2-135M", "refs/pr/7")
-    assert at.name == "SmolLM2-135M-refs-pr-7" and at.column_for("base") is None
+    assert at.name == "SmolLM2-135M-refs-pr-7" and at.column_for(load_card("base")) is None
     (known,) = resolve_all(["SmolLM2-135M"], None, None)
-    assert known.revision is None and known.column_for("base") == "SmolLM2-135M"
+    assert known.revision is None and known.column_for(load_card("base")) == "SmolLM2-135M"
     with pytest.raises(UserError, match="named 2 times"):
         resolve_all([folders[0], folders[0]], None, None)
 
@@ -101,18 +104,29 @@ def test_tokenizers_that_cannot_be_compared_are_not_shared() -> None:
     assert Remembered().adapter(adapter) is adapter
 
 
+def cells_of(rows: Sequence[RowPlan]) -> list[list[str]]:
+    text = markdown(table(rows, Rates(read=100.0, generated=5.0)))
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[1:]]
+
+
 def test_plan_table_by_hand() -> None:
     rows = [RowPlan("base", "PIQA", 10, 20, 5, 3000, 0), RowPlan("base", "GSM8K", 4, 4, 0, 1000, 500)]
-    text = markdown(table(rows, Rates(read=100.0, generated=5.0)))
-    cells = [
-        [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in text.splitlines()
-        if line.startswith("| ")
-    ]
-    assert cells[1:] == [
+    assert cells_of(rows) == [
         ["base: PIQA", "10", "20", "5", "3,000", "0", "30 s"],
         ["base: GSM8K", "4", "4", "0", "1,000", "500", "2 min"],
         ["all", "14", "24", "5", "4,000", "500", "2 min"],
+    ]
+
+
+def test_plan_shows_what_each_worker_gets() -> None:
+    rows = [
+        RowPlan("base", "PIQA", 10, 20, 5, 3000, 0, ((8, 1500, 0), (7, 1600, 0))),
+        RowPlan("base", "GSM8K", 4, 4, 0, 1000, 50, ((3, 600, 30), (1, 500, 20))),
+    ]
+    assert cells_of(rows)[-2:] == [
+        ["worker 1 of 2", "", "11", "", "2,100", "30", "54 s"],
+        ["worker 2 of 2", "", "8", "", "2,100", "20", "50 s"],
     ]
 
 

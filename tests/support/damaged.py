@@ -1,6 +1,6 @@
 """Makes a worse copy of a GGUF model: noise on its weights, saved as a folder of safetensors.
 
-`python tests/reports/damaged.py MODEL.gguf FOLDER --noise 0.3` gives the gate something that it must stop.
+`python tests.support.damaged.py MODEL.gguf FOLDER --noise 0.3` gives the gate something that it must stop.
 """
 
 from __future__ import annotations

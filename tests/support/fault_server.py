@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -22,6 +23,8 @@ class Act:
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0
     cut: str = ""  # "before": no answer at all; "within": half a body, then a reset
+    drip: float = 0.0  # seconds between two bytes of the body
+    endless: bool = False  # the body again and again, as long as somebody listens
 
 
 @dataclass
@@ -58,6 +61,7 @@ class FaultServer:
         self.most_at_once = 0
         self._now = 0
         self._lock = threading.Lock()
+        self._closed = threading.Event()
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -79,6 +83,7 @@ class FaultServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._closed.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -109,16 +114,29 @@ class FaultServer:
         try:
             handler.send_response(act.status)
             handler.send_header("Content-Type", "application/json")
-            handler.send_header("Content-Length", str(len(body)))
+            if not act.endless:
+                handler.send_header("Content-Length", str(len(body)))
             for name, value in act.headers.items():
                 handler.send_header(name, value)
             handler.end_headers()
-            handler.wfile.write(body[: len(body) // 2] if act.cut else body)
-            handler.wfile.flush()
+            for part in self._parts(act, body):
+                handler.wfile.write(part)
+                handler.wfile.flush()
             if act.cut:
                 self._reset(handler)
         except OSError:
             pass  # the client went away: its right
+
+    def _parts(self, act: Act, body: bytes) -> Iterator[bytes]:
+        if act.endless:
+            yield from itertools.repeat(body)
+        if not act.drip:
+            yield body[: len(body) // 2] if act.cut else body
+            return
+        for byte in body:
+            yield bytes([byte])
+            if self._closed.wait(act.drip):
+                return
 
     @staticmethod
     def _reset(handler: BaseHTTPRequestHandler) -> None:

@@ -1,8 +1,8 @@
-"""A stand-in for the hub's file API over real HTTP on loopback, for the real huggingface_hub client.
+"""A stand-in for the hub's file API over real HTTP on loopback, for the real clients: huggingface_hub and datasets.
 
-It serves what the client asks for: a repo's info (commit, file names, card), and files by HEAD and GET with
-ranges. Large files answer as on the hub, with a redirect to another host and the sha256 beside it; small ones
-carry the git blob's sha1. Faults are put in front of single paths.
+It serves what they ask for: a repo's info (commit, file names, card), the listing of its folders, facts of single
+paths, and files by HEAD and GET with ranges. Large files answer as on the hub, with a redirect to another host and
+the sha256 beside it; small ones carry the git blob's sha1. Faults are put in front of single paths.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 LARGE = (".parquet", ".safetensors")
 
@@ -34,7 +34,8 @@ class Repo:
 class Fault:
     """What happens to requests whose "METHOD /path" contains ``match``, ``times`` times (-1: always).
 
-    ``status`` with ``headers``; status 0 sends half of the body and hangs up; status 1 sends a wrong body.
+    ``status`` with ``headers``; status 0 sends half of the body and hangs up; status 1 sends a wrong body; status 2
+    sends half of the body, sets ``StandInHub.stalled``, and then nothing.
     """
 
     match: str
@@ -54,6 +55,7 @@ class StandInHub(ThreadingHTTPServer):
         self.faults: list[Fault] = []
         self.log: list[tuple[str, dict[str, str]]] = []
         self.blobs: dict[str, bytes] = {}
+        self.stalled = threading.Event()
 
     @property
     def url(self) -> str:
@@ -90,6 +92,19 @@ def standin_hub() -> Iterator[StandInHub]:
         thread.join(5)
 
 
+def _blob(body: bytes) -> str:
+    """git's name for a file's content."""
+    return hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
+
+
+def _entry(name: str, body: bytes) -> dict[str, Any]:
+    """A file as a listing shows it."""
+    entry: dict[str, Any] = {"type": "file", "path": name, "size": len(body), "oid": _blob(body)}
+    if name.endswith(LARGE):
+        entry["lfs"] = {"oid": hashlib.sha256(body).hexdigest(), "size": len(body), "pointerSize": 130}
+    return entry
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: StandInHub
@@ -98,6 +113,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        self._posted = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self._answer()
 
     def _answer(self) -> None:
@@ -114,6 +133,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send_file(self.server.blobs[path[5:]], {}, broken)
         if match := re.fullmatch(r"/api/((?:models|datasets)/[^/]+/[^/]+)(?:/revision/(.+))?", path):
             return self._info(match[1], match[2] or "main")
+        if match := re.fullmatch(r"/api/((?:models|datasets)/[^/]+/[^/]+)/(tree|paths-info)/(.+)", path):
+            repo, call, rest = match.groups()
+            return self._tree(repo, rest) if call == "tree" else self._paths_info(repo, rest)
         if match := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/(.+)", path):
             return self._resolve(("datasets/" if match[1] else "models/") + match[2], match[3], broken)
         return self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
@@ -138,14 +160,53 @@ class _Handler(BaseHTTPRequestHandler):
         info = {"id": repo.split("/", 1)[1], "sha": commit, "siblings": names, "cardData": held.card}
         self._send(200, json.dumps(info).encode(), {"Content-Type": "application/json"})
 
-    def _resolve(self, repo: str, rest: str, broken: int | None) -> None:
-        held = self.server.repos.get(repo, Repo())
-        known = sorted([*held.branches, *held.commits], key=len, reverse=True)
-        revision = next((name for name in known if rest.startswith(name + "/")), rest.split("/")[0])
+    def _tree(self, repo: str, rest: str) -> None:
+        """The entries of a folder, or of all below it (?recursive=true); 404 for one that is not there."""
+        revision, folder = self._split(repo, rest)
         commit = self._commit(repo, revision)
         if commit is None:
             return
-        body = held.commits[commit].get(rest[len(revision) + 1 :])
+        files = self.server.repos[repo].commits[commit]
+        deep = parse_qs(urlsplit(self.path).query).get("recursive", ["false"])[0].lower() == "true"
+        start = f"{folder}/" if folder else ""
+        entries: dict[str, dict[str, Any]] = {}
+        for name in sorted(files):
+            if not name.startswith(start):
+                continue
+            below = name[len(start) :].split("/")
+            for depth in range(1, len(below) if deep else min(len(below), 2)):
+                path = start + "/".join(below[:depth])
+                entries[path] = {"type": "directory", "path": path, "oid": "0" * 40, "size": 0}
+            if deep or len(below) == 1:
+                entries[name] = _entry(name, files[name])
+        if folder and not entries:
+            return self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
+        self._send(200, json.dumps(list(entries.values())).encode(), {"Content-Type": "application/json"})
+
+    def _paths_info(self, repo: str, revision: str) -> None:
+        commit = self._commit(repo, revision)
+        if commit is None:
+            return
+        files = self.server.repos[repo].commits[commit]
+        asked = parse_qs(self._posted.decode()).get("paths", [])
+        entries = [_entry(name, files[name]) for name in asked if name in files]
+        self._send(200, json.dumps(entries).encode(), {"Content-Type": "application/json"})
+
+    def _split(self, repo: str, rest: str) -> tuple[str, str]:
+        """(revision, path) of what follows the repo in an address; a revision may hold slashes."""
+        held = self.server.repos.get(repo, Repo())
+        known = sorted([*held.branches, *held.commits], key=len, reverse=True)
+        found = next(
+            (name for name in known if rest == name or rest.startswith(name + "/")), rest.split("/")[0]
+        )
+        return found, rest[len(found) + 1 :]
+
+    def _resolve(self, repo: str, rest: str, broken: int | None) -> None:
+        revision, name = self._split(repo, rest)
+        commit = self._commit(repo, revision)
+        if commit is None:
+            return
+        body = self.server.repos[repo].commits[commit].get(name)
         if body is None:
             return self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
         if rest.endswith(LARGE):
@@ -154,8 +215,7 @@ class _Handler(BaseHTTPRequestHandler):
             elsewhere = f"http://localhost:{self.server.server_port}/cdn/{digest}"
             linked = {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(body)), "Location": elsewhere}
             return self._send(302, b"", {"X-Repo-Commit": commit, **linked})
-        digest = hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
-        return self._send_file(body, {"X-Repo-Commit": commit, "ETag": f'"{digest}"'}, broken)
+        return self._send_file(body, {"X-Repo-Commit": commit, "ETag": f'"{_blob(body)}"'}, broken)
 
     def _send_file(self, body: bytes, headers: dict[str, str], broken: int | None) -> None:
         if broken == 1:
@@ -164,9 +224,10 @@ class _Handler(BaseHTTPRequestHandler):
         if asked := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
             first, status = int(asked[1]), 206
             headers = {**headers, "Content-Range": f"bytes {first}-{len(body) - 1}/{len(body)}"}
-        self._send(status, body[first:], headers, cut=broken == 0)
+        self._send(status, body[first:], headers, broken)
 
-    def _send(self, status: int, body: bytes, headers: dict[str, str], cut: bool = False) -> None:
+    def _send(self, status: int, body: bytes, headers: dict[str, str], broken: int | None = None) -> None:
+        cut = broken in (0, 2)
         self.send_response(status)
         for key, value in headers.items():
             self.send_header(key, value)
@@ -175,6 +236,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body[: len(body) // 2] if cut else body)
             self.wfile.flush()
+        if broken == 2:
+            self.server.stalled.set()
+            self.rfile.read(1)  # until the client goes away
         if cut:
             self.close_connection = True
 

@@ -14,7 +14,8 @@ import pyarrow
 from pyarrow import parquet
 
 from evals.core import statistics
-from evals.core.card import SUITES, Row
+from evals.core.card import Card, Row, load_card
+from evals.core.runlog import SCHEMA_VERSION
 
 GENERATED = {"trivia_qa": "alias_match", "gsm8k": "final_answer_match"}
 SIZES = {"hellaswag": 400, "mmlu": 400, "arc_easy": 200, "arc_challenge": 100}
@@ -22,15 +23,20 @@ SIZES = {"hellaswag": 400, "mmlu": 400, "arc_easy": 200, "arc_challenge": 100}
 
 @dataclass(frozen=True)
 class Made:
-    """A made-up run. `scores` {task: 0/1 a doc} overrides what `share` and `seed` would draw."""
+    """A made-up run. `scores` {task: a doc's score each, mostly 0 or 1} overrides what `share` and `seed` would draw.
+
+    `card`: one that does not ship; `answers(task, scores)` then gives the columns that a task's scores follow from.
+    """
 
     suite: str = "base"
+    card: Card | None = None
+    answers: Callable[[str, Sequence[float]], dict[str, list]] | None = None
     labels: Sequence[str] = ("HellaSwag", "ARC (Average)", "PIQA", "TriviaQA")
     name: str = "tiny"
     share: float = 0.45
     seed: int = 0
     size: int = 120
-    scores: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
     missing: Sequence[str] = ()
     notes: Sequence[tuple[str, str]] = ()
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -41,13 +47,17 @@ class Made:
     stamp: str = "20260304T050607Z"
 
     @property
+    def measured(self) -> Card:
+        return self.card or load_card(self.suite)
+
+    @property
     def rows(self) -> list[Row]:
-        return [row for row in SUITES[self.suite].rows if row.label in self.labels]
+        return [row for row in self.measured.rows if self.card or row.label in self.labels]
 
 
 def build(results: Path, made: Made) -> Path:
     """Writes the run below `results`; returns its folder."""
-    folder = results / made.name / f"{made.stamp}-{made.suite}"
+    folder = results / made.name / f"{made.stamp}-{made.measured.name}"
     (folder / "samples").mkdir(parents=True)
     columns = {
         t: task_columns(t, made) for row in made.rows for t in row.tasks if row.label not in made.missing
@@ -78,20 +88,21 @@ def edit_samples(folder: Path, task: str, change: Callable[[dict[str, list]], An
 
 def record(made: Made, columns: Mapping[str, Mapping[str, list]]) -> dict[str, Any]:
     return {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
+        **({"card": made.card.model_dump(mode="json")} if made.card else {}),
         "model": {
             "name": made.name,
             "source": "folder:tiny",
             "revision": None,
             "fingerprint": f"sha256:{digest(made.name)}",
             "dtype": "float32",
-            "chat": made.suite == "instruct",
+            "chat": made.measured.chat,
             "quantization": None,
             "card_column": None,
             "parameters": 1000,
             **made.model,
         },
-        "suite": made.suite,
+        "suite": made.measured.name,
         "limit": made.limit,
         "data": {
             "source": "folder",
@@ -127,6 +138,9 @@ def record(made: Made, columns: Mapping[str, Mapping[str, list]]) -> dict[str, A
 def data_record(task: str, columns: Mapping[str, list]) -> dict[str, Any]:
     rows = len(columns["doc_id"])
     return {
+        "repo": f"hub/{task.split('_')[0]}",
+        "subset": task,
+        "split": "test",
         "revision": None,
         "sha256": {f"{task}.parquet": digest(task)},
         "rows": rows,
@@ -142,7 +156,7 @@ def row_record(row: Row, made: Made, columns: Mapping[str, Mapping[str, list]]) 
     if row.label in made.missing:
         notes = [{"code": "missing", "text": "no data"}]
     else:
-        value = statistics.summarize_row(row.metric, {task: columns[task] for task in row.tasks})
+        value = statistics.summarize_row(row.of, {task: columns[task] for task in row.tasks})
         if value["value"] is None:
             notes.append({"code": "not_judged", "text": "answers generated, not judged"})
     return {
@@ -169,6 +183,8 @@ def task_columns(task: str, made: Made) -> dict[str, list]:
         "prompt": [f"Prompt {doc} of {task}" for doc in ids],
         "group": [f"group {doc % 3}" if task == "mmlu" else None for doc in ids],
     }
+    if made.answers is not None:
+        return columns | made.answers(task, right)
     if task == "mt_bench":
         return columns | {"question_id": ids, "output": ["so"] * len(ids)}
     if task == "ifeval":
@@ -177,9 +193,10 @@ def task_columns(task: str, made: Made) -> dict[str, list]:
         levels = {f"inst_level_{rule}_acc": pairs for rule in ("strict", "loose")}
         return columns | {f"prompt_level_{rule}_acc": prompt_level for rule in ("strict", "loose")} | levels
     if task in GENERATED or task.startswith("bbh_"):
+        number = " #### 1" if task == "gsm8k" else ""
         return columns | {
-            "gold": [["yes"]] * len(ids),
-            "output": ["yes" if score else "no" for score in right],
+            "gold": [[f"yes{number}"]] * len(ids),
+            "output": [f"yes{number}" if score else "no" for score in right],
             GENERATED.get(task, "exact_match"): list(right),
         }
     return columns | likelihood(right)

@@ -16,7 +16,8 @@ import pyarrow
 from pyarrow import parquet
 
 from evals.core import statistics
-from evals.core.card import SUITES
+from evals.core.card import load_card
+from evals.core.metric import get_metric
 from evals.run import samples
 from tests.support import made_runs
 from tests.support.made_runs import GENERATED, digest, edit
@@ -64,7 +65,7 @@ def make_run(results: Path, made: MadeRun) -> Path:
     """Writes the folder of one run below `results`; returns it."""
     folder = results / made.model.replace("/", "_") / f"{made.time}-{made.suite}"
     (folder / "samples").mkdir(parents=True)
-    labels = made.rows or [row.label for row in SUITES[made.suite].rows]
+    labels = made.rows or [row.label for row in load_card(made.suite).rows]
     base = made_runs.Made(
         suite=made.suite,
         labels=labels,
@@ -107,9 +108,11 @@ def judge(folder: Path, name: str, rating: float) -> Path:
 
     def change(run: dict[str, Any]) -> None:
         row = next(row for row in run["rows"] if row["label"] == "MT-Bench")
-        value = statistics.summarize_row("judge_score", {"mt_bench": columns})
+        value = statistics.summarize_row(get_metric("judge_score"), {"mt_bench": columns})
+        counts = {"same_as_published": False, "judgments": 2, "unrated": 1, "refused": 0, "cut": 0}
+        judged = {**series, **counts, "value": value["value"]}
         row.update(value, notes=[{"code": "judge", "text": f"judge {name}, {rating} of them unrated"}])
-        run["tasks"]["mt_bench"].update(metrics=statistics.summarize_task(columns), judges=[series])
+        run["tasks"]["mt_bench"].update(metrics=statistics.summarize_task(columns), judges=[judged])
 
     question = columns["question_id"][0]
     lines = [
@@ -163,7 +166,8 @@ def _doc(task: str, position: int, docs: random.Random) -> dict[str, Any]:
     if task in GENERATED or task.startswith("bbh_"):
         shots = [f"Question: What is {k} plus {k}?\nAnswer: It is {2 * k}. #### {2 * k}" for k in range(1, 6)]
         prompt = asked if task == "trivia_qa" else "\n\n".join([*shots, asked])
-        return doc | {"prompt": prompt, "gold": [f"Count them. #### {docs.randrange(1000)}"]}
+        number = docs.randrange(1000)
+        return doc | {"prompt": prompt, "gold": [f"#### {number}" if task == "gsm8k" else f"count {number}"]}
     choices = [f" {word} {docs.choice(WORDS)}" for word in docs.sample(WORDS, 4)]
     return doc | {"prompt": asked, "choices": choices, "gold": docs.randrange(4)}
 
@@ -174,7 +178,9 @@ def _answer(
     if "choices" in doc:
         return _chosen(doc, right, answers)
     wrong = f"{insert} Count the {answers.choice(WORDS)} first. #### {answers.randrange(1000, 2000)}"
-    output = f"{insert} {doc['gold'][0]}" if right and doc.get("gold") else wrong
+    output = wrong
+    if right and doc.get("gold"):
+        output = f"{insert} {doc['gold'][0]}" if task == "gsm8k" else f" {doc['gold'][0]}"
     answer: dict[str, Any] = {"output": output, "n_output_tokens": len(output) // 4, "finish": "stop"}
     if task == "mt_bench":
         return answer | {"output_turn_2": wrong, "n_output_tokens_turn_2": 9, "finish_turn_2": "length"}

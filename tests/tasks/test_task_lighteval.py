@@ -15,7 +15,7 @@ from lighteval.tasks.requests import SamplingMethod
 import tasks
 from tasks import TASKS_TABLE, get_task
 
-ROOT = Path(tasks.__file__).resolve().parents[2]
+ROOT = Path(tasks.__file__).resolve().parent.parent
 NAMES = [
     "hellaswag",
     "arc_easy",

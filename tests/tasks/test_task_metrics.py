@@ -8,20 +8,32 @@ import pytest
 from lighteval.models.model_output import ModelResponse
 from lighteval.tasks.requests import Doc
 
-from tasks import get_task
-from tasks.common.metrics import (
-    acc,
-    acc_norm_nospace,
+from evals.core.metric import (
+    METRICS,
     alias_match,
     choice_length,
     exact_match,
     final_answer,
     final_answer_match,
-    predict,
-    score,
-    share_followed,
 )
+from evals.core.metric import predict as predict_choice
+from tasks import get_task
+from tasks.common.metrics import likelihood_line, score
+from tasks.ifeval import share_followed
 from tasks.trivia_qa import gold_aliases
+
+
+def predict(doc, logprobs):
+    line = likelihood_line(doc, ModelResponse(logprobs=logprobs))
+    return predict_choice(line["choices"], line["logprobs"])
+
+
+def acc(doc, logprobs):
+    return METRICS["acc"].formula(likelihood_line(doc, ModelResponse(logprobs=logprobs)))
+
+
+def acc_norm_nospace(doc, logprobs):
+    return METRICS["acc_norm_nospace"].formula(likelihood_line(doc, ModelResponse(logprobs=logprobs)))
 
 
 def choice_doc(choices, gold=0):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from evals.adapters.local import TextToRequests
 from evals.models.loading import load_tokenizer
+from evals.prompting.requests import TextToRequests
 from tasks import get_task
 from tasks.common.fewshot import evaluation_docs
 from tasks.mt_bench import follow_up

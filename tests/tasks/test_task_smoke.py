@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import tasks
+from evals.core.metric import final_answer
 from tasks import TASKS_TABLE, get_task
 from tasks.common.fewshot import evaluation_docs
 from tasks.common.ifeval_checks import follow
-from tasks.common.metrics import final_answer
 
 SMOKE = Path(tasks.__file__).parent / "smoke"
 BBH = [task for task in TASKS_TABLE if task.folder == "bbh"]

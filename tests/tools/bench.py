@@ -34,14 +34,14 @@ import torch  # noqa: E402
 from lighteval.tasks.requests import Doc  # noqa: E402
 
 from evals.adapters.local import PrefixModel  # noqa: E402
+from evals.core.metric import predict  # noqa: E402
 from evals.core.requests import GenerateRequest, ScoreRequest  # noqa: E402
-from evals.data.sources import sources as data  # noqa: E402
-from evals.engine.scoring import feed_of  # noqa: E402
-from evals.engine.tree import Feed, plan  # noqa: E402
+from evals.data import sources as data  # noqa: E402
+from evals.engine.scoring import input_of  # noqa: E402
+from evals.engine.tree import Input, plan  # noqa: E402
 from evals.models import loading  # noqa: E402
 from evals.models.known import resolve  # noqa: E402
 from tasks import get_task  # noqa: E402
-from tasks.common.metrics import predict  # noqa: E402
 from tests.tools.contenders import Lighteval, LmEval, Ours  # noqa: E402
 
 LIKELIHOOD = ("mmlu", "arc_easy", "arc_challenge", "hellaswag", "piqa", "openbook_qa")
@@ -106,14 +106,16 @@ def needed(requests: Sequence[Any], model: Any, generated: int) -> tuple[int, fl
     ``requests``: to be scored, or prompts that are continued by ``generated`` tokens in all.
     """
     if isinstance(requests[0], GenerateRequest):
-        feeds = [Feed(prompt, len(prompt) - 1) for prompt in {request.prompt for request in requests}]
+        inputs = [Input(prompt, len(prompt) - 1) for prompt in {request.prompt for request in requests}]
         outputs = generated
         fed_later = max(0, generated - len(requests))  # the last token of each answer is not fed
     else:
-        feeds = list({feed_of(request): None for request in requests})
-        ends = {feed.tokens[:n] for feed in feeds for n in range(feed.first_output + 1, len(feed.tokens) + 1)}
+        inputs = list({input_of(request): None for request in requests})
+        ends = {
+            each.tokens[:n] for each in inputs for n in range(each.first_output + 1, len(each.tokens) + 1)
+        }
         outputs, fed_later = len(ends), 0
-    tokens = plan(feeds, 1 << 20, 1 << 20).tokens + fed_later
+    tokens = plan(inputs, 1 << 20, 1 << 20).tokens + fed_later
     head = model.get_output_embeddings().weight
     layers = sum(
         p.numel() for n, p in model.get_decoder().named_parameters() if p.ndim == 2 and "embed" not in n
@@ -254,7 +256,9 @@ class Bench:
 
     def _answers(self, docs: list[Doc], raw: list[Any], generative: bool) -> list[Any]:
         return (
-            raw if generative else [predict(doc, logprobs) for doc, logprobs in zip(docs, raw, strict=True)]
+            raw
+            if generative
+            else [predict(doc.choices, logprobs) for doc, logprobs in zip(docs, raw, strict=True)]
         )
 
     def _flips(self, docs: list[Doc], chat: bool, generative: bool, answers: list[Any]) -> str:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 TEXTS = [
@@ -273,9 +273,10 @@ def _make_run(folder: Path) -> Path:
     }  # fmt: skip
     (folder / "samples").mkdir(parents=True)
     parquet.write_table(pyarrow.table(columns), folder / "samples" / "piqa.parquet")
+    from evals.core.metric import get_metric
     from evals.core.statistics import summarize_row, summarize_task
 
-    row = summarize_row("acc_norm_nospace", {"piqa": columns})
+    row = summarize_row(get_metric("acc_norm_nospace"), {"piqa": columns})
     record = {
         "schema_version": 1,
         "model": {"name": "m", "source": "folder:m", "revision": None, "fingerprint": "sha256:0", "dtype": "float32",

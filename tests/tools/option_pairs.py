@@ -27,7 +27,6 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from evals import cli  # noqa: E402
-from evals.core.card import budgets  # noqa: E402
 from evals.core.errors import UserError  # noqa: E402
 
 Words = tuple[str, ...]
@@ -114,7 +113,7 @@ def run_effect(options: Any) -> Any:
     changed = {
         (suite.name, task): tokens
         for suite, row in options.rows
-        for task, tokens in budgets(options.settings.variants, suite).items()
+        for task, tokens in suite.budgets(options.settings.variants).items()
         if task in row.tasks and not smoke
     }
     plan = True if options.dry_run else options.plan
@@ -137,9 +136,9 @@ def leaderboard_effect(options: Any) -> Any:
 
 def gate_effect(options: Any) -> Any:
     """The baseline that is found, and the rest as it is."""
-    from reports.gate.bless import find_baseline
+    from reports.finding import find_run
 
-    return replace(options, baseline=str(find_baseline(options.baseline, options.baselines)), baselines=None)
+    return replace(options, baseline=str(find_run(options.baseline, options.baselines)), baselines=None)
 
 
 def judge_effect(options: Any) -> Any:
@@ -221,13 +220,14 @@ def other_commands(folder: Path) -> list[Command]:
     file, run = str(folder / "file"), str(folder / "run")
     return [
         Command("report", (("--columns", "A"), ("--format", "json"), ("--output", file), ("--plot", file),
-                           ("--curve",), ("--model-index", file)),
+                           ("--curve",), ("--model-index", file), ("--margin", "1"), ("--alpha", "0.01")),
                 none, report_effect, (run,)),
         Command("curve", (("--plot", file), ("--output", file)), none, asdict, (run,)),
-        Command("compare", (("--show-flips", "3"), ("--format", "json"), ("--output", file)), none, asdict, (run, run)),
+        Command("compare", (("--show-flips", "3"), ("--format", "json"), ("--output", file),
+                            ("--margin", "1"), ("--alpha", "0.01")), none, asdict, (run, run)),
         Command("gate", (("--baseline", "main"), ("--candidate", "other"), ("--policy", file), ("--allow", "dtype"),
                          ("--allow-inconclusive",), ("--baselines", str(folder / "kept")), ("--junit", file),
-                         ("--summary", file)),
+                         ("--summary", file), ("--margin", "1"), ("--alpha", "0.01")),
                 (Situation("a run as baseline", (("--baseline", run), ("--candidate", run))),
                  Situation("a blessed one", (("--baseline", "main"), ("--candidate", run),
                                              ("--baselines", str(folder / "blessed"))))), gate_effect),
@@ -259,8 +259,8 @@ def places() -> Iterator[Path]:
             "other/config.json",
             "data/piqa/x",
             "run/run.json",
-            "kept/main/x",
-            "blessed/main/x",
+            "kept/main/run.json",
+            "blessed/main/run.json",
         )
         for file in files:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)

@@ -10,10 +10,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evals.core.metric import alias_match, exact_match, final_answer, final_answer_match
 from evals.judging.prompts import rating_of
 from tasks import TASKS_TABLE
 from tasks.common.fewshot import build_doc
-from tasks.common.metrics import alias_match, exact_match, final_answer, final_answer_match
 from tests.support.forks import ROOT
 
 

@@ -9,15 +9,18 @@ smol.load("index").then((index) => {
   const pane = by("detail");
   const page = by("browser");
 
+  // Tests of a doc's scores by A and B and of its set, which says what is right, what is wrong and which side is better.
+  const is = (wanted, ...scores) => wanted !== null && scores.every((score) => score === wanted);
+  const beats = (one, other, set) => one !== null && other !== null && (set.lower ? one < other : one > other);
   const FILTERS = [
     ["all", "All docs", () => true, false],
-    ["right", "A right", (a) => a === 1, false],
-    ["wrong", "A wrong", (a) => a === 0, false],
+    ["right", "A right", (a, b, set) => is(set.right, a), false],
+    ["wrong", "A wrong", (a, b, set) => is(set.wrong, a), false],
     ["differ", "A and B differ", (a, b) => a !== null && b !== null && a !== b, true],
-    ["a", "A beats B", (a, b) => b !== null && a > b, true],
-    ["b", "B beats A", (a, b) => a !== null && b > a, true],
-    ["both", "Both right", (a, b) => a === 1 && b === 1, true],
-    ["neither", "Both wrong", (a, b) => a === 0 && b === 0, true],
+    ["a", "A beats B", (a, b, set) => beats(a, b, set), true],
+    ["b", "B beats A", (a, b, set) => beats(b, a, set), true],
+    ["both", "Both right", (a, b, set) => is(set.right, a, b), true],
+    ["neither", "Both wrong", (a, b, set) => is(set.wrong, a, b), true],
   ];
 
   let view = null;
@@ -138,10 +141,10 @@ smol.load("index").then((index) => {
     return doc.prompt.slice(smol.detail.questionStart(doc.prompt, doc.set.shots)).slice(0, 300).replace(/\s+/g, " ").trim();
   }
 
-  function mark(node, score, side) {
-    const kind = score === null ? "none" : score === 1 ? "right" : score === 0 ? "wrong" : "";
+  function mark(node, score, side, set) {
+    const kind = score === null ? "none" : is(set.right, score) ? "right" : is(set.wrong, score) ? "wrong" : "";
     node.className = `mark ${kind}`;
-    node.textContent = score === null ? "" : score === 1 ? "✓" : score === 0 ? "✗" : String(Number(score.toFixed(2)));
+    node.textContent = score === null ? "" : kind === "right" ? "✓" : kind === "wrong" ? "✗" : String(Number(score.toFixed(2)));
     node.title = score === null ? "" : `${side}: ${kind || "scored"}`;
   }
 
@@ -155,8 +158,8 @@ smol.load("index").then((index) => {
     text.textContent = known ? snippet(known) : "…";
     where.textContent = [set.task, known ? `doc ${known.asked.get("doc_id")}` : "", known?.asked.get("group") ?? ""].filter(Boolean).join(" · ");
     const [scoreA, scoreB] = view.scores(doc);
-    mark(a, scoreA, "A");
-    mark(b, scoreB, "B");
+    mark(a, scoreA, "A", set);
+    mark(b, scoreB, "B", set);
   }
 
   function settle(first, last) {
@@ -182,7 +185,7 @@ smol.load("index").then((index) => {
     if (mine !== turn || opened !== position || !known) return;
     by("detail-title").textContent = `${known.set.task} · doc ${known.asked.get("doc_id")}`;
     by("detail-group").textContent = known.asked.get("group") ?? "";
-    by("detail-body").replaceChildren(...smol.detail.nodes(known, view.scores(doc), words));
+    by("detail-body").replaceChildren(...smol.detail.nodes(known, view.scores(doc), known.set, words));
     by("detail-body").scrollTop = 0;
     by("previous").disabled = position === 0;
     by("next").disabled = position === list.count - 1;

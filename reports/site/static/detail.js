@@ -40,10 +40,10 @@ smol.detail = (() => {
   const heading = (text) => el("h3", {}, text);
   const badge = (side) => el("span", { class: `side side-${NAMES[side].toLowerCase()}` }, NAMES[side]);
 
-  function verdict(score) {
+  function verdict(score, set) {
     if (score === null) return el("span", { class: "verdict none" }, "no score");
-    if (score === 1) return el("span", { class: "verdict right" }, "✓ right");
-    if (score === 0) return el("span", { class: "verdict wrong" }, "✗ wrong");
+    if (score === set.right) return el("span", { class: "verdict right" }, "✓ right");
+    if (score === set.wrong) return el("span", { class: "verdict wrong" }, "✗ wrong");
     return el("span", { class: "verdict" }, `scored ${Number(minus(score.toFixed(3)))}`);
   }
 
@@ -142,9 +142,9 @@ smol.detail = (() => {
   }
 
   // The nodes that show a doc; words: what was searched for.
-  function nodes(doc, scores, words) {
+  function nodes(doc, scores, set, words) {
     const states = el("p", { class: "states" });
-    doc.runs.forEach((run, side) => run && states.append(el("span", {}, badge(side), " ", verdict(scores[side]))));
+    doc.runs.forEach((run, side) => run && states.append(el("span", {}, badge(side), " ", verdict(scores[side], set))));
     const asked = doc.asked.get("turns") ? [] : prompt(doc.prompt, doc.set.shots, words);
     return [states, ...asked, ...(doc.asked.has("choices") ? choices(doc, words) : written(doc, words)), ...metrics(doc)];
   }

@@ -61,11 +61,11 @@ smol.View = class {
     return [one(section.scoresA), one(section.scoresB)];
   }
 
-  // The docs that `test(scoreA, scoreB)` accepts, ascending.
+  // The docs that `test(scoreA, scoreB, set)` accepts, ascending.
   filter(test) {
     const rows = new Uint32Array(this.count);
     let kept = 0;
-    for (let doc = 0; doc < this.count; doc++) if (test(...this.scores(doc))) rows[kept++] = doc;
+    for (let doc = 0; doc < this.count; doc++) if (test(...this.scores(doc), this.sectionOf(doc).set)) rows[kept++] = doc;
     return rows.subarray(0, kept);
   }
 

@@ -1,4 +1,4 @@
-"""MT-Bench in detail, from a run's judgments: scores by category and turn, agreement of judges, a picture."""
+"""A run's judgments in detail: ratings by category and turn, agreement of judges, a picture."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tabulate import tabulate
 
 from evals.core import statistics
 from evals.core.files import write_atomic
 from evals.core.statistics import Estimate
 
-CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
 NO_RATING = -1.0
 
 Line = Mapping[str, Any]
@@ -70,14 +70,14 @@ def score(lines: Sequence[Line], category: str | None = None, turn: int | None =
 
 
 def categories(lines: Sequence[Line]) -> list[str]:
-    """The categories that occur, in MT-Bench's order, unknown ones last."""
-    present = {line["category"] for line in lines}
-    return [name for name in CATEGORIES if name in present] + sorted(present.difference(CATEGORIES))
+    """The categories that occur, in the order of their first questions."""
+    ordered = sorted(lines, key=lambda line: line["question_id"])
+    return list(dict.fromkeys(line["category"] for line in ordered))
 
 
 def agreements(lines: Sequence[Line]) -> list[Agreement]:
     """Every pair of judges on the same answers."""
-    from scipy import stats
+    from scipy import stats  # a second of imports: only where judges are compared
 
     rated = {
         key: {
@@ -109,8 +109,6 @@ def agreements(lines: Sequence[Line]) -> list[Agreement]:
 
 def text(lines: Sequence[Line]) -> str:
     """Tables for a terminal: one a judge by category and turn, then how judges agree."""
-    from tabulate import tabulate
-
     parts = []
     for key, own in series(lines).items():
         rows = [
@@ -139,14 +137,14 @@ def _shown(estimate: Estimate | None) -> str:
     return f"{estimate.value:.2f}{interval}"
 
 
-def draw(lines: Sequence[Line], title: str, folder: Path) -> list[Path]:
-    """Bars by category, one colour a judge, with 95 % intervals: mt_bench.svg and mt_bench.png in `folder`."""
+def draw(lines: Sequence[Line], title: str, folder: Path, name: str) -> list[Path]:
+    """Bars by category, one colour a judge, with 95 % intervals: NAME.svg and NAME.png in `folder`."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    matplotlib.rcParams["svg.hashsalt"] = "mt_bench"  # the same judgments draw the same file
+    matplotlib.rcParams["svg.hashsalt"] = name  # the same judgments draw the same file
     by_judge = series(lines)
     names = categories(lines)
     figure, axes = pyplot.subplots(figsize=(9, 4.2), layout="constrained")
@@ -171,7 +169,7 @@ def draw(lines: Sequence[Line], title: str, folder: Path) -> list[Path]:
         buffer = io.BytesIO()
         metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
         figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
-        paths.append(folder / f"mt_bench.{kind}")
+        paths.append(folder / f"{name}.{kind}")
         write_atomic(paths[-1], buffer.getvalue())
     pyplot.close(figure)
     return paths

@@ -1,0 +1,87 @@
+"""Docs become token requests: rendering, joint encoding of context and choice, the window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from evals.core.requests import GenerateRequest, ScoreRequest
+from evals.prompting import text as prompts
+
+if TYPE_CHECKING:
+    from lighteval.tasks.requests import Doc
+
+MAX_LENGTH = 2048  # the protocol's window, in tokens
+
+
+class TextToRequests:
+    """Docs become token requests: rendering, joint encoding, the window. Needs a tokenizer, no weights."""
+
+    def __init__(self, tokenizer: Any, chat: bool, max_length: int = MAX_LENGTH) -> None:
+        self.tokenizer, self.chat, self.max_length = tokenizer, chat, max_length
+
+    def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:
+        """One request a choice, for each doc."""
+        contexts, _ = self._contexts(docs)
+        pairs = [
+            (context, choice) for doc, context in zip(docs, contexts, strict=True) for choice in doc.choices
+        ]
+        encoded = iter(prompts.encode_pairs(self.tokenizer, pairs))
+        return [
+            [ScoreRequest(*prompts.cut_to_window(*next(encoded), self.max_length)) for _ in doc.choices]
+            for doc in docs
+        ]
+
+    def generate_requests(self, docs: Sequence[Doc]) -> list[GenerateRequest]:
+        """One request a doc: budget None means to the end of the window; stops count in plain mode only."""
+        contexts, encoded = self._contexts(docs)
+        rest = list(dict.fromkeys(text for text in contexts if text not in encoded))
+        encoded |= zip(rest, prompts.encode_contexts(self.tokenizer, rest), strict=True)
+        requests = []
+        for doc, context in zip(docs, contexts, strict=True):
+            tokens = encoded[context]
+            specific = doc.specific or {}
+            if len(tokens) >= self.max_length:
+                tokens = tokens[-(self.max_length - 1) :]
+            room = self.max_length - len(tokens)
+            requests.append(
+                GenerateRequest(
+                    prompt=tuple(tokens),
+                    max_new_tokens=min(doc.generation_size or room, room),
+                    stops=() if self.chat else tuple(doc.stop_sequences or ()),
+                    temperature=float(specific.get("temperature", 0.0)),
+                    seed=int(specific.get("seed", 0)),
+                )
+            )
+        return requests
+
+    def _contexts(self, docs: Sequence[Doc]) -> tuple[list[str], dict[str, list[int]]]:
+        """The rendered contexts, and the tokens of those that had to be encoded to see whether they fit.
+
+        Shots that do not fit the window less the budget are dropped from the end.
+        """
+        texts = [prompts.render(doc, self.tokenizer, self.chat) for doc in docs]
+        rooms = [self.max_length - (doc.generation_size or 1) for doc in docs]
+        doubtful = [
+            i
+            for i, doc in enumerate(docs)
+            if doc.fewshot_samples
+            and not (doc.specific or {}).get("conversation")
+            # a token is at least one byte: short contexts are seen to fit without being encoded
+            and len(texts[i].encode("utf-8", "surrogatepass")) > rooms[i]
+        ]
+        some = list(dict.fromkeys(texts[i] for i in doubtful))
+        encoded = dict(zip(some, prompts.encode_contexts(self.tokenizer, some), strict=True))
+        for i in doubtful:
+            if len(encoded[texts[i]]) > rooms[i]:
+                texts[i] = self._with_fewer_shots(docs[i], rooms[i])
+        return texts, encoded
+
+    def _with_fewer_shots(self, doc: Doc, room: int) -> str:
+        """The context with as many shots as fit, none if none does."""
+
+        def length(n_shots: int) -> int:
+            text = prompts.render(doc, self.tokenizer, self.chat, n_shots)
+            return len(prompts.encode(self.tokenizer, [text])[0])
+
+        return prompts.render(doc, self.tokenizer, self.chat, prompts.fit_shots(doc, room, length))

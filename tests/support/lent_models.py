@@ -1,0 +1,97 @@
+"""What workers of a test load: real models of random weights, seen and held up as the test needs.
+
+Ray's workers import this file, so it imports nothing of pytest.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from evals.adapters.build import Built, LocalOptions, build_share
+from evals.core.card import load_card
+from evals.core.requests import NotFinite, Request, Result
+from evals.models.known import ModelSpec
+
+FREE = 5  # results that a held worker hands over before it waits, where a test does not say
+OPTIONS = LocalOptions(device="cpu", dtype="float32")
+CARDS = [load_card("base")]
+
+
+def spec_of(folder: Path) -> ModelSpec:
+    return ModelSpec(folder.name, "folder", str(folder), None)
+
+
+class Watched:
+    """A model that writes a byte to FOLDER/results for each result, and can be held up.
+
+    While there is FOLDER/hold, it waits after `free` results; `until`: no longer than until FOLDER/`until` is there.
+    """
+
+    def __init__(self, adapter: Any, folder: Path, free: int, until: str) -> None:
+        self._adapter, self._folder, self._free, self._until = adapter, folder, free, until
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._adapter, name)
+
+    def run(self, requests: Sequence[Request], skip: Collection[int] = ()) -> Iterator[tuple[int, Result]]:
+        for n, pair in enumerate(self._adapter.run(requests, skip)):
+            while n >= self._free and self._held():
+                time.sleep(0.01)
+            note(self._folder / "results", ".")
+            yield pair
+
+    def _held(self) -> bool:
+        return (self._folder / "hold").exists() and not (
+            self._until and (self._folder / self._until).exists()
+        )
+
+
+class Broken(Watched):
+    """Its fourth score is no number."""
+
+    def run(self, requests: Sequence[Request], skip: Collection[int] = ()) -> Iterator[tuple[int, Result]]:
+        yield from list(super().run(requests, skip))[:3]
+        raise NotFinite(3)
+
+
+def load(
+    spec: ModelSpec,
+    threads: int,
+    memory: float,
+    folder: Path,
+    free: int = FREE,
+    until: str = "",
+    kind: type[Watched] = Watched,
+) -> Built:
+    """In a worker: the model, as `run_evals.py` loads it; writes FOLDER/loaded-NAME and FOLDER/pids."""
+    built = build_share(spec, CARDS, OPTIONS, True, threads, memory)
+    note(folder / f"loaded-{spec.name}", ".")
+    note(folder / "pids", f"{os.getpid()} ")
+    return Built(
+        [kind(adapter, folder, free, until) for adapter in built.adapters], built.spec, built.describe
+    )
+
+
+def ends(spec: ModelSpec, threads: int, memory: float) -> Built:
+    """In a worker: the process ends while it loads, as for lack of memory."""
+    os._exit(9)
+
+
+def other_weights(spec: ModelSpec, threads: int, memory: float, folder: Path, other: ModelSpec) -> Built:
+    """In a worker: the second one to come loads another model, as from a folder that is not the same on its host."""
+    try:
+        os.close(os.open(folder / "first", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        spec = other
+    return build_share(spec, CARDS, OPTIONS, True, threads, memory)
+
+
+def note(path: Path, text: str) -> None:
+    """Adds to a file that several processes write."""
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(handle, text.encode())
+    os.close(handle)
