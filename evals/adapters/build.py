@@ -71,7 +71,7 @@ def build_share(
     """As `build`, in a worker among several: with `threads` of the host's cores and a part of its free memory."""
     import torch
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(min(threads, torch.get_num_threads()))  # OMP_NUM_THREADS may ask for fewer
     return build(spec, cards, local, None, offline, memory=memory)
 
 

@@ -6,6 +6,7 @@ Ray is imported here only, after its settings stand in the environment: it reads
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import secrets
 import signal
@@ -67,28 +68,29 @@ def connected(workers: int | None, address: str | None, device: str | None) -> I
         import ray
     except ImportError as error:
         raise UserError("--workers and --cluster need Ray: pip install 'smol-evals[ray]'") from error
-    # the paths of Ray's sockets must be short, whatever TMPDIR is
-    short = "/tmp" if Path("/tmp").is_dir() else None
-    with tempfile.TemporaryDirectory(prefix="evals-", dir=short, ignore_cleanup_errors=True) as folder:
-        try:
-            with _own_signals():
-                if address is None:
-                    assert workers is not None
-                    _start(ray, workers, device, folder)
-                else:
-                    _connect(ray, address)
-            yield ray, _share(ray, workers, device)
-        finally:
-            ray.shutdown()
+    with contextlib.ExitStack() as stack:
+        if address is None:
+            # the paths of Ray's sockets must be short, whatever TMPDIR is
+            short = "/tmp" if Path("/tmp").is_dir() else None
+            folder = tempfile.TemporaryDirectory(prefix="evals-", dir=short, ignore_cleanup_errors=True)
+            start = functools.partial(_start, ray, workers or 1, device, stack.enter_context(folder))
+        else:
+            start = functools.partial(_connect, ray, address)
+        stack.callback(ray.shutdown)
+        with _own_signals():
+            start()
+        yield ray, _share(ray, workers, device)
 
 
 def _start(ray: Any, workers: int, device: str | None, folder: str) -> None:
-    gpus = _gpus_here(device)
+    import torch
+
+    gpus = torch.cuda.device_count() if device in (None, "cuda") else 0
     if 0 < gpus < workers:
         raise UserError(
             f"--workers {workers}: this machine has {gpus} GPUs, one a worker; or give --device cpu"
         )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = torch.get_num_threads()  # as many as one process would use: a single worker must have the same
     try:
         ray.init(
             address="local", num_cpus=max(cores, workers), num_gpus=gpus, object_store_memory=STORE_BYTES,
@@ -129,14 +131,6 @@ def _share(ray: Any, workers: int | None, device: str | None) -> Share:
     if workers > room:
         raise UserError(f"--workers {workers}: the cluster has room for {room}")
     return Share(workers, threads, int(kind == "GPU"), 1 / each)
-
-
-def _gpus_here(device: str | None) -> int:
-    if device not in (None, "cuda"):
-        return 0
-    import torch
-
-    return torch.cuda.device_count()
 
 
 @contextlib.contextmanager

@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evals.adapters.build import Built, LocalOptions, build_share
+from evals.adapters.build import Built, LocalOptions, build, build_share
 from evals.core.card import load_card
 from evals.core.requests import NotFinite, Request, Result
 from evals.models.known import ModelSpec
+from evals.run.shares import distinct_tokens
 
 FREE = 5  # results that a held worker hands over before it waits, where a test does not say
 OPTIONS = LocalOptions(device="cpu", dtype="float32")
@@ -76,18 +78,54 @@ def load(
     )
 
 
+class Counted:
+    """A model that tells, in a file of its process in $COUNTS, tokens it has to read, and each result's tokens.
+
+    Lines: "read N" for a call, "made N" for a result (0 for a score).
+    """
+
+    def __init__(self, adapter: Any) -> None:
+        self._adapter = adapter
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._adapter, name)
+
+    def run(self, requests: Sequence[Request], skip: Collection[int] = ()) -> Iterator[tuple[int, Result]]:
+        path = Path(os.environ["COUNTS"]) / str(os.getpid())
+        note(path, f"read {distinct_tokens([one for i, one in enumerate(requests) if i not in skip])}\n")
+        for i, result in self._adapter.run(requests, skip):
+            note(path, f"made {len(getattr(result, 'tokens', ()))}\n")
+            yield i, result
+
+
+def counted(*given: Any, **named: Any) -> Built:
+    """As evals/adapters/build.py: build or, with threads and memory, build_share; the models are `Counted`."""
+    built = (build_share if "threads" in named else build)(*given, **named)
+    return replace(built, adapters=[Counted(adapter) for adapter in built.adapters])
+
+
+def count() -> None:
+    """In a driver: from now on models are `Counted`, here or in its workers."""
+    from evals.commands import run
+
+    run.build = run.build_share = counted  # type: ignore[assignment]
+
+
 def ends(spec: ModelSpec, threads: int, memory: float) -> Built:
     """In a worker: the process ends while it loads, as for lack of memory."""
     os._exit(9)
 
 
 def other_weights(spec: ModelSpec, threads: int, memory: float, folder: Path, other: ModelSpec) -> Built:
-    """In a worker: the second one to come loads another model, as from a folder that is not the same on its host."""
+    """In a worker: the second one to come loads another model, as from a folder that is not the same on its host.
+
+    The first one is held up, or it might do all of the work alone.
+    """
     try:
         os.close(os.open(folder / "first", os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         spec = other
-    return build_share(spec, CARDS, OPTIONS, True, threads, memory)
+    return load(spec, threads, memory, folder)
 
 
 def note(path: Path, text: str) -> None:
