@@ -27,7 +27,7 @@ class Remembered:
 
 
 class _Remembering:
-    """An adapter (see evals/runner.py) that asks another one, and its memory first."""
+    """A back end (evals/core/requests.py) that asks another one, and its memory first."""
 
     def __init__(self, adapter: Any, kept: dict[Any, dict[int, tuple[Doc, Any]]], key: str) -> None:
         self._adapter, self._kept, self._key = adapter, kept, key
