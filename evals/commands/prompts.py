@@ -42,12 +42,12 @@ def main(args: argparse.Namespace) -> int:
     go_offline(options.offline or (options.source.kind != "hub" and options.spec.source != "hub"))
 
     from evals.models.loading import load_tokenizer, local_path
-    from tasks import TASKS_TABLE
+    from tasks import TASKS
 
-    tasks = [task for task in TASKS_TABLE if task.name == options.task]
-    if not tasks:
+    if options.task not in TASKS:
         raise UserError(f"'{options.task}' is a row: give one task of it (see 'run_evals.py tasks')")
-    docs = build_docs(tasks[0], load(tasks[0], options.source), options.docs)
+    task = TASKS[options.task]
+    docs = build_docs(task, load(task, options.source), options.docs)
     tokenizer = load_tokenizer(local_path(options.spec, options.offline), chat=options.mode == "chat")
     modes = {"plain": [False], "chat": [True], "both": [False, True]}[options.mode]
     for doc in docs:

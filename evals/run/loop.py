@@ -199,13 +199,11 @@ class Run:
         return asked
 
     def _ask(self, row: Row) -> _Asked:
-        from lighteval.tasks.requests import SamplingMethod
-
         from tasks import get_task
 
         tasks = [get_task(name) for name in row.tasks if name in self.work.docs]
-        likelihood = [task for task in tasks if task.method == SamplingMethod.LOGPROBS]
-        generative = [task for task in tasks if task not in likelihood]
+        likelihood = [task for task in tasks if task.asks_choices]
+        generative = [task for task in tasks if not task.asks_choices]
         docs = [doc for task in generative for doc in self.work.docs[task.name]]
         return _Asked(
             [(task, self.adapter.score_requests(self.work.docs[task.name])) for task in likelihood],

@@ -75,14 +75,12 @@ def plan(
 
 def _requests(row: Row, work: Work, adapter: Any) -> list[list[Request]]:
     """A row's requests by doc; a conversation is counted by its first turn alone (see _row_plan)."""
-    from lighteval.tasks.requests import SamplingMethod
-
     from tasks import get_task
 
     groups: list[list[Request]] = []
     for name in row.tasks:
         docs = work.docs.get(name, [])
-        if get_task(name).method == SamplingMethod.LOGPROBS:
+        if get_task(name).asks_choices:
             groups += adapter.score_requests(docs)
         else:
             groups += [[one] for one in adapter.generate_requests(docs)]
