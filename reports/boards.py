@@ -171,8 +171,9 @@ def rank(runs: Sequence[Run]) -> Board:
         return difference(i, j, position).p
 
     def mean_p(i: int, j: int) -> float:
-        parts = [difference(i, j, k) for k, row in enumerate(runs[i].rows) if _in_mean(row)]
-        mean = statistics.average([Estimate(part.value, part.stderr, part.n) for part in parts])
+        rows = [(row.metric, k) for k, row in enumerate(runs[i].rows) if _in_mean(row)]
+        mean = significance.mean_of_rows((metric, difference(i, j, k).estimate) for metric, k in rows)
+        assert mean is not None
         return significance.independent_p(mean, Estimate(0.0, 0.0, 0))
 
     means = [_mean(run) for run in runs]
@@ -213,8 +214,7 @@ def _in_mean(row: RowResult) -> bool:
 
 
 def _mean(run: Run) -> Estimate | None:
-    known = [row.estimate for row in run.rows if row.estimate is not None and _in_mean(row)]
-    return statistics.average(known) if known else None
+    return significance.mean_of_rows((row.metric, row.estimate) for row in run.rows)
 
 
 def _set_apart(board: Board, boards: Sequence[Board]) -> Board:
