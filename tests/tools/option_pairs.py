@@ -125,7 +125,7 @@ def run_effect(options: Any) -> Any:
 def report_effect(options: Any) -> Any:
     """What `report` would read and write."""
     if options.curve:
-        return "curve", options.runs, options.plot, options.output
+        return "curve", options.runs, options.plot, options.output, options.steps
     return asdict(options)
 
 
@@ -217,12 +217,12 @@ def run_command(folder: Path) -> Command:
 def other_commands(folder: Path) -> list[Command]:
     """All commands with options but `run`. Those with no table of situations have one."""
     none = (Situation("", ()),)
-    file, run = str(folder / "file"), str(folder / "run")
+    file, picture, run = str(folder / "file"), str(folder / "picture.svg"), str(folder / "run")
     return [
-        Command("report", (("--columns", "A"), ("--format", "json"), ("--output", file), ("--plot", file),
-                           ("--curve",), ("--model-index", file), ("--margin", "1"), ("--alpha", "0.01")),
-                none, report_effect, (run,)),
-        Command("curve", (("--plot", file), ("--output", file)), none, asdict, (run,)),
+        Command("report", (("--columns", "A"), ("--format", "json"), ("--output", file), ("--plot", picture),
+                           ("--curve",), ("--steps", "1"), ("--plain",), ("--model-index", file), ("--margin", "1"),
+                           ("--alpha", "0.01")), none, report_effect, (run,)),
+        Command("curve", (("--plot", picture), ("--output", file), ("--steps", "1")), none, asdict, (run,)),
         Command("compare", (("--show-flips", "3"), ("--format", "json"), ("--output", file),
                             ("--margin", "1"), ("--alpha", "0.01")), none, asdict, (run, run)),
         Command("gate", (("--baseline", "main"), ("--candidate", "other"), ("--policy", file), ("--allow", "dtype"),
