@@ -108,7 +108,7 @@ def line(command: Command, situation: Situation, *chosen: Words) -> list[str]:
 
 
 def run_effect(options: Any) -> Any:
-    """What a run would do: which budgets the variants change, whether the plan is shown; the rest as it is."""
+    """What a run would do: which budgets the variants change; the rest as it is."""
     smoke = options.settings.source.kind == "smoke"
     changed = {
         (suite.name, task): tokens
@@ -116,10 +116,9 @@ def run_effect(options: Any) -> Any:
         for task, tokens in suite.budgets(options.settings.variants).items()
         if task in row.tasks and not smoke
     }
-    plan = True if options.dry_run else options.plan
     rows = [(suite.name, row) for suite, row in options.rows]
     settings = replace(options.settings, variants=[], tasks=None)
-    return replace(options, plan=plan, settings=settings), rows, changed
+    return replace(options, settings=settings), rows, changed
 
 
 def report_effect(options: Any) -> Any:
@@ -209,9 +208,7 @@ def run_command(folder: Path) -> Command:
         Situation("smoke items", (*here[:2], ("--data", "smoke"), *common[2:])),
         Situation("a plan alone", (*here, ("--dry-run",))),
     )
-    return Command(
-        "run", options, situations, run_effect, agree=(frozenset(("--plan", "--dry-run")),)
-    )  # --dry-run shows the plan: --plan says so again
+    return Command("run", options, situations, run_effect)
 
 
 def other_commands(folder: Path) -> list[Command]:
