@@ -7,15 +7,17 @@ differences and power; the others are named where they are used.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import optimize, special
 
+from evals.core.metric import Metric
 from evals.core.statistics import (
     Array,
     Estimate,
+    average,
     mean,
     quantile,
     two_sided_z,
@@ -46,6 +48,11 @@ class Difference:
     test: str
     spread: float
     share: float
+
+    @property
+    def estimate(self) -> Estimate:
+        """Value, standard error (None: one doc tells none) and docs."""
+        return Estimate(self.value, self.stderr if math.isfinite(self.stderr) else None, self.n)
 
 
 @dataclass(frozen=True)
@@ -161,6 +168,16 @@ def paired_difference(
     )
 
 
+def of_estimate(difference: Estimate, changed: int) -> Difference:
+    """A difference whose estimate is known, such as a mean over rows, tested by its normal error."""
+    stderr = math.inf if difference.stderr is None else difference.stderr
+    p = independent_p(difference, Estimate(0.0, 0.0, 0))
+    half = two_sided_z(0.95) * stderr
+    low, high = difference.value - half, difference.value + half
+    worse = p / 2 if difference.value < 0 else 1 - p / 2
+    return Difference(difference.value, stderr, low, high, p, worse, difference.n, changed, "z", 0.0, 0.0)
+
+
 def detectable(
     difference: Difference, reach: float, level: float, allowed: float = 0.0, power: float = 0.8
 ) -> float:
@@ -248,6 +265,21 @@ def with_holm(results: Sequence[Reproduction], alpha: float = 0.05) -> list[Repr
 
 
 # --- many rows, many models -----------------------------------------------------------------------
+
+MEAN = "Mean of all rows"
+MEAN_WORDS = (
+    "plain mean of the rows in percent that all sides have; rows of another unit (ratings) are not in it; its error "
+    "takes the rows' errors as independent"
+)
+
+
+def mean_of_rows(parts: Iterable[tuple[Metric, Estimate | None]]) -> Estimate | None:
+    """The one definition of a table's mean (MEAN_WORDS): of rows' values, or of their paired differences.
+
+    `parts`: each row's metric and estimate in the shown unit (None: no value). None where no row is in percent.
+    """
+    known = [estimate for metric, estimate in parts if metric.in_percent and estimate is not None]
+    return average(known) if known else None
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

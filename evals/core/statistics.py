@@ -192,9 +192,14 @@ def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]
     return float(interval.low), float(interval.high)
 
 
+def is_wilson(metric: Metric, tasks: int) -> bool:
+    """Whether a row's interval is Wilson's: of one task of right or wrong docs."""
+    return tasks == 1 and metric.binary and metric.shape == "doc" and metric.average == "docs"
+
+
 def row_interval(metric: Metric, tasks: int, estimate: Estimate) -> tuple[float, float] | None:
     """95 % interval of a row in the shown unit: Wilson for one task of right or wrong docs, else the normal one."""
-    if tasks == 1 and metric.binary and metric.shape == "doc" and metric.average == "docs":
+    if is_wilson(metric, tasks):
         share = min(max(estimate.value / metric.scale, 0.0), 1.0)
         low, high = wilson(share * estimate.n, estimate.n)
         return low * metric.scale, high * metric.scale

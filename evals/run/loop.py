@@ -282,8 +282,7 @@ class Run:
             first = [first_of[key] for key in planned]
             skip = {i for i, key in enumerate(planned) if key in known}
             costs = [0 if i in skip else _cost(requests[k]) for i, k in enumerate(first)]
-            at_a_time = self.adapter.at_a_time if isinstance(requests[0], GenerateRequest) else 1
-            with self.progress.counting(label, len(unique), cached, sum(costs), at_a_time) as counter:
+            with self.progress.counting(label, len(unique), cached, sum(costs)) as counter:
                 for i, result in self._run([requests[k] for k in first], skip, [owners[k] for k in first]):
                     known[planned[i]] = result
                     self.store.put([(planned[i], result)])

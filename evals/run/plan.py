@@ -54,9 +54,9 @@ class Rates:
 
 
 def plan(
-    works: Sequence[Work], adapters: Sequence[Any], store: Store | None, workers: int = 1
-) -> tuple[list[RowPlan], Rates]:
-    """Every row's work, and the rates measured on a few docs of those not finished (nothing is stored)."""
+    works: Sequence[Work], adapters: Sequence[Any], store: Store | None, workers: int = 1, timed: bool = True
+) -> tuple[list[RowPlan], Rates | None]:
+    """Every row's work, and, if `timed`, the rates measured on a few docs of those not finished (nothing is stored)."""
     rows: list[RowPlan] = []
     scores: list[tuple[Any, Request]] = []
     answers: list[tuple[Any, Request]] = []
@@ -70,7 +70,7 @@ def plan(
                 (scores if isinstance(group[0], ScoreRequest) else answers).extend(
                     (adapter, r) for r in group
                 )
-    return rows, _measure(scores, answers[:: max(1, len(answers) // SAMPLE_ANSWERS)])
+    return rows, _measure(scores, answers[:: max(1, len(answers) // SAMPLE_ANSWERS)]) if timed else None
 
 
 def _requests(row: Row, work: Work, adapter: Any) -> list[list[Request]]:

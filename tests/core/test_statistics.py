@@ -324,3 +324,11 @@ def test_start_is_light():
 
     code = "import sys, evals.core.statistics; sys.exit('scipy.stats' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_mean_of_rows_leaves_out_ratings_and_rows_without_a_value() -> None:
+    rows = [("acc", sg.Estimate(40.0, 3.0, 10)), ("exact_match", sg.Estimate(60.0, 4.0, 30)), ("acc", None)]
+    rows.append(("judge_score", sg.Estimate(7.0, 0.1, 80)))
+    mean = sg.mean_of_rows((get_metric(name), estimate) for name, estimate in rows)
+    assert mean == sg.Estimate(50.0, 2.5, 40)  # half the hypotenuse of 3 and 4
+    assert sg.mean_of_rows([(get_metric("judge_score"), sg.Estimate(7.0, 0.1, 80))]) is None
