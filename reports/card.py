@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -109,6 +109,7 @@ def sections(runs: Sequence[Run], columns: Sequence[str] | None = None) -> list[
 def _titles(runs: Sequence[Run]) -> list[str]:
     """Names of the measured columns, told apart by what differs: weights, dtype, then the run's folder."""
     titles = [" ".join(filter(None, [run.name, run.model.quantization])) for run in runs]
+    more: Callable[[Run], str]
     for more in (lambda run: run.model.dtype or "", lambda run: run.folder.name):
         if len(set(titles)) < len(titles):
             titles = [

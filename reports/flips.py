@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from evals.core.metric import METRICS, Metric
-from evals.core.statistics import Array
+from evals.core.statistics import Array, Columns
 from reports.render.tables import markdown_text
 from reports.runs import RowResult, Run, aligned, shared_columns
 
@@ -36,7 +36,7 @@ class Flip:
     second_score: Any
 
 
-def changed_docs(metric: Metric, first: Mapping[str, Sequence], second: Mapping[str, Sequence]) -> Array:
+def changed_docs(metric: Metric, first: Columns, second: Columns) -> Array:
     """Which docs have other scores of their own in the second run, [n_docs]; the columns hold the same docs."""
     columns = [name for name in metric.columns if name in first and name in second]
     return np.array(
@@ -60,7 +60,7 @@ def find_flips(first: Run, second: Run, most: int) -> list[Flip]:
 
 
 def _of_task(
-    first: Run, second: Run, row: RowResult, task: str, shared: Sequence[Mapping[str, list]], most: int
+    first: Run, second: Run, row: RowResult, task: str, shared: Sequence[Columns], most: int
 ) -> list[Flip]:
     lines = [_lines(row.metric, columns) for columns in shared]
     if not all(lines):
@@ -89,7 +89,7 @@ def _of_task(
     ]
 
 
-def _lines(metric: Metric, columns: Mapping[str, list]) -> list[dict[str, Any]]:
+def _lines(metric: Metric, columns: Columns) -> list[dict[str, Any]]:
     """The metric's columns a doc; none where the run does not have them all."""
     names = metric.columns
     if not all(name in columns for name in names):

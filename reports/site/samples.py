@@ -39,7 +39,8 @@ class Answers:
 
     def hashes(self) -> list[str]:
         """The prompts' hashes in evaluation order: what makes two runs' docs the same docs."""
-        return self.table.column("prompt_hash").to_pylist()
+        hashes: list[str] = self.table.column("prompt_hash").to_pylist()
+        return hashes
 
 
 @dataclass(frozen=True)
