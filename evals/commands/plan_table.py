@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evals.run.plan import Rates, RowPlan
+from evals.run.progress import span
 from evals.run.shares import EXPECTED_OUTPUT
 from reports.render.tables import Cell, Table
 
@@ -38,16 +39,10 @@ def _division(rows: Sequence[RowPlan], rates: Rates) -> list[tuple[Cell, ...]]:
         count = len(rows[0].workers)
         cells = ("", f"{requests:,}", "", f"{tokens:,}", f"{output:,}")
         seconds = count * rates.seconds(RowPlan("", "", 0, requests, 0, tokens, output))
-        lines.append(tuple(map(Cell, (f"worker {k} of {count}", *cells, _span(seconds)))))
+        lines.append(tuple(map(Cell, (f"worker {k} of {count}", *cells, span(seconds)))))
     return lines
 
 
 def _line(label: str, row: RowPlan, rates: Rates) -> tuple[Cell, ...]:
     numbers = (row.docs, row.requests, row.stored, row.tokens, row.output)
-    return (Cell(label), *(Cell(f"{number:,}") for number in numbers), Cell(_span(rates.seconds(row))))
-
-
-def _span(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return (Cell(label), *(Cell(f"{number:,}") for number in numbers), Cell(span(rates.seconds(row))))

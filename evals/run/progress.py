@@ -82,7 +82,7 @@ class _Lines:
             seconds = self.left.seconds()
             if seconds is not None:
                 self.last = now
-                text = f"{self.label}: {self.done} of {self.total} requests, about {_span(seconds)} left"
+                text = f"{self.label}: {self.done} of {self.total} requests, about {span(seconds)} left"
                 print(text, file=sys.stderr, flush=True)
 
 
@@ -106,13 +106,14 @@ def _bar(label: str, total: int, done: int, left: _Left) -> Iterator[Counter]:
                 self.count += 1
                 left.advance(work)
                 seconds = left.seconds()
-                text = "" if seconds is None else f", about {_span(seconds)} left"
+                text = "" if seconds is None else f", about {span(seconds)} left"
                 bars.update(task, advance=work, count=self.count, left=text)
 
         yield Bar()
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """A time for people: "40 s", "12 min", "1.5 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
