@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evals.run.plan import EXPECTED_OUTPUT, Rates, RowPlan
+from evals.run.plan import Rates, RowPlan
+from evals.run.shares import EXPECTED_OUTPUT
 from reports.render.tables import Cell, Table, cells
 
 
