@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evals.adapters.build import LocalOptions
-from evals.adapters.endpoints import ServerOptions
+from evals.adapters.build import LocalOptions, ServerOptions
 from evals.commands.judge import JudgeOptions, add_judge_arguments, judge_options
 from evals.commands.options import Use, given, refuse_unused, require_positive, split_names
 from evals.core.card import Card, Row, all_cards, check_names, load_card
 from evals.core.errors import UserError
 from evals.data.sources import parse_source
-from evals.models.choice import read_sweep, resolve_all
-from evals.models.known import ModelSpec, is_endpoint
+from evals.models.known import ModelSpec, is_endpoint, read_sweep, resolve_all
 from evals.run.machines import check_workers
 from evals.run.settings import Settings
 

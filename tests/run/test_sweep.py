@@ -15,7 +15,7 @@ from evals.commands.plan_table import table
 from evals.core.card import load_card
 from evals.core.errors import UserError
 from evals.core.requests import ScoreRequest
-from evals.models.choice import read_sweep, resolve_all
+from evals.models.known import read_sweep, resolve_all
 from evals.run.plan import Rates, RowPlan
 from evals.run.sweep import Remembered, tokenizer_key
 from reports.render.tables import markdown
