@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, TextIO
 
 LINE_SECONDS = 15.0  # between two plain lines
 SEEN = 0.02  # share of the work before which no time left is told: the first batch says little
+
+
+@contextmanager
+def outliving_readers(stream: TextIO) -> Iterator[None]:
+    """Around lines for people: who reads them may go away (head, a closed terminal) without ending the work."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Counter(Protocol):
@@ -27,7 +40,8 @@ class Progress:
 
     def note(self, text: str) -> None:
         """One line for people."""
-        print(text, file=sys.stderr, flush=True)
+        with outliving_readers(sys.stderr):
+            print(text, file=sys.stderr, flush=True)
 
     @contextmanager
     def counting(
@@ -83,7 +97,8 @@ class _Lines:
             if seconds is not None:
                 self.last = now
                 text = f"{self.label}: {self.done} of {self.total} requests, about {_span(seconds)} left"
-                print(text, file=sys.stderr, flush=True)
+                with outliving_readers(sys.stderr):
+                    print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
