@@ -25,7 +25,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from evals.core.errors import UserError
 from evals.engine.device import settle_vector_math
-from evals.models import weights
+from evals.models import trials, weights
 from evals.models.known import ModelSpec
 
 logger = logging.getLogger(__name__)
@@ -105,12 +105,13 @@ def _tokenizer(place: Path) -> Any:
 
 
 def require_template(tokenizer: Any, name: str) -> None:
-    """Refuses chat mode for a tokenizer without a chat template."""
+    """Refuses chat mode for a tokenizer without a chat template, or with one that does not end."""
     if not tokenizer.chat_template:
         raise UserError(
             f"the model '{name}' has no chat template, which the instruct suite needs: use --suite base, "
             "or give weights whose tokenizer has one"
         )
+    trials.template_ends(tokenizer, name)
 
 
 def load(path: Path, device: torch.device, dtype: str) -> LoadedModel:
@@ -130,6 +131,8 @@ def load(path: Path, device: torch.device, dtype: str) -> LoadedModel:
             model = _guard(
                 lambda: _load_model(place, files, digests, device, dtype), f"the model '{path.name}'"
             )
+        trials.tokens_have_rows(tokenizer, model, path.name)
+        trials.predicts_the_next_token(model, path.name)
     parameters = sum(tensor.numel() for tensor in model.parameters())
     return LoadedModel(
         model, tokenizer, device, dtype, weights.fingerprint(digests), quantization, parameters
@@ -171,8 +174,8 @@ def _copied(files: list[Path], digests: dict[str, str]) -> Iterator[Path]:
         for file in weights.beside(files):
             with weights.one_line(file):
                 content = file.read_bytes()
+                (place / file.name).write_bytes(content)
             digests[file.name] = hashlib.sha256(content).hexdigest()
-            (place / file.name).write_bytes(content)
         yield place
 
 
