@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CATEGORIES, question
 from pyarrow import parquet
 
 from evals.adapters import client as client_module
@@ -25,6 +24,7 @@ from evals.judging.prompts import OWN
 from evals.run.progress import Progress
 from evals.run.store import Store
 from reports.runs import load_run
+from tests.judging.conftest import CATEGORIES, question
 from tests.support.fault_server import Act, FaultServer, Seen, chat_reply
 
 ROOT = Path(__file__).resolve().parents[2]
