@@ -235,7 +235,7 @@ def other_commands(folder: Path) -> list[Command]:
         Command("bless", (("--as", "name"), ("--baselines", file)), (Situation("", (("--as", "main"),)),), asdict,
                 (run,)),
         Command("leaderboard", (("--all",), ("--output", file), ("--format", "md"), ("--format", "site"),
-                                ("--no-samples",)), none, leaderboard_effect, (str(folder),)),
+                                ("--no-samples",), ("--samples", "9")), none, leaderboard_effect, (str(folder),)),
         Command("judge", (("--judge", "openai:other"), ("--judge", f"local:{folder / 'other'}"),
                           ("--judge-url", "http://127.0.0.1:3/v1"), ("--judge-key-env", "JUDGE_KEY"),
                           ("--judge-prompts", "own"), ("--same-judge-as-published",), ("--judge-parallel", "3"),
