@@ -134,7 +134,7 @@ def test_the_action_passes_a_good_candidate(tmp_path):
         tmp_path, baseline=str(made(tmp_path, "old")), candidate=str(made(tmp_path, "new"))
     )
     assert code == 0, printed
-    assert outputs == {"junit": str(tmp_path / "smol-evals-gate.xml"), "verdict": "PASS"}
+    assert outputs["junit"] == str(tmp_path / "smol-evals-gate.xml") and outputs["verdict"] == "PASS"
     assert Path(outputs["junit"]).is_file()
     assert "Evaluation gate: PASS" in (tmp_path / "summary.md").read_text()
 
