@@ -76,8 +76,8 @@ def early_gate(
     baseline: Run, options: Measured, plan: Mapping[str, Planned], policy: Policy, allow: Sequence[str]
 ) -> GateResult:
     """Measures the candidate as far as the verdict takes, and judges it. Raises UserError."""
-    labels = [label for label, one in plan.items() if label != MEAN and not one.metric.judged]
-    settings = _settings(baseline, options, labels)
+    own = {label: one for label, one in plan.items() if not one.metric.judged}
+    settings = _settings(baseline, options, [label for label in own if label != MEAN])
     start = time.monotonic()
     (spec,) = resolve_all([options.model], None, options.revision)
     go_offline(options.offline or (settings.source.kind != "hub" and spec.source != "hub"))
@@ -94,7 +94,6 @@ def early_gate(
     with run_lock(lock, f"this model in '{settings.output}'", progress.note), \
             Store.open(cache / "requests.sqlite", on_note=progress.note) as store:  # fmt: skip
         candidate = _Candidate(built, work, store, settings, prepared, time.monotonic() - start)
-        own = {label: one for label, one in plan.items() if not one.metric.judged}
         return _staged(baseline, candidate, own, policy, allow)
 
 
@@ -102,7 +101,7 @@ def _settings(baseline: Run, options: Measured, labels: Sequence[str]) -> Settin
     """The baseline's own settings, for the rows that it has."""
     return Settings(
         source=parse_source(options.data, options.offline),
-        tasks=list(labels),
+        tasks=[task for row in baseline.rows if row.label in labels for task in row.tasks],
         limit=baseline.log.limit,
         variants=list(baseline.log.provenance.variant),
         output=options.output.expanduser(),
@@ -129,9 +128,12 @@ def _staged(
             return row_evidence(baseline, run, label, "prompts" in allow, plan[label].finer, early=True)
 
     def tell(row: RowGate) -> None:
-        seconds = time.monotonic() - start
+        seconds, said = (
+            time.monotonic() - start,
+            "not sure yet" if row.verdict == OPEN else row.verdict.lower(),
+        )
         print(
-            f"{seconds:6.0f} s  {row.label}: {docs(row)} docs, {change(row)}: {row.verdict.lower()}",
+            f"{seconds:6.0f} s  {row.label}: {docs(row)} docs, {change(row)}: {said}",
             file=sys.stderr,
         )
 
