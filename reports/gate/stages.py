@@ -1,8 +1,8 @@
 """An early gate: rows are measured in growing batches, and each only until its verdict is sure.
 
 Rows with the most power for their price come first: scored ones, then generated ones, then those that cannot show what
-the policy allows, which get one look. All rows of a kind get a first look; then each is looked at, with twice the docs
-each time, until it is decided. The tests hold however often one looks (betting.py).
+the policy allows, which get one short look. All rows of a kind get a first look; then each is looked at, with twice
+the docs each time, until it is decided. The tests hold however often one looks (betting.py).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def run_stages(
     for group in _groups(plan):
         pending = []
         for planned in group:
-            if look(planned, FIRST_LOOK):
+            if look(planned, FIRST_LOOK // 4 if planned.blind else FIRST_LOOK):
                 pending.append(planned)
             if _stopped(rows):
                 return _all(plan, rows, set(seconds))

@@ -62,6 +62,10 @@ def test_the_example_holds_every_key_with_its_default():
     text = example.read_text()
     for key in (*policy_module.GATE_KEYS, *policy_module.RULE_KEYS):
         assert re.search(rf"^(# )?{key} = ", text, re.MULTILINE), key
+    readme = [line.strip() for line in (Path(__file__).parents[2] / "README.md").read_text().splitlines()]
+    assert all(line.strip() in readme for line in text.splitlines()[4:]), (
+        "the README shows the example as it is"
+    )
     for value in re.findall(r"^# (tier|max_drop) = (\S+)", text, re.MULTILINE):
         assert value in (("tier", '"critical"'), ("max_drop", "2.0"))
 
