@@ -56,6 +56,19 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Noise:
+    """`spread` and `share` of a difference that is still to be measured (see Difference)."""
+
+    spread: float
+    share: float
+
+    @property
+    def stderr(self) -> float:
+        """Of the difference, if the true one is zero."""
+        return math.sqrt(self.spread)
+
+
+@dataclass(frozen=True)
 class Reproduction:
     """A measured value against a printed one. `verdict`: "reproduced", "differs" or "cannot tell".
 
@@ -123,6 +136,7 @@ def paired_difference(
     scale: float = 1.0,
     changed: int | None = None,
     higher_is_better: bool = True,
+    resamples: int = 10_000,
 ) -> Difference:
     """Second less first for a row: arrays of doc scores whose weighted means are the row, docs of both in one order.
 
@@ -145,7 +159,7 @@ def paired_difference(
         p, p_worse = mcnemar(int(np.sum(gains[0] < 0)), int(np.sum(gains[0] > 0)))
     else:
         stderr, test = estimate.stderr, "paired bootstrap"
-        p, p_worse = bootstrap_test(gains, shares)
+        p, p_worse = bootstrap_test(gains, shares, resamples)
     value, stderr = estimate.value * scale, stderr * scale
     half = two_sided_z(0.95) * stderr
     n = int(sum(len(values) for values in differences))
@@ -179,7 +193,7 @@ def of_estimate(difference: Estimate, changed: int) -> Difference:
 
 
 def detectable(
-    difference: Difference, reach: float, level: float, allowed: float = 0.0, power: float = 0.8
+    difference: Difference | Noise, reach: float, level: float, allowed: float = 0.0, power: float = 0.8
 ) -> float:
     """The smallest true loss D, in the shown unit, that a test on these docs finds with that power.
 

@@ -14,16 +14,25 @@ from evals.core.errors import EXIT_OK
 
 @dataclass(frozen=True)
 class Options:
-    """What `bless` was asked for. `baselines`: where baselines are kept; None: the project's."""
+    """What `bless` was asked for. `baselines`: where baselines are kept; None: the project's.
 
-    run: str
+    `runs`: the baseline's, then equivalent ones.
+    """
+
+    runs: tuple[str, ...]
     name: str
     baselines: Path | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `bless`."""
-    parser.add_argument("run", metavar="RUN", help="the run to keep as a baseline, or a model's folder")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="the run to keep as a baseline, or a model's folder; more runs of the same weights (other dtype, batch or "
+        "GPU) tell how much of a difference is noise",
+    )
     parser.add_argument(
         "--as", dest="name", required=True, metavar="NAME", help="letters, digits, '.', '_' and '-'"
     )
@@ -34,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def options_from(args: argparse.Namespace) -> Options:
     """The command's options."""
-    return Options(args.run, args.name, args.baselines)
+    return Options(tuple(args.runs), args.name, args.baselines)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -45,5 +54,6 @@ def main(args: argparse.Namespace) -> int:
     from reports.runs import load_run
 
     checked_name(options.name)
-    print(bless(load_run(find_run(options.run)), options.name, options.baselines))
+    run, *equivalent = [load_run(find_run(place)) for place in options.runs]
+    print(bless(run, options.name, options.baselines, equivalent))
     return EXIT_OK

@@ -7,7 +7,7 @@ import argparse
 from reports.margins import POINTS, Tolerance
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse._ActionsContainer) -> None:
     """`--margin` and `--alpha`."""
     parser.add_argument(
         "--margin",

@@ -214,6 +214,15 @@ class Provenance(_Log):
     """UTC, ISO 8601."""
 
 
+class NoiseLog(_Log):
+    """By how much equivalent runs (other dtype, batch or GPU) differ from a blessed baseline in one row."""
+
+    difference: float
+    """The largest difference of the row's value, in its unit."""
+    spread: float
+    """The largest variance of that difference that the docs' changes give, in its unit squared."""
+
+
 class RunLog(_Log):
     """One card on one model: everything about the run but the single docs."""
 
@@ -239,6 +248,10 @@ class RunLog(_Log):
     """`total_seconds`, `phases`, `spans` [[phase, row, begin, end]] and `rows` {label: {seconds, requests, …}}."""
     blessed_from: Any = None
     """Of a blessed baseline: the run that it was made from."""
+    noise: dict[str, NoiseLog] = {}
+    """Of a blessed baseline: by row, how far equivalent runs differ from it."""
+    equivalent: list[str] = []
+    """Of a blessed baseline: dtypes of the equivalent runs that `noise` was made from."""
 
     _folder: Path | None = PrivateAttr(default=None)
 
@@ -311,7 +324,8 @@ class RunLog(_Log):
 
     def dump(self) -> bytes:
         """run.json's bytes."""
-        leave_out = {name for name in ("card", "blessed_from") if getattr(self, name) is None}
+        optional = ("card", "blessed_from", "noise", "equivalent")
+        leave_out = {name for name in optional if not getattr(self, name)}
         data = self.model_dump(mode="json", exclude=leave_out)
         return (json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode(
             "utf-8", "surrogatepass"

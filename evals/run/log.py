@@ -136,8 +136,11 @@ def _doubts(run: Run, row: Row, present: list[str], quantization: str | None) ->
     """Everything for which the row is not the card's measurement as it stands."""
     notes = []
     settings, data = run.settings, run.work.data
-    if settings.limit is not None and any(data[name].record["rows"] > settings.limit for name in present):
-        notes.append(Note(code="limit", text=f"only the first {settings.limit} docs of each task"))
+    counts = {name: len(run.work.docs[name]) for name in present}
+    cut = sorted({n for name, n in counts.items() if n < data[name].record["rows"]})
+    if cut:
+        few = f"{cut[0]}" if len(cut) == 1 else f"{cut[0]} to {cut[-1]}"
+        notes.append(Note(code="limit", text=f"only the first {few} docs of each task"))
     if settings.source.kind == "smoke" and present:
         text = "built-in smoke items, not the benchmark"
         if any(run.work.docs[name][0].generation_size for name in present):

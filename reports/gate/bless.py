@@ -1,18 +1,24 @@
 """Makes a run the baseline of a gate: scores a doc, hashes and provenance, no text of a data set.
 
-The only way in which a baseline changes. It is a run folder as results/README.md describes it, with fewer columns.
+The only way in which a baseline changes. It is a run folder as results/README.md describes it, with fewer columns, two
+of its own (gold.py), and what runs of the same weights elsewhere (dtype, batch, GPU) tell of the noise.
 """
 
 from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.core.errors import UserError
-from evals.core.runlog import FILE
+from evals.core.runlog import FILE, NoiseLog
+from reports import significance
+from reports.comparability import CIRCUMSTANCES, mismatches
+from reports.compare import check_suites, on_shared_docs
 from reports.finding import BASELINES
+from reports.gate.gold import gold_columns
 from reports.render.tables import one_line
 from reports.runs import Run, load_run
 
@@ -29,19 +35,56 @@ def checked_name(name: str) -> str:
     return name
 
 
-def bless(run: Run, name: str, folder: Path | None = None) -> str:
-    """Stores the run as a baseline; says in words what that now is, and what it replaces. Raises UserError."""
+def bless(run: Run, name: str, folder: Path | None = None, equivalent: Sequence[Run] = ()) -> str:
+    """Stores the run as a baseline; says in words what that now is, and what it replaces. Raises UserError.
+
+    `equivalent`: runs of the same weights, whose differences from it are noise.
+    """
     target = (folder or BASELINES) / checked_name(name)
+    noise = _noise(run, equivalent)
     replaced = f" (was {_described(load_run(target))})" if target.is_dir() else ""
-    _write(run, target)
-    return f"baseline '{name}' is now {_described(run)}{replaced}"
+    _write(run, target, noise, sorted({str(one.model.dtype) for one in equivalent}))
+    known = f"; noise known from {len(equivalent)} equivalent run{'s' * (len(equivalent) > 1)}" * bool(
+        equivalent
+    )
+    return f"baseline '{name}' is now {_described(run)}{replaced}{known}"
 
 
-def _write(run: Run, target: Path) -> None:
+def _noise(run: Run, equivalent: Sequence[Run]) -> dict[str, NoiseLog]:
+    """By row, the most that an equivalent run differs."""
+    found: dict[str, NoiseLog] = {}
+    for other in equivalent:
+        _check_equivalent(run, other)
+        pairs = {row: on_shared_docs(run, other, row, row.tasks) for row in run.rows if row.value is not None}
+        known = {row: pair[2] for row, pair in pairs.items() if pair is not None}
+        seen = {row.label: (abs(one.value), one.spread) for row, one in known.items()}
+        mean = significance.mean_of_rows((row.metric, one.estimate) for row, one in known.items())
+        if mean is not None:
+            seen[significance.MEAN] = abs(mean.value), 0.0
+        for label, sizes in seen.items():
+            before = found.get(label, NoiseLog(difference=0.0, spread=0.0))
+            largest = max(before.difference, sizes[0]), max(before.spread, sizes[1])
+            found[label] = NoiseLog(difference=largest[0], spread=largest[1])
+    return found
+
+
+def _check_equivalent(run: Run, other: Run) -> None:
+    check_suites(run, other)
+    if run.model.fingerprint is None or run.model.fingerprint != other.model.fingerprint:
+        raise UserError(
+            f"'{other.folder}' is not of the weights of '{run.folder}': their difference is no noise"
+        )
+    unlike = [one for one in mismatches(run, other) if one.code not in (*CIRCUMSTANCES, "dtype")]
+    if unlike:
+        raise UserError(f"'{other.folder}' was measured otherwise: {'; '.join(one.text for one in unlike)}")
+
+
+def _write(run: Run, target: Path, noise: dict[str, NoiseLog], dtypes: list[str]) -> None:
     """Writes the baseline folder whole or not at all, in place of an older one."""
     from pyarrow import parquet
 
-    log = run.log.model_copy(update={"timing": {}, "blessed_from": run.folder.name})
+    own = {"timing": {}, "blessed_from": run.folder.name, "noise": noise, "equivalent": dtypes}
+    log = run.log.model_copy(update=own)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".blessing-") as temporary:
         fresh = Path(temporary) / "fresh"
@@ -60,7 +103,9 @@ def _scores(run: Run, task: str) -> pyarrow.Table:
 
     columns = dict(run.columns(task))
     columns["prompt_hash"] = [one[:HASH_DIGITS] for one in columns["prompt_hash"]]
-    return pyarrow.table({name: _small(name, values) for name, values in columns.items()})
+    gold = gold_columns(run, task) or {}
+    small = {name: pyarrow.array(values, type=pyarrow.float32()) for name, values in gold.items()}
+    return pyarrow.table({name: _small(name, values) for name, values in columns.items()} | small)
 
 
 def _small(name: str, values: list[Any]) -> Any:

@@ -1,16 +1,28 @@
-"""What a gate leaves behind: lines for people, a markdown summary, JUnit XML and annotations for CI systems."""
+"""What a gate tells people: its plan beforehand, its verdicts on one screen, a markdown summary, JSON."""
 
 from __future__ import annotations
 
-import os
-import re
-from pathlib import Path
-from xml.etree import ElementTree
+import json
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
 
-from evals.core.errors import UserError
 from reports.card import DASH, signed
-from reports.files import write
-from reports.gate.verdict import INCONCLUSIVE, MISSING, PASS, REGRESSION, GateResult, RowGate, shown_digits
+from reports.flips import flips_markdown
+from reports.gate.evidence import Evidence
+from reports.gate.planning import Planned
+from reports.gate.policy import Policy
+from reports.gate.verdict import (
+    INCONCLUSIVE,
+    MISSING,
+    OPEN,
+    PASS,
+    REGRESSION,
+    GateResult,
+    RowGate,
+    shown_digits,
+)
 from reports.render.tables import Cell, Table, markdown, markdown_text, one_line
 from reports.runs import Run
 
@@ -20,77 +32,136 @@ EXPLAINED = {
     INCONCLUSIVE: "no regression found, but the docs are too few to rule it out",
     MISSING: "a row that must be there is missing",
 }
+SHOWN_MOVED = 10
+NEAR_TIES = 0.8  # of the docs that flipped: then noise is all that there is to see
 
 
-def write_outputs(result: GateResult, code: int, junit: Path | None, summary: Path | None) -> None:
-    """Prints the verdicts; writes what was asked for, and what GitHub Actions reads when it runs this."""
-    print(plain(result, code))
-    text = summary_markdown(result, code)
-    if summary is not None:
-        write(summary, text)
-    if junit is not None:
-        write(junit, junit_xml(result))
-    _append_for_ci("GITHUB_STEP_SUMMARY", text + "\n")
-    _append_for_ci("GITHUB_OUTPUT", f"verdict={result.verdict}\n")
-    if os.environ.get("GITHUB_ACTIONS") == "true":
-        for line in workflow_commands(result):
-            print(line)
-
-
-def _append_for_ci(variable: str, text: str) -> None:
-    """Appends to the file that GitHub Actions names in an environment variable, if it does."""
-    name = os.environ.get(variable)
-    if not name:
-        return
-    try:
-        with Path(name).open("a", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise UserError(f"cannot write the file in ${variable} ('{name}'): {error.strerror}") from error
+def plan_text(plan: Mapping[str, Planned], policy: Policy) -> str:
+    """What the gate promises, before it starts: its error rates, and the drop that each row can and cannot show."""
+    power = f"{100 * (1 - policy.beta):g} %"
+    lines = [
+        f"gate: an unchanged candidate fails in at most {100 * policy.alpha:g} % of cases (all rows together); "
+        f"a row finds the drop stated here with {power} power"
+    ]
+    width = max(map(len, plan))
+    for label, one in plan.items():
+        digits = shown_digits(one.metric)
+        text = f"allowed {one.allowed:.{digits}f}, finds {one.sees:.{digits}f}"
+        lines.append(f"  {one_line(label):<{width}}  {text}, {one.docs:,} docs, {one.tier}")
+    return "\n".join(lines)
 
 
 def plain(result: GateResult, code: int) -> str:
-    """One line a row, then the verdict."""
+    """One line a row, what a regression is made of, then the verdict."""
     labels = [one_line(row.label)[:60] for row in result.rows]
     width = max(map(len, labels))
     lines = [
-        f"{row.verdict:<12} {label:<{width}}  {_change(row):<24} {row.rule.tier}: {one_line(row.reason)}"
+        f"{row.verdict:<12} {label:<{width}}  {change(row):<24} {_gold(row):<22} {row.tier}: {one_line(row.reason)}"
         for row, label in zip(result.rows, labels, strict=True)
     ]
     lines += [f"note: {one_line(one.text)}" for one in result.mismatches]
+    lines += explanation(result)
     return "\n".join([*lines, f"gate: {result.verdict} ({EXPLAINED[result.verdict]}), exit code {code}"])
 
 
-def _change(row: RowGate) -> str:
-    if row.metric is None or row.baseline is None or row.candidate is None:
+def change(row: RowGate) -> str:
+    """Both values and their difference; "so far" where docs were left out."""
+    one = row.evidence
+    if one is None:
         return DASH
-    digits = shown_digits(row.metric)
-    change = signed(row.candidate - row.baseline, digits)
-    return f"{row.baseline:.{digits}f} → {row.candidate:.{digits}f} ({change})"
+    digits = shown_digits(one.metric)
+    text = f"{one.before:.{digits}f} → {one.after:.{digits}f} ({signed(one.after - one.before, digits)})"
+    return text if one.whole else f"{text} so far"
 
 
-def summary_markdown(result: GateResult, code: int) -> str:
+def _gold(row: RowGate) -> str:
+    """The gold answers' change, as a column."""
+    gold = row.evidence.gold if row.evidence else None
+    if gold is None:
+        return DASH
+    half = (gold.high - gold.low) / 2
+    return f"gold {signed(-gold.less_likely, 1)} ± {half:.1f} %"
+
+
+def docs(row: RowGate) -> str:
+    """How many docs a row's verdict rests on."""
+    one = row.evidence
+    if one is None:
+        return "0" if row.planned is None else f"0 of {row.planned.docs}"
+    return str(one.difference.n) if one.drawn is None else f"{one.difference.n} of {one.drawn.total}"
+
+
+def explanation(result: GateResult) -> list[str]:
+    """Of each regression: what kind it is, since when it is sure, and which docs lost most; and where to see more."""
+    lines = []
+    for row in result.rows:
+        one = row.evidence
+        if row.verdict != REGRESSION or one is None:
+            continue
+        since = "" if one.whole else f"; sure after {docs(row)} docs"
+        lines.append(f"{one_line(row.label)}: {kind(one, result)}{since}")
+        moved = ", ".join(f"{doc.task} {doc.doc_id} (−{doc.loss:.2g})" for doc in one.moved[:SHOWN_MOVED])
+        if moved:
+            unit = "margin lost, nats a character" if one.gold else "score lost"
+            lines.append(f"  moved most ({unit}): {moved}")
+    if lines or result.verdict == INCONCLUSIVE:
+        lines.append(f"see more: {command(result)}")
+    return lines
+
+
+def kind(one: Evidence, result: GateResult) -> str:
+    """What kind of change it is, as far as the docs tell."""
+    if any(each.code == "prompts" for each in result.mismatches):
+        return "the prompts differ: another template or tokenizer, not only other weights"
+    gold = one.gold
+    if gold is None:
+        return f"{one.difference.changed} of {one.difference.n} docs changed"
+    if gold.low > 0:
+        return f"{gold.words} ({gold.low:.1f} to {gold.high:.1f})"
+    if gold.flipped and gold.near >= NEAR_TIES * gold.flipped:
+        return f"near ties flip ({gold.near} of {gold.flipped} changed docs), {gold.words}"
+    return gold.words
+
+
+def command(result: GateResult) -> str:
+    """The command that shows the docs."""
+    places = [shlex.quote(one_line(str(run.folder))) for run in (result.baseline, result.candidate)]
+    return f"run_evals.py compare {' '.join(places)} --show-flips 10"
+
+
+def flips_text(result: GateResult, most: int) -> str:
+    """The docs that changed, with their texts."""
+    return flips_markdown(result.baseline, result.candidate, most)
+
+
+# --- markdown -------------------------------------------------------------------------------------
+
+
+def summary_markdown(result: GateResult, code: int, flips: int = 0) -> str:
     """Verdict first, then the rows that need attention, then everything, folded."""
     marks = {PASS: "✅", REGRESSION: "❌", INCONCLUSIVE: "❔", MISSING: "❌"}
     title = f"# {marks[result.verdict]} Evaluation gate: {result.verdict}"
     head = f"{title}\n\n{EXPLAINED[result.verdict]} (exit code {code})."
     lines = [
-        f"- **{row.verdict}** {markdown_text(row.label)} ({row.rule.tier}): {markdown_text(row.reason)}"
+        f"- **{row.verdict}** {markdown_text(row.label)} ({row.tier}): {markdown_text(row.reason)}"
         for row in result.rows
         if row.verdict != PASS
     ]
+    lines += [f"- {markdown_text(text)}" for text in explanation(result)]
     accepted = [f"- accepted or noted: {markdown_text(one.text)}" for one in result.mismatches]
     runs = [
         f"- {name}: {_described(run)}"
         for name, run in (("baseline", result.baseline), ("candidate", result.candidate))
     ]
+    policy = f"- policy: {markdown_text(result.policy.source)}"
     blocks = [
         head,
         "\n".join(lines),
-        "\n".join([*runs, f"- policy: {markdown_text(result.policy.source)}", *accepted]),
+        "\n".join([*runs, policy, *accepted]),
         f"<details><summary>All {len(result.rows)} rows</summary>",
         markdown(_table(result)).rstrip(),
         "</details>",
+        flips_text(result, flips) if flips else "",
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -101,91 +172,104 @@ def _described(run: Run) -> str:
     return markdown_text(", ".join(str(word) for word in words if word))
 
 
+HEADER = (
+    "Row",
+    "Verdict",
+    "Tier",
+    "Baseline",
+    "Candidate",
+    "Change",
+    "Gold answers",
+    "Allowed",
+    "p",
+    "Finds",
+    "Docs",
+)
+
+
 def _table(result: GateResult) -> Table:
-    header = (
-        "Row",
-        "Verdict",
-        "Tier",
-        "Baseline",
-        "Candidate",
-        "Change",
-        "Allowed drop",
-        "p (Holm)",
-        "MDE",
-        "n",
-    )
     rows = []
     for row in result.rows:
-        cells = [row.label, row.verdict, row.rule.tier, *[DASH] * 7]
-        if row.metric and row.difference and row.baseline is not None and row.candidate is not None:
-            digits = shown_digits(row.metric)
-            cells[3:] = [
-                f"{row.baseline:.{digits}f}",
-                f"{row.candidate:.{digits}f}",
-                signed(row.candidate - row.baseline, digits),
-                f"{row.rule.allowed(row.metric, row.baseline):.{digits}f}",
+        cells = [row.label, row.verdict, row.tier, *[DASH] * 7, docs(row)]
+        one, planned = row.evidence, row.planned
+        if one is not None and planned is not None:
+            digits = shown_digits(one.metric)
+            cells[3:10] = [
+                f"{one.before:.{digits}f}",
+                f"{one.after:.{digits}f}",
+                signed(one.after - one.before, digits),
+                _gold(row).removeprefix("gold "),
+                f"{planned.allowed:.{digits}f}",
                 f"{row.p:.4f}",
-                f"{row.mde:.{digits}f}",
-                str(row.difference.n),
+                f"{row.sees:.{digits}f}",
             ]
         rows.append(tuple(Cell(text) for text in cells))
+    power, alpha = 100 * (1 - result.policy.beta), 100 * result.policy.alpha
     notes = (
-        "p: one-sided, against no drop, corrected for the number of rows",
-        "MDE: the true drop that this gate reports in four of five cases",
+        f"p: one-sided, against no drop, corrected for all rows and tests (at most {alpha:g} % false regressions)",
+        f"Finds: the true drop that this row shows in {power:g} % of cases, as noisy as its docs are",
+        "Gold answers: how much likelier a token of them became, 95 % interval",
     )
-    return Table(f"Suite {result.baseline.suite}", tuple(Cell(text) for text in header), tuple(rows), notes)
+    return Table(f"Suite {result.baseline.suite}", tuple(map(Cell, HEADER)), tuple(rows), notes)
 
 
-def junit_xml(result: GateResult) -> str:
-    """A test case a row: regressions and missing rows are failures, inconclusive ones skipped, advisory ones never
-    fail.
-    """
-    failed = [row for row in result.rows if _fails(row)]
-    skipped = [row for row in result.rows if row.verdict != PASS and not _fails(row)]
-    suite = ElementTree.Element(
-        "testsuite",
-        name=f"gate {result.baseline.suite}",
-        tests=str(len(result.rows)),
-        failures=str(len(failed)),
-        skipped=str(len(skipped)),
-        errors="0",
-    )
-    for row in result.rows:
-        case = ElementTree.SubElement(
-            suite, "testcase", classname=f"gate.{row.rule.tier}", name=_xml_text(row.label)
-        )
-        text = _xml_text(f"{row.verdict}: {row.reason}; {_change(row)}")
-        if row in failed:
-            ElementTree.SubElement(case, "failure", type=row.verdict, message=text).text = text
-        elif row in skipped:
-            ElementTree.SubElement(case, "skipped", message=text)
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
+# --- JSON -----------------------------------------------------------------------------------------
 
 
-def _fails(row: RowGate) -> bool:
-    return row.verdict in (REGRESSION, MISSING) and row.rule.tier != "advisory"
+def as_json(result: GateResult, code: int) -> str:
+    """The verdicts as JSON, numbers unrounded."""
+    data = {
+        "verdict": result.verdict,
+        "exit_code": code,
+        "early": result.early,
+        "alpha": result.policy.alpha,
+        "beta": result.policy.beta,
+        "policy": result.policy.source,
+        "baseline": str(result.baseline.folder),
+        "candidate": str(result.candidate.folder),
+        "mismatches": [asdict(one) for one in result.mismatches],
+        "rows": [_row(row) for row in result.rows],
+        "see_more": command(result),
+    }
+    return json.dumps(_finite(data), indent=1, ensure_ascii=False, allow_nan=False)
 
 
-def _xml_text(text: str) -> str:
-    """Text without what XML 1.0 cannot hold."""
-    return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "?", one_line(text))
+def _row(row: RowGate) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "label": row.label,
+        "verdict": row.verdict,
+        "tier": row.tier,
+        "reason": row.reason,
+    }
+    if row.planned is not None:
+        entry |= {
+            "allowed": row.planned.allowed,
+            "expected_to_find": row.planned.sees,
+            "docs": row.planned.docs,
+        }
+    if row.evidence is not None:
+        one = row.evidence
+        entry |= {
+            "before": one.before, "after": one.after, "stderr": one.difference.stderr, "p": row.p, "finds": row.sees,
+            "docs_measured": one.difference.n, "docs_changed": one.difference.changed,
+            "gold": asdict(one.gold) if one.gold else None, "moved_most": [asdict(doc) for doc in one.moved],
+        }  # fmt: skip
+    return entry
 
 
-def workflow_commands(result: GateResult) -> list[str]:
-    """GitHub's workflow commands: an error for what stops the gate, a warning for what only needs a look."""
-    lines = []
-    for row in result.rows:
-        if row.verdict != PASS:
-            inconclusive = row.verdict == INCONCLUSIVE and row.rule.tier == "critical"
-            kind = "error" if _fails(row) or inconclusive else "warning"
-            title = _property(one_line(f"{row.verdict}: {row.label}"))
-            lines.append(f"::{kind} title={title}::{_data(one_line(f'{row.reason}; {_change(row)}'))}")
-    return lines
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: null in its place."""
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and value in (float("inf"), float("-inf")) else value
 
 
-def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
+def not_computed(rows: Iterable[RowGate]) -> list[str]:
+    """Labels of the rows of which docs were left out."""
+    return [
+        row.label
+        for row in rows
+        if row.verdict == OPEN or (row.evidence is not None and not row.evidence.whole)
+    ]

@@ -1,15 +1,6 @@
 """What a gate allows: a TOML file, or the table [tool.smol-evals.gate] of pyproject.toml.
 
-[defaults]
-tier = "critical"          # critical, supporting or advisory
-margin = 2.0               # points of percent worse than the baseline; rows of another unit alike
-max_drop = 1.5             # the same in the row's own unit; the smaller counts
-max_relative_drop = 20.0   # percent of the baseline's value; the smaller counts
-min_n = 100                # fewer shared docs cannot pass
-alpha = 0.05               # of the test, after Holm's correction for the gated rows
-
-[rows."GSM8K (5-shot)"]
-tier = "advisory"
+Every key, its default and what it does stand in policy.example.toml beside this file.
 """
 
 from __future__ import annotations
@@ -18,7 +9,7 @@ import difflib
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,41 +17,50 @@ from evals.core.card import Card, all_cards
 from evals.core.errors import UserError
 from evals.core.metric import Metric
 from reports.margins import POINTS, Tolerance
+from reports.significance import MEAN
 
 TIERS = ("critical", "supporting", "advisory")
+GATE_KEYS = ("alpha", "beta")
+RULE_KEYS = ("tier", "margin", "max_drop", "max_relative_drop", "min_n")
 
 
 @dataclass(frozen=True)
 class Rule:
     """What one row may lose: the smallest of `margin` (points of percent, other units alike), `max_drop` (in the row's
     unit) and `max_relative_drop` (percent of the baseline's value). Without the first two, the usual margin counts.
+
+    `tier`: None is critical where the row can show a drop of what it may lose, else supporting.
     """
 
-    tier: str = "critical"
+    tier: str | None = None
     margin: float | None = None
     max_drop: float | None = None
-    max_relative_drop: float | None = None
+    max_relative_drop: float = 25.0
     min_n: int = 100
-    alpha: float = 0.05
 
     def allowed(self, metric: Metric, baseline: float) -> float:
-        """By how much a row may be worse than this baseline value, in its unit."""
-        limits = [] if self.max_drop is None else [self.max_drop]
+        """By how much a row may be worse than this baseline value, in its unit: never by all of it."""
+        limits = [self.max_relative_drop / 100 * abs(baseline)]
+        if self.max_drop is not None:
+            limits.append(self.max_drop)
         if self.margin is not None or self.max_drop is None:
             points = POINTS if self.margin is None else self.margin
             limits.append(Tolerance(points, relative=None).margin(metric, baseline))
-        if self.max_relative_drop is not None:
-            limits.append(self.max_relative_drop / 100 * abs(baseline))
         return min(limits)
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A rule for every row: `defaults`, or the row's own in `rows`. `source` says where it stands."""
+    """A rule for every row: `defaults`, or the row's own in `rows`. `source` says where it stands.
+
+    `alpha`: the whole gate's error rate of a false REGRESSION; `beta`: of missing a drop of the size that it states.
+    """
 
     defaults: Rule = Rule()
     rows: Mapping[str, Rule] = field(default_factory=dict)
     source: str = "built-in defaults"
+    alpha: float = 0.05
+    beta: float = 0.2
 
     def rule(self, label: str) -> Rule:
         """The rule of a row."""
@@ -106,20 +106,25 @@ def parse(
     if not isinstance(table, dict):
         raise UserError(f"{source}: the policy must be a table with defaults and rows")
     _only(table, ("defaults", "rows"), source)
-    defaults = replace(_rule(Rule(), table.get("defaults", {}), f"{source}: defaults"), **(changed or {}))
+    where = f"{source}: defaults"
+    defaults = _table(table.get("defaults", {}), (*GATE_KEYS, *RULE_KEYS), where)
+    defaults |= changed or {}
     rows = table.get("rows", {})
     if not isinstance(rows, dict):
         raise UserError(f"{source}: rows must be a table of tables")
     known = [row.label for card in [*all_cards(), *more] for row in card.rows]
-    _only(rows, known, f"{source}: rows")
+    _only(rows, [*known, MEAN], f"{source}: rows")
+    rule = Rule(**{key: value for key, value in defaults.items() if key not in GATE_KEYS})
+    own = {label: _table(entry, RULE_KEYS, f"{source}: {label}") for label, entry in rows.items()}
     return Policy(
-        defaults,
-        {label: _rule(defaults, entry, f"{source}: {label}") for label, entry in rows.items()},
+        rule,
+        {label: replace(rule, **entry) for label, entry in own.items()},
         source,
+        **{key: value for key, value in defaults.items() if key in GATE_KEYS},
     )
 
 
-def _only(table: Mapping[str, Any], known: tuple[str, ...] | list[str], where: str) -> None:
+def _only(table: Mapping[str, Any], known: Sequence[str], where: str) -> None:
     for key in table:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
@@ -127,13 +132,13 @@ def _only(table: Mapping[str, Any], known: tuple[str, ...] | list[str], where: s
             raise UserError(f"{where}: unknown '{key}': {hint}")
 
 
-def _rule(base: Rule, entry: Any, where: str) -> Rule:
+def _table(entry: Any, keys: Sequence[str], where: str) -> dict[str, Any]:
     if not isinstance(entry, dict):
         raise UserError(f"{where} must be a table")
-    _only(entry, [one.name for one in fields(Rule)], where)
+    _only(entry, keys, where)
     for key, value in entry.items():
         _check(key, value, where)
-    return replace(base, **entry)
+    return dict(entry)
 
 
 def _check(key: str, value: Any, where: str) -> None:
@@ -145,7 +150,10 @@ def _check(key: str, value: Any, where: str) -> None:
     number = isinstance(value, int) or (isinstance(value, float) and not whole)
     if isinstance(value, bool) or not number or not math.isfinite(value):
         raise UserError(f"{where}: {key} must be a {'whole ' if whole else ''}number")
-    if key == "alpha" and not 0 < value < 0.5:
-        raise UserError(f"{where}: alpha must lie between 0 and 0.5")
-    if key != "alpha" and value < (1 if whole else 0):
+    if key in GATE_KEYS:
+        if not 0 < value < 0.5:
+            raise UserError(f"{where}: {key} must lie between 0 and 0.5")
+    elif key == "max_relative_drop" and value >= 100:
+        raise UserError(f"{where}: max_relative_drop must be below 100: no row may lose everything")
+    elif value < (1 if whole else 0):
         raise UserError(f"{where}: {key} must be {'1' if whole else 'zero'} or more")

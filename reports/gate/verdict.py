@@ -1,47 +1,62 @@
 """May this candidate ship? Each row of a baseline against the candidate, on the same docs, by a policy.
 
-A row is a REGRESSION when it turned worse by more than the policy allows and the loss is statistically real; it is
-INCONCLUSIVE when the docs are too few to tell, MISSING when the candidate does not have it, else PASS. Exit codes:
-0 pass, 1 regression, 2 wrong usage or unusable input, 4 inconclusive or missing.
+A row is a REGRESSION when it turned worse by more than the policy allows and the loss is real; PASS when it did not
+and its docs could have shown it; INCONCLUSIVE when they could not; MISSING when the candidate does not have it. An
+early gate (stages.py) leaves a row OPEN until one of these is sure. One `alpha` bounds a false REGRESSION anywhere
+(Holm 1979 over the rows that count and the tests of each), and each row says beforehand which true loss it finds with
+power 1 - `beta`. Exit codes: 0 pass, 1 regression, 2 unusable input, 4 inconclusive or missing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from evals.core import statistics
-from evals.core.errors import EXIT_OK, UserError
+from evals.core.errors import EXIT_OK
 from evals.core.metric import Metric
+from evals.core.statistics import quantile, upper_tail
 from reports import significance
-from reports.comparability import CIRCUMSTANCES, SETTINGS, Mismatch, mismatches
-from reports.compare import check_suites, on_shared_docs
-from reports.gate.policy import Policy, Rule
-from reports.runs import RowResult, Run
-from reports.significance import Difference
+from reports.comparability import Mismatch
+from reports.gate.evidence import Evidence
+from reports.gate.planning import Planned
+from reports.gate.policy import Policy
+from reports.runs import Run
+from reports.significance import MEAN, Difference
 
-Pair = tuple[Metric, float, float, Difference]
 EXIT_REGRESSION, EXIT_INCONCLUSIVE = 1, 4
 PASS, REGRESSION, INCONCLUSIVE, MISSING = "PASS", "REGRESSION", "INCONCLUSIVE", "MISSING"
+OPEN = "NOT COMPUTED"
+CERTAIN = 20.0
+"""A stake of so much is sure what the whole row would show: wrong in one of so many cases."""
+UNCHANGED = 0.65
+"""Soft accuracy that lost less than this part of what is allowed says that accuracy did not lose more: of damaged
+copies it lost no less than about 0.7 times as much (tests/tools/README.md)."""
 
 
 @dataclass(frozen=True)
 class RowGate:
-    """A row's verdict and why. Values on the shared docs in the row's unit; `p` one-sided, Holm's over the rows.
-
-    `mde`: the true loss that this gate finds with 80 % power, as one of so many rows.
+    """A row's verdict and why. `p` one-sided, corrected over the whole gate; `sees`: the true loss that it would find
+    with power 1 - beta, as noisy as the docs turned out to be.
     """
 
     label: str
-    rule: Rule
+    planned: Planned | None
     verdict: str
     reason: str
-    metric: Metric | None = None
-    baseline: float | None = None
-    candidate: float | None = None
-    difference: Difference | None = None
+    evidence: Evidence | None = None
     p: float | None = None
-    mde: float | None = None
+    sees: float | None = None
+
+    @property
+    def tier(self) -> str:
+        """What its verdict can do to the gate's."""
+        return "critical" if self.planned is None else self.planned.tier
+
+    @property
+    def counts(self) -> bool:
+        """Whether a regression of it stops the gate."""
+        return self.planned is None or self.planned.counts
 
 
 @dataclass(frozen=True)
@@ -53,17 +68,17 @@ class GateResult:
     policy: Policy
     rows: tuple[RowGate, ...]
     mismatches: tuple[Mismatch, ...]
+    early: bool = False
 
     @property
     def verdict(self) -> str:
-        """The gate's verdict: the worst of the rows that count for it."""
-        found = {row.verdict for row in self.rows if row.rule.tier != "advisory"}
-        if REGRESSION in found:
-            return REGRESSION
-        if MISSING in found:
-            return MISSING
-        critical = {row.verdict for row in self.rows if row.rule.tier == "critical"}
-        return INCONCLUSIVE if INCONCLUSIVE in critical else PASS
+        """The gate's verdict: the worst of the rows that count for it. It passes only if some row that counts does."""
+        found = {row.verdict for row in self.rows if row.counts}
+        for verdict in (REGRESSION, MISSING):
+            if verdict in found:
+                return verdict
+        undecided = any(row.verdict == INCONCLUSIVE and row.tier == "critical" for row in self.rows)
+        return INCONCLUSIVE if undecided or PASS not in found else PASS
 
     def exit_code(self, allow_inconclusive: bool = False) -> int:
         """0 pass, 1 regression, 4 inconclusive; a missing row is never a pass."""
@@ -74,95 +89,122 @@ class GateResult:
         return EXIT_OK
 
 
-def gate(baseline: Run, candidate: Run, policy: Policy, allowed: Sequence[str] = ()) -> GateResult:
-    """The verdict on every row. Raises UserError for runs that cannot be compared (each difference named)."""
-    check_suites(baseline, candidate)
-    if candidate.log.blessed_from:
-        raise UserError(
-            f"the candidate '{candidate.folder}' is a blessed baseline, whose scores cannot be computed again: "
-            "give the run itself"
-        )
-    for name in allowed:
-        if name not in SETTINGS:
-            raise UserError(f"--allow {name}: choose from {', '.join(SETTINGS)}")
-    found = mismatches(baseline, candidate)
-    refused = [one for one in found if one.code not in (*CIRCUMSTANCES, *allowed)]
-    if refused:
-        codes = ",".join(one.code for one in refused)
-        raise UserError(
-            f"baseline and candidate are not comparable: {'; '.join(one.text for one in refused)}; "
-            f"measure them alike, or accept it with --allow {codes}"
-        )
-    rows = _rows(baseline, candidate, policy, "prompts" in allowed)
-    if not rows:
-        raise UserError(f"nothing to gate: '{baseline.folder}' has no row with a value")
-    return GateResult(baseline, candidate, policy, tuple(rows), tuple(found))
-
-
-def _rows(baseline: Run, candidate: Run, policy: Policy, any_prompt: bool) -> list[RowGate]:
-    """The rows that the baseline has measured, and those that the policy names for this suite."""
-    named = [row.label for row in baseline.card.rows if row.label in policy.rows]
-    measured = [row.label for row in baseline.rows if row.value is not None]
-    labels = list(dict.fromkeys([*measured, *named]))
-    pairs: dict[str, Pair] = {}
-    for label in labels:
-        one, two = baseline.row(label), candidate.row(label)
-        if one is not None and two is not None and _alike(one, two):
-            pair = on_shared_docs(baseline, candidate, one, one.tasks, any_prompt)
-            if pair is not None:
-                pairs[label] = (one.metric, *pair)
-    judged = judge(pairs, policy)
-    return [judged.get(label) or _missing(baseline, candidate, label, policy) for label in labels]
-
-
-def _alike(one: RowResult, two: RowResult) -> bool:
-    return (
-        None not in (one.value, two.value) and one.metric == two.metric and set(one.tasks) == set(two.tasks)
-    )
-
-
-def judge(pairs: Mapping[str, Pair], policy: Policy) -> dict[str, RowGate]:
-    """The verdicts on rows of which (metric, baseline, candidate, difference) on the shared docs are known."""
-    adjusted = significance.holm([pair[3].p_worse for pair in pairs.values()])
+def judge(plan: Mapping[str, Planned], found: Mapping[str, Evidence], policy: Policy) -> dict[str, RowGate]:
+    """The verdicts on the planned rows of which the evidence is there; the mean of all rows is made from the others."""
+    evidence = dict(found)
+    mean = mean_evidence([one for label, one in found.items() if plan[label].counts], plan)
+    if mean is not None:
+        evidence[MEAN] = mean
+    p_values = _corrected(plan, evidence)
     return {
-        label: _judge(label, policy.rule(label), *pair, p, len(pairs))
-        for (label, pair), p in zip(pairs.items(), adjusted, strict=True)
+        label: _judge(planned, evidence[label], p_values[label], policy)
+        for label, planned in plan.items()
+        if label in evidence
     }
 
 
-def _judge(
-    label: str,
-    rule: Rule,
-    metric: Metric,
-    before: float,
-    after: float,
-    difference: Difference,
-    p: float,
-    rows: int,
-) -> RowGate:
-    loss, allowed = metric.loss(before, after), rule.allowed(metric, before)
-    digits = shown_digits(metric)
-    fell, fall = ("dropped", "drop") if metric.higher_is_better else ("rose", "rise")
-    alpha = rule.alpha / rows  # Holm's first step: what a single row's loss has to pass
-    noise = statistics.quantile(1 - alpha) * difference.stderr
-    mde = significance.detectable(difference, metric.reach, alpha, allowed)
-    too_large, real = loss > allowed + 1e-9, p < rule.alpha
-    if too_large and real:
-        verdict, reason = REGRESSION, f"{fell} by {loss:.{digits}f}, allowed are {allowed:.{digits}f}"
-    elif difference.n < rule.min_n:
-        verdict, reason = INCONCLUSIVE, f"{difference.n} docs, the policy asks for {rule.min_n}"
-    elif too_large:
-        verdict, reason = (
-            INCONCLUSIVE,
-            f"{fell} by {loss:.{digits}f}, more than {allowed:.{digits}f}, but that may be chance",
-        )
-    elif difference.changed == 0:
-        verdict, reason = PASS, "no doc's score changed"
-    elif noise <= allowed or loss + noise <= allowed:
-        verdict, reason = PASS, f"no {fall} of more than {allowed:.{digits}f}"
-    else:
-        verdict, reason = INCONCLUSIVE, f"{difference.n} docs cannot show a {fall} of {allowed:.{digits}f}"
-    return RowGate(label, rule, verdict, reason, metric, before, after, difference, p, mde)
+def mean_evidence(rows: Sequence[Evidence], plan: Mapping[str, Planned]) -> Evidence | None:
+    """The mean of the rows in percent that count, as evidence of its own, once all of them are there with all docs."""
+    parts = [one for one in rows if one.metric.in_percent]
+    if MEAN not in plan or len(parts) < plan[MEAN].rows or not all(one.whole for one in parts):
+        return None
+    mean = significance.mean_of_rows((one.metric, one.difference.estimate) for one in parts)
+    assert mean is not None
+    before = sum(one.before for one in parts) / len(parts)
+    stderr = math.inf if mean.stderr is None else mean.stderr
+    p_worse = 1.0 if stderr == 0 else upper_tail(-mean.value / stderr)
+    half = quantile(0.975) * stderr
+    changed, k = sum(one.difference.changed for one in parts), len(parts) ** 2
+    difference = Difference(
+        mean.value, stderr, mean.value - half, mean.value + half, min(1.0, 2 * min(p_worse, 1 - p_worse)), p_worse,
+        mean.n, changed, "normal", sum(one.difference.spread for one in parts) / k,
+        sum(one.difference.share for one in parts) / k,
+    )  # fmt: skip
+    return Evidence(plan[MEAN].metric, before, before + mean.value, difference)
+
+
+def _corrected(plan: Mapping[str, Planned], evidence: Mapping[str, Evidence]) -> dict[str, float]:
+    """Each row's p over its tests (Bonferroni by their weights) and over the rows that count (Holm).
+
+    A row that is still to be measured counts with a p of one.
+    """
+    p_values = {label: _p(one, evidence[label]) if label in evidence else 1.0 for label, one in plan.items()}
+    counting = [label for label, one in plan.items() if one.counts]
+    adjusted = significance.holm([p_values[label] for label in counting])
+    return p_values | dict(zip(counting, adjusted, strict=True))
+
+
+def _p(planned: Planned, one: Evidence) -> float:
+    """A row's p against "nothing is lost": the smallest of its tests' after their weights."""
+    tests = [one.difference.p_worse / planned.weight] if one.whole else []
+    rest = (1 - planned.weight) / max(1, planned.finer + planned.early)
+    if one.soft is not None and one.whole and one.soft.stderr is not None and planned.finer:
+        tests.append((upper_tail(-one.soft.value / one.soft.stderr) if one.soft.stderr else 1.0) / rest)
+    if one.drawn is not None:
+        stakes = [drawn.worse for drawn in (one.drawn, one.soft_drawn) if drawn is not None]
+        tests.append(1 / (sum(stakes) / len(stakes)) / rest)
+    return min([1.0, *tests])
+
+
+def _judge(planned: Planned, one: Evidence, p: float, policy: Policy) -> RowGate:
+    sees = planned.detectable(one.difference)
+    verdict, reason = _whole(planned, one, p, policy) if one.whole else _early(planned, one, p, policy)
+    return RowGate(planned.label, planned, verdict, reason, one, p, sees)
+
+
+def _early(planned: Planned, one: Evidence, p: float, policy: Policy) -> tuple[str, str]:
+    """The verdict on a row's first docs, where it is sure what all of them would show."""
+    assert one.drawn is not None
+    allowed, soft = planned.allowed, one.soft_drawn
+    if p < policy.alpha and one.loss > 0:
+        if one.drawn.above(allowed) >= CERTAIN:
+            return REGRESSION, _words(planned, one, p)
+        if soft is not None and soft.above(allowed) >= CERTAIN:
+            return REGRESSION, f"damaged: {_soft_words(one)}, allowed {_shown(planned, allowed)}"
+    if one.difference.n >= planned.rule.min_n and one.loss <= allowed:
+        if one.drawn.below(allowed) >= CERTAIN:
+            return PASS, _words(planned, one, p)
+        if soft is not None and soft.below(UNCHANGED * allowed) >= CERTAIN:
+            return PASS, f"unchanged: {_soft_words(one)}"
+    if planned.blind:
+        return INCONCLUSIVE, _cannot_see(planned)
+    return OPEN, "not sure yet"
+
+
+def _whole(planned: Planned, one: Evidence, p: float, policy: Policy) -> tuple[str, str]:
+    """The verdict on a row whose docs are all measured."""
+    loss, allowed, difference = one.loss, planned.allowed, one.difference
+    noise = planned.noise(difference)
+    too_large = loss > allowed + 1e-9
+    if too_large and p < policy.alpha:
+        return REGRESSION, _words(planned, one, p)
+    if allowed == 0:
+        return PASS, f"no real drop ({shown_p(p)}); it shows drops from {_shown(planned, planned.sees)} on"
+    if difference.n < planned.rule.min_n:
+        return INCONCLUSIVE, f"{difference.n} docs, the policy asks for {planned.rule.min_n}"
+    if not too_large and difference.changed == 0:
+        return PASS, "no doc's score changed"
+    if not too_large and (loss + noise <= allowed or (noise <= allowed and not planned.blind)):
+        return PASS, _words(planned, one, p)
+    if _unchanged(planned, one):
+        return PASS, f"unchanged: {_soft_words(one)}; the accuracy's change may be chance"
+    if planned.blind:
+        return INCONCLUSIVE, _cannot_see(planned)
+    way_out = "set max_drop for this row, make it supporting, or pass --allow-inconclusive"
+    if too_large:
+        return INCONCLUSIVE, f"{_words(planned, one, p)}, but that may be chance: {way_out}"
+    sees = _shown(planned, planned.detectable(difference))
+    return INCONCLUSIVE, f"its docs turned out to show drops from {sees} on: {way_out}"
+
+
+def _unchanged(planned: Planned, one: Evidence) -> bool:
+    """Whether soft accuracy rules out a loss of what is allowed."""
+    if not planned.finer or one.soft is None or one.soft.stderr is None:
+        return False
+    return -one.soft.value + planned.z * one.soft.stderr <= UNCHANGED * planned.allowed
+
+
+# --- words ----------------------------------------------------------------------------------------
 
 
 def shown_digits(metric: Metric) -> int:
@@ -170,17 +212,31 @@ def shown_digits(metric: Metric) -> int:
     return max(2, metric.digits)
 
 
-def _missing(baseline: Run, candidate: Run, label: str, policy: Policy) -> RowGate:
-    return RowGate(label, policy.rule(label), MISSING, _why_missing(baseline, candidate, label))
+def _shown(planned: Planned, value: float) -> str:
+    return f"{value:.{shown_digits(planned.metric)}f}"
 
 
-def _why_missing(baseline: Run, candidate: Run, label: str) -> str:
-    for name, run in (("baseline", baseline), ("candidate", candidate)):
-        row = run.row(label)
-        if row is None:
-            return f"the {name} does not have this row"
-        if row.value is None:
-            return (
-                f"the {name} has no value: {'; '.join(note.text for note in row.notes) or 'no reason given'}"
-            )
-    return "the runs do not share its tasks, metric and docs"
+def shown_p(p: float) -> str:
+    """A p as people write it."""
+    return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
+
+
+def _words(planned: Planned, one: Evidence, p: float) -> str:
+    fell = "dropped" if one.metric.higher_is_better else "rose"
+    if one.loss <= 0:
+        return "not worse"
+    return f"{fell} by {_shown(planned, one.loss)} ({shown_p(p)}), allowed {_shown(planned, planned.allowed)}"
+
+
+def _soft_words(one: Evidence) -> str:
+    assert one.soft is not None and one.gold is not None
+    return f"{one.gold.words} (soft accuracy {one.soft.value:+.2f})"
+
+
+def _cannot_see(planned: Planned) -> str:
+    key = "max_relative_drop" if planned.by_share else "max_drop"
+    sees, allowed = _shown(planned, planned.sees), _shown(planned, planned.allowed)
+    return (
+        f"{planned.docs:,} docs show drops from {sees} on, allowed {allowed}: a smaller one "
+        f"does not stop the gate (set {key} for this row, or make it critical)"
+    )

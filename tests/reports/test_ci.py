@@ -5,6 +5,7 @@ What GitHub itself does (checkout, setup-python, expressions) is stood in for by
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -54,12 +55,13 @@ def test_workflows_are_well_formed(path):
     assert set(workflow) <= {"name", True, "permissions", "concurrency", "jobs"}
     assert workflow["permissions"] == {"contents": "read"}
     for job in workflow["jobs"].values():
-        assert job["runs-on"] == "ubuntu-latest"
+        assert job["runs-on"] in ("ubuntu-latest", "${{ inputs.runner }}")
         assert job["timeout-minutes"] > 0
         for step in job["steps"]:
             assert ("run" in step) != ("uses" in step)
             assert "${{" not in step.get("run", "")
-            if step.get("uses") == "./":
+            assert step.get("uses") != "./", "a caller's checkout has no action"
+            if step.get("uses") == "./.smol-evals":
                 assert set(step["with"]) <= set(ACTION["inputs"])
             elif "uses" in step:
                 assert re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"])
@@ -72,13 +74,16 @@ def test_the_test_workflow_runs_what_is_there():
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
-def run_steps(folder: Path, **inputs: str) -> tuple[int, dict[str, str], str]:
-    """Runs the action's steps as GitHub would: (exit code, the gate step's outputs, everything printed)."""
+def run_steps(folder: Path, action: Path = ROOT, **inputs: str) -> tuple[int, dict[str, str], str]:
+    """Runs the action's steps as GitHub would: (exit code, the gate step's outputs, everything printed).
+
+    `folder`: the workspace; `action`: where the action was checked out.
+    """
     values: dict[str, str] = {
         f"inputs.{name}": str(entry.get("default", "")) for name, entry in ACTION["inputs"].items()
     }
     values |= {f"inputs.{name.replace('_', '-')}": value for name, value in inputs.items()}
-    values["github.action_path"] = str(ROOT)
+    values["github.action_path"] = str(action)
     printed, outputs = "", {}
     for number, step in enumerate(ACTION["runs"]["steps"]):
         if "run" not in step or not _wanted(step, values):
@@ -101,8 +106,11 @@ def _filled(text: str, values: dict[str, str]) -> str:
 
 
 def _wanted(step: dict[str, Any], values: dict[str, str]) -> bool:
-    condition = re.fullmatch(r"([\w.-]+) == ''", step.get("if", "github.action_path == ''"))
-    return "if" not in step or (condition is not None and values[condition[1]] == "")
+    if "if" not in step:
+        return True
+    condition = re.fullmatch(r"([\w.-]+) != ''", step["if"])
+    assert condition is not None, step["if"]
+    return values[condition[1]] != ""
 
 
 def _bash(script: str, folder: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -124,8 +132,8 @@ def _bash(script: str, folder: Path, env: dict[str, str]) -> subprocess.Complete
     )
 
 
-def made(folder: Path, name: str, worse: int = 0) -> Path:
-    scores = [0] * worse + BASE[worse:]
+def made(folder: Path, name: str, worse: int = 0, docs: int = 1000) -> Path:
+    scores = ([0] * worse + BASE[worse:])[:docs]
     return build(folder / "runs", Made(name=name, labels=("PIQA",), scores={"piqa": scores}))
 
 
@@ -134,8 +142,9 @@ def test_the_action_passes_a_good_candidate(tmp_path):
         tmp_path, baseline=str(made(tmp_path, "old")), candidate=str(made(tmp_path, "new"))
     )
     assert code == 0, printed
-    assert outputs == {"junit": str(tmp_path / "smol-evals-gate.xml"), "verdict": "PASS"}
-    assert Path(outputs["junit"]).is_file()
+    assert outputs["verdict"] == "PASS" and Path(outputs["candidate"]).parent.name == "new"
+    assert "PASS" in Path(outputs["summary"]).read_text() and Path(outputs["junit"]).is_file()
+    assert json.loads(Path(outputs["json"]).read_text())["verdict"] == "PASS"
     assert "Evaluation gate: PASS" in (tmp_path / "summary.md").read_text()
 
 
@@ -145,7 +154,12 @@ def test_the_action_stops_a_worse_candidate_and_takes_a_policy(tmp_path):
     assert (code, outputs["verdict"]) == (1, "REGRESSION")
     assert "::error title=REGRESSION%3A PIQA::" in printed
     (tmp_path / "loose.toml").write_text("[defaults]\nmax_drop = 9\n")
-    options = {"policy": "loose.toml", "allow": "dtype,limit", "allow_inconclusive": "true"}
+    options = {
+        "policy": "loose.toml",
+        "allow": "dtype,limit",
+        "allow_inconclusive": "true",
+        "show_flips": "1",
+    }
     assert run_steps(tmp_path, baseline=str(baseline), candidate=str(candidate), **options)[0] == 0
 
 
@@ -157,21 +171,72 @@ def test_the_actions_inputs_are_never_run(tmp_path):
     assert not (tmp_path / "pwned").exists()
 
 
+@pytest.mark.parametrize("given", [{}, {"candidate": "some/run", "model": "SmolLM2-135M"}])
+def test_the_action_needs_a_candidate_or_a_model(tmp_path, given, monkeypatch):
+    """Both empty must not measure the embedded model and pass it. (No install step runs: the packages are there.)"""
+    code, outputs, printed = run_steps(tmp_path, baseline=str(made(tmp_path, "old")), **given)
+    assert code == 2 and outputs["verdict"] == "ERROR"
+    assert "::error title=Evaluation gate::give either --candidate RUN, or --model NAME" in printed
+    assert 'errors="1"' in Path(outputs["junit"]).read_text()
+    assert "Evaluation gate: ERROR" in (tmp_path / "summary.md").read_text()
+
+
+def test_inconclusive_is_a_failure_or_a_warning(tmp_path):
+    candidate = made(tmp_path, "new", worse=4, docs=150)
+    policy = tmp_path / "policy.toml"
+    policy.write_text("[defaults]\ntier = 'critical'\n")
+    words = {
+        "baseline": str(made(tmp_path, "few", docs=150)),
+        "candidate": str(candidate),
+        "policy": str(policy),
+    }
+    code, outputs, printed = run_steps(tmp_path, **words)
+    assert (code, outputs["verdict"]) == (
+        4,
+        "INCONCLUSIVE",
+    ) and "::error title=INCONCLUSIVE%3A PIQA" in printed
+    assert 'failures="1"' in Path(outputs["junit"]).read_text()
+    code, outputs, printed = run_steps(tmp_path, **words, allow_inconclusive="true")
+    assert (code, outputs["verdict"]) == (
+        0,
+        "INCONCLUSIVE",
+    ) and "::warning title=INCONCLUSIVE%3A PIQA" in printed
+    assert 'failures="0" skipped="1"' in Path(outputs["junit"]).read_text()
+
+
+def test_the_workflow_in_a_strangers_repository(tmp_path):
+    """The steps of the reusable workflow in a shell, in a repository that holds a baseline, a policy and a run."""
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    subprocess.run(["git", "init", "-q", str(stranger)], check=True)
+    good, bad = made(stranger, "old"), made(stranger, "new", worse=45)
+    bless = ["bless", str(good), "--as", "main", "--baselines", str(stranger / "results" / "baselines")]
+    subprocess.run([sys.executable, str(ROOT / "run_evals.py"), *bless], check=True, capture_output=True)
+    (stranger / "policy.toml").write_text("[defaults]\nmargin = 1\n")
+    (job,) = yaml.safe_load((ROOT / ".github/workflows/gate.yml").read_text())["jobs"].values()
+    own, other, judge, _ = job["steps"]
+    assert own["uses"] == other["uses"] == "actions/checkout@v5" and "with" not in own
+    assert other["with"]["repository"] == "${{ job.workflow_repository }}"
+    checkout = stranger / other["with"]["path"]
+    checkout.symlink_to(ROOT)  # what the second checkout makes
+    assert judge["uses"] == f"./{checkout.name}"
+    for run, code in ((good, 0), (bad, 1)):
+        inputs = {"baseline": "main", "candidate": str(run.relative_to(stranger)), "policy": "policy.toml"}
+        values = {f"inputs.{name}": inputs.get(name, "") for name in ACTION["inputs"]}
+        given = {name.replace("-", "_"): _filled(text, values) for name, text in judge["with"].items()}
+        done, outputs, printed = run_steps(stranger, checkout, **given)
+        assert done == code, printed
+        assert outputs["candidate"] == inputs["candidate"]
+
+
 @pytest.mark.model
 def test_the_action_measures_and_judges(tmp_path, embedded_path):
-    measured = {
-        "model": str(embedded_path),
-        "suite": "instruct",
-        "tasks": "piqa",
-        "limit": "4",
-        "data": "smoke",
-    }
-    loose = tmp_path / "loose.toml"
-    loose.write_text("[defaults]\nmin_n = 1\n")
-    out = tmp_path / "first"
-    out.mkdir()
-    code, _, printed = run_steps(out, baseline="nobody", policy=str(loose), **measured)
-    assert code == 2, printed
-    run = next((out / "smol-evals").rglob("run.json")).parent
-    code, outputs, printed = run_steps(tmp_path, baseline=str(run), policy=str(loose), **measured)
+    tasks = ["--tasks", "piqa", "--limit", "4", "--data", "smoke", "--suite", "instruct", "--device", "cpu"]
+    words = ["--model", str(embedded_path), *tasks, "--output-dir", str(tmp_path / "first")]
+    subprocess.run([sys.executable, str(ROOT / "run_evals.py"), *words], check=True, capture_output=True)
+    run = next((tmp_path / "first").rglob("run.json")).parent
+    (tmp_path / "loose.toml").write_text("[defaults]\nmin_n = 1\nmargin = 90\nmax_relative_drop = 99\n")
+    measured = {"model": str(embedded_path), "data": "smoke", "policy": "loose.toml"}
+    code, outputs, printed = run_steps(tmp_path, baseline=str(run), **measured)
     assert (code, outputs["verdict"]) == (0, "PASS"), printed
+    assert Path(outputs["candidate"]).is_relative_to(tmp_path / "smol-evals")

@@ -16,7 +16,7 @@ from reports import card as card_tables
 from reports import compare, curve, flips
 from reports.boards import build_boards
 from reports.gate.policy import Policy, Rule
-from reports.gate.verdict import gate
+from reports.gate.whole import gate
 from reports.render.tables import markdown
 from reports.runs import load_run
 from reports.site.build import write_site
@@ -101,7 +101,7 @@ def test_the_gate_stops_a_rise_of_what_should_fall(tmp_path: Path, card: Card) -
     assert rows["Words (F1)"].reason.startswith("dropped by 25.00")
     worse = load_run(toy.made(tmp_path, card, "c", 2, 1.2))
     reasons = [row.reason for row in gate(baseline, worse, rule).rows]
-    assert reasons[1] == "rose by 0.200, allowed are 0.050"
+    assert reasons[1] == "rose by 0.200 (p < 0.001), allowed 0.050"
 
 
 def test_the_commands_take_the_card_from_the_runs(

@@ -1,20 +1,27 @@
-"""Makes a worse copy of a GGUF model: noise on its weights, saved as a folder of safetensors.
+"""Makes a worse copy of a GGUF model, saved as a folder of safetensors: noise, pruning, or fewer bits a weight.
 
-`python tests.support.damaged.py MODEL.gguf FOLDER --noise 0.3` gives the gate something that it must stop.
+`python tests/support/damaged.py MODEL.gguf FOLDER --noise 0.3` gives the gate something that it must stop.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
+
+GROUP = 32  # weights of a row that share a scale when they are rounded
 
 
-def damage(source: Path, target: Path, noise: float, seed: int = 0) -> Path:
-    """Adds normal noise, in standard deviations of each matrix, to the MLPs; noise 0 is a plain copy."""
+def damage(
+    source: Path, target: Path, noise: float = 0.0, prune: float = 0.0, bits: int | None = None, seed: int = 0
+) -> Path:
+    """Damages every matrix: normal noise in its standard deviations, the smallest share of its weights set to zero,
+    rounding to `bits`; without any, a plain copy.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    place = {
+    place: dict[str, Any] = {
         "pretrained_model_name_or_path": str(source.parent),
         "gguf_file": source.name,
         "local_files_only": True,
@@ -23,9 +30,10 @@ def damage(source: Path, target: Path, noise: float, seed: int = 0) -> Path:
     model = AutoModelForCausalLM.from_pretrained(**place, quantization_config=config, dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if ".mlp." in name and weight.dim() == 2:
+        for weight in model.parameters():
+            if weight.dim() == 2:
                 weight += noise * weight.std() * torch.randn(weight.shape, generator=generator)
+                weight.copy_(_rounded(_pruned(weight, prune), bits))
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.to(torch.bfloat16).save_pretrained(target)
@@ -33,10 +41,27 @@ def damage(source: Path, target: Path, noise: float, seed: int = 0) -> Path:
     return target
 
 
+def _pruned(weight: Any, share: float) -> Any:
+    count = int(share * weight.numel())
+    if not count:
+        return weight
+    return weight * (weight.abs() > weight.abs().flatten().kthvalue(count).values)
+
+
+def _rounded(weight: Any, bits: int | None) -> Any:
+    if bits is None:
+        return weight
+    groups = weight.reshape(-1, GROUP)
+    scale = groups.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / (2 ** (bits - 1) - 1)
+    return ((groups / scale).round() * scale).reshape(weight.shape)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
-    parser.add_argument("--noise", type=float, default=0.3)
+    parser.add_argument("--noise", type=float, default=0.0)
+    parser.add_argument("--prune", type=float, default=0.0)
+    parser.add_argument("--bits", type=int)
     options = parser.parse_args()
-    print(damage(options.source, options.target, options.noise))
+    print(damage(options.source, options.target, options.noise, options.prune, options.bits))

@@ -1,0 +1,133 @@
+"""Evidence finer than right or wrong: what happened to the gold answers' log-probabilities.
+
+A likelihood row tells by how much the gold choice is ahead of the best other one: its margin, in nats a character, as
+in the row's metric. Soft accuracy is the mean of Φ(margin / width), where `width` is half the spread of the baseline's
+margins. It is nearly the accuracy, but a near tie that flips moves it by next to nothing: so it shows a change, or that
+there is none, on far fewer docs. A run keeps all that this takes; a blessed baseline keeps the two numbers a doc.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from evals.core import statistics
+from evals.core.metric import Metric, choice_length
+from evals.core.statistics import Estimate, two_sided_z
+from reports.flips import changed_docs
+from reports.runs import Run, aligned
+
+GOLD, MARGIN = "gold_logprob", "gold_margin"
+"""Columns: the gold choice's log-probability (nats a token), and its margin (nats a character)."""
+SOFT = Metric("soft_accuracy", "soft accuracy", "soft", binary=False)
+NORMAL_SPREAD = (
+    1.349  # of a normal distribution: from its first to its third quartile, in standard deviations
+)
+INPUTS = ("gold", "choices", "logprobs", "n_tokens")
+
+Side = Mapping[str, Any]
+Pair = tuple[Side, Side]
+"""The columns of a task's shared docs, of the baseline and of the candidate."""
+
+
+@dataclass(frozen=True)
+class Gold:
+    """What became of the gold answers: percent less likely a token, with its 95 % interval (negative: likelier).
+
+    `flipped` docs of the row have another score; `near` of them were near ties in the baseline (margin within width).
+    """
+
+    less_likely: float
+    low: float
+    high: float
+    flipped: int
+    near: int
+
+    @property
+    def words(self) -> str:
+        """In a sentence."""
+        side = "less" if self.less_likely >= 0 else "more"
+        size = f"{abs(self.less_likely):.1f} % {side} likely a token"
+        if self.low > 0 or self.high < 0:
+            return f"gold answers became {size}"
+        return f"gold answers are as likely as before ({size}, within chance)"
+
+
+@functools.lru_cache(maxsize=128)
+def gold_columns(run: Run, task: str) -> dict[str, list[float]] | None:
+    """{GOLD, MARGIN: a number a doc} of a task's samples; None where they keep no log-probabilities."""
+    if task not in run.tasks:
+        return None
+    columns = run.table(task, (*INPUTS, GOLD, MARGIN)).to_pydict()
+    if GOLD in columns and MARGIN in columns:
+        return {name: columns[name] for name in (GOLD, MARGIN)}
+    if not all(name in columns for name in INPUTS):
+        return None
+    pairs = [_line(*line) for line in zip(*(columns[name] for name in INPUTS), strict=True)]
+    return {GOLD: [one for one, _ in pairs], MARGIN: [two for _, two in pairs]}
+
+
+def _line(
+    gold: int, choices: Sequence[str], logprobs: Sequence[float], tokens: Sequence[int]
+) -> tuple[float, float]:
+    scores = [one / choice_length(choice) for one, choice in zip(logprobs, choices, strict=True)]
+    others = [score for k, score in enumerate(scores) if k != gold]
+    return logprobs[gold] / max(1, tokens[gold]), scores[gold] - max(others, default=scores[gold])
+
+
+def gold_pair(baseline: Run, candidate: Run, task: str, any_prompt: bool = False) -> Pair | None:
+    """Both runs' gold columns and soft accuracies on a task's shared docs; None where one of them has none."""
+    one, two = gold_columns(baseline, task), gold_columns(candidate, task)
+    if one is None or two is None:
+        return None
+    width = _width(one[MARGIN])
+    mine, theirs, _ = aligned(baseline, candidate, task, any_prompt)
+    own = baseline.columns(task)
+    common = {name: [own[name][k] for k in mine] for name in ("doc_id", "group") if name in own}
+    return _soft(one, mine, width) | common, _soft(two, theirs, width) | common
+
+
+def _width(margins: Sequence[float]) -> float:
+    low, high = np.quantile(margins, [0.25, 0.75])
+    return max((float(high) - float(low)) / NORMAL_SPREAD / 2, 1e-6)
+
+
+def _soft(columns: Mapping[str, list[float]], positions: Sequence[int], width: float) -> dict[str, Any]:
+    picked: dict[str, Any] = {name: np.asarray(columns[name])[list(positions)] for name in (GOLD, MARGIN)}
+    picked["near"] = np.abs(picked[MARGIN]) <= width
+    return picked | {SOFT.column: special.ndtr(picked[MARGIN] / width)}
+
+
+def soft_change(soft: Metric, pairs: Sequence[Pair]) -> Estimate:
+    """The change of a row's soft accuracy, in points; `soft`: SOFT, averaged as the row is."""
+    return _change(soft, SOFT.column, pairs)
+
+
+def gold_change(metric: Metric, shared: Sequence[Pair], pairs: Sequence[Pair]) -> Gold:
+    """What became of a row's gold answers; `shared`: the row's own score columns of the same docs."""
+    change = _change(metric, GOLD, pairs)
+    half = math.inf if change.stderr is None else two_sided_z(0.95) * change.stderr
+    low, middle, high = (
+        100 * (1 - math.exp(min(nats, 700.0) / 100))
+        for nats in (change.value + half, change.value, change.value - half)
+    )
+    flipped = [changed_docs(metric, *pair) for pair in shared]
+    near = sum(int(np.sum(one & pair[0]["near"])) for one, pair in zip(flipped, pairs, strict=True))
+    return Gold(middle, low, high, int(sum(one.sum() for one in flipped)), near)
+
+
+def _change(metric: Metric, column: str, pairs: Sequence[Pair]) -> Estimate:
+    """The mean paired change of a column over the tasks' docs, averaged as the metric is, times 100."""
+    one = Metric("change", "change", column, average=metric.average, binary=False)
+    columns = [{**before, column: after[column] - before[column]} for before, after in pairs]
+    strata = statistics.row_strata(one, columns)
+    assert strata is not None
+    estimate = statistics.weighted_sum([statistics.mean(scores) for scores in strata[0]], strata[1])
+    stderr = None if estimate.stderr is None else 100 * estimate.stderr
+    return Estimate(100 * estimate.value, stderr, estimate.n)

@@ -1,0 +1,162 @@
+"""What each row of a gate can show, known from the baseline alone: said before anything is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from evals.core import statistics
+from evals.core.errors import UserError
+from evals.core.metric import METRICS, Metric
+from evals.core.statistics import Array, quantile
+from reports import significance
+from reports.gate.gold import gold_columns
+from reports.gate.policy import Policy, Rule
+from reports.runs import RowResult, Run
+from reports.significance import MEAN, Difference, Noise
+
+CAUTION = 2.0
+"""A candidate is taken to differ from the baseline by so many times the variance of two right implementations
+(Metric.agreement): about one doc in ten of a likelihood row flips, and one in four of a generated one."""
+OWN_WEIGHT = 0.8
+"""The part of a row's alpha that accuracy on all docs has, where there are other tests as well."""
+MEAN_METRIC = Metric("mean_of_rows", "mean of the rows in percent", binary=False)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A row before it is measured, in its shown unit. `docs` of the baseline; `noise_before`: expected of a difference.
+
+    `allowed`: what it may lose; `floor`: the part of that which equivalent runs of the baseline lost. `tests`: rows
+    that share the gate's alpha. `finer`: judged by gold answers as well; `early`: before all docs are measured.
+    """
+
+    label: str
+    metric: Metric
+    rule: Rule
+    value: float
+    docs: int
+    expected: Noise
+    allowed: float
+    alpha: float = 0.05
+    beta: float = 0.2
+    tests: int = 1
+    finer: bool = False
+    early: bool = False
+    rows: int = 1
+
+    @property
+    def scored(self) -> bool:
+        """Whether choices are scored, which is cheaper than answers that are generated."""
+        return "logprobs" in METRICS.get(self.metric.column, self.metric).inputs
+
+    @property
+    def counts(self) -> bool:
+        """Whether a regression of it stops the gate."""
+        return self.rule.tier != "advisory"
+
+    @property
+    def weight(self) -> float:
+        """The part of the row's alpha that accuracy on all docs has."""
+        return OWN_WEIGHT if self.finer or self.early else 1.0
+
+    @property
+    def z(self) -> float:
+        """How many standard errors a row's loss has to have to be real: Holm's first step."""
+        return quantile(1 - self.alpha * self.weight / max(1, self.tests))
+
+    def noise(self, difference: Difference | Noise) -> float:
+        """The largest loss that may be chance."""
+        return self.z * difference.stderr
+
+    def detectable(self, difference: Difference | Noise) -> float:
+        """The true loss that the gate finds with power 1 - beta."""
+        level = self.alpha * self.weight / max(1, self.tests)
+        return significance.detectable(difference, self.metric.reach, level, self.allowed, 1 - self.beta)
+
+    @property
+    def sees(self) -> float:
+        """The true loss that it is expected to find with power 1 - beta."""
+        return self.detectable(self.expected)
+
+    @property
+    def blind(self) -> bool:
+        """Whether, by construction, a loss of just more than allowed would pass for chance; not if the policy says
+        that the row is critical whatever it can show.
+        """
+        if self.rule.tier is not None or self.allowed == 0:
+            return False
+        return self.docs < self.rule.min_n or self.noise(self.expected) > self.allowed
+
+    @property
+    def tier(self) -> str:
+        """What its verdict can do to the gate's: the policy's word, else by what it can show."""
+        return self.rule.tier or ("supporting" if self.blind or self.label == MEAN else "critical")
+
+    @property
+    def by_share(self) -> bool:
+        """Whether the relative limit is the one that counts."""
+        return replace(self.rule, max_relative_drop=99.9).allowed(self.metric, self.value) > self.allowed
+
+
+def plan_rows(baseline: Run, policy: Policy, finer: bool, early: bool) -> dict[str, Planned]:
+    """Every row of the baseline with a value, and the mean of those in percent. Raises UserError if there is none."""
+    rows = [row for row in baseline.rows if row.value is not None]
+    if not rows:
+        raise UserError(f"nothing to gate: '{baseline.folder}' has no row with a value")
+    plan = {}
+    for row in rows:
+        assert row.value is not None
+        gold = finer and all(gold_columns(baseline, task) is not None for task in row.tasks)
+        rule, noise = policy.rule(row.label), noise_of(baseline, row)
+        allowed = max(rule.allowed(row.metric, row.value), floor_of(baseline, row.label))
+        plan[row.label] = Planned(
+            row.label, row.metric, rule, row.value, row.n, noise, allowed, finer=gold, early=early
+        )
+    return complete(plan, policy, floor_of(baseline, MEAN))
+
+
+def complete(plan: Mapping[str, Planned], policy: Policy, floor: float = 0.0) -> dict[str, Planned]:
+    """The plan with the mean of its rows, all sharing the policy's alpha; `floor`: what the mean may lose at least."""
+    plan = dict(plan)
+    parts = [one for one in plan.values() if one.metric.in_percent and one.counts]
+    if len(parts) > 1:
+        plan[MEAN] = _mean(parts, policy, floor)
+    tests = sum(one.counts for one in plan.values())
+    return {
+        label: replace(one, alpha=policy.alpha, beta=policy.beta, tests=tests) for label, one in plan.items()
+    }
+
+
+def _mean(parts: Sequence[Planned], policy: Policy, floor: float) -> Planned:
+    value, k = sum(one.value for one in parts) / len(parts), len(parts)
+    rule, allowed = policy.rule(MEAN), sum(one.allowed for one in parts) / k / 2
+    if MEAN in policy.rows:
+        allowed = rule.allowed(MEAN_METRIC, value)
+    spread, share = (sum(getattr(one.expected, name) for one in parts) / k**2 for name in ("spread", "share"))
+    docs = sum(one.docs for one in parts)
+    return Planned(MEAN, MEAN_METRIC, rule, value, docs, Noise(spread, share), max(allowed, floor), rows=k)
+
+
+def noise_of(baseline: Run, row: RowResult) -> Noise:
+    """How a row of an unchanged candidate is expected to differ; no less than equivalent runs of the baseline did."""
+    strata = statistics.row_strata(row.metric, baseline.samples(row.tasks))
+    assert strata is not None
+    noise, known = expected_noise(row.metric, *strata), baseline.log.noise.get(row.label)
+    return replace(noise, spread=max(noise.spread, known.spread if known else 0.0))
+
+
+def expected_noise(metric: Metric, scores: Sequence[Array], weights: Sequence[float]) -> Noise:
+    """How a row with these scores of the baseline is expected to differ in an unchanged candidate."""
+    changes = 2 * (1 - metric.agreement) * CAUTION
+    spread = sum(w * w * changes * np.var(one) / len(one) for one, w in zip(scores, weights, strict=True))
+    share = sum(w * w / len(one) for one, w in zip(scores, weights, strict=True))
+    return Noise(float(spread) * metric.scale**2, share)
+
+
+def floor_of(baseline: Run, label: str) -> float:
+    """The largest difference that equivalent runs of the baseline showed in a row; 0 where none is known."""
+    known = baseline.log.noise.get(label)
+    return known.difference if known else 0.0

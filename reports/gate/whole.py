@@ -1,0 +1,83 @@
+"""The gate on two whole runs, and what any gate refuses: runs that are not the same measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from evals.core.errors import UserError
+from reports.comparability import CIRCUMSTANCES, SETTINGS, Mismatch, mismatches
+from reports.compare import check_suites
+from reports.gate.evidence import Evidence, row_evidence
+from reports.gate.planning import plan_rows
+from reports.gate.policy import Policy
+from reports.gate.verdict import MISSING, OPEN, GateResult, RowGate, judge
+from reports.runs import Run
+from reports.significance import MEAN
+
+
+def gate(
+    baseline: Run, candidate: Run, policy: Policy, allowed: Sequence[str] = (), finer: bool = True
+) -> GateResult:
+    """The verdict on every row. Raises UserError for runs that cannot be compared (each difference named).
+
+    `finer`: with the gold answers' log-probabilities where both runs have them.
+    """
+    found = check(baseline, candidate, allowed)
+    plan = plan_rows(baseline, policy, finer, early=False)
+    evidence: dict[str, Evidence] = {}
+    for label, planned in plan.items():
+        one = row_evidence(baseline, candidate, label, "prompts" in allowed, planned.finer)
+        if one is not None:
+            evidence[label] = one
+    rows = judge(plan, evidence, policy)
+    named = [row.label for row in baseline.card.rows if row.label in policy.rows]
+    labels = list(dict.fromkeys([*(label for label in plan if label != MEAN), *named]))
+    judged = [rows.get(label) or missing(baseline, candidate, label) for label in labels]
+    if MEAN in plan:
+        why = "not all of its rows are there"
+        judged.append(rows.get(MEAN) or RowGate(MEAN, plan[MEAN], OPEN, why))
+    return GateResult(baseline, candidate, policy, tuple(judged), tuple(found))
+
+
+def check(baseline: Run, candidate: Run, allowed: Sequence[str], early: bool = False) -> list[Mismatch]:
+    """What sets the runs apart, all of it allowed or harmless. Raises UserError for the rest.
+
+    An `early` candidate has fewer docs. Another dtype is allowed where the baseline was blessed with one.
+    """
+    check_suites(baseline, candidate)
+    if candidate.log.blessed_from:
+        raise UserError(
+            f"the candidate '{candidate.folder}' is a blessed baseline, whose scores cannot be computed again: "
+            "give the run itself"
+        )
+    for name in allowed:
+        if name not in SETTINGS:
+            raise UserError(f"--allow {name}: choose from {', '.join(SETTINGS)}")
+    found = [one for one in mismatches(baseline, candidate) if not (early and one.code in ("limit", "docs"))]
+    harmless = [*CIRCUMSTANCES, *allowed]
+    if candidate.model.dtype in baseline.log.equivalent:
+        harmless.append("dtype")
+    refused = [one for one in found if one.code not in harmless]
+    if refused:
+        codes = ",".join(one.code for one in refused)
+        raise UserError(
+            f"baseline and candidate are not comparable: {'; '.join(one.text for one in refused)}; "
+            f"measure them alike, or accept it with --allow {codes}"
+        )
+    return found
+
+
+def missing(baseline: Run, candidate: Run, label: str) -> RowGate:
+    """A row that must be there and is not."""
+    return RowGate(label, None, MISSING, _why_missing(baseline, candidate, label))
+
+
+def _why_missing(baseline: Run, candidate: Run, label: str) -> str:
+    for name, run in (("baseline", baseline), ("candidate", candidate)):
+        row = run.row(label)
+        if row is None:
+            return f"the {name} does not have this row"
+        if row.value is None:
+            notes = "; ".join(note.text for note in row.notes)
+            return f"the {name} has no value: {notes or 'no reason given'}"
+    return "the runs do not share its tasks, metric and docs"

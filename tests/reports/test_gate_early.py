@@ -1,0 +1,171 @@
+"""An early gate: which rows are looked at, how often, and what is left out; then the command on real tiny models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evals.cli import main
+from reports.gate.policy import Policy, Rule
+from reports.gate.stages import FIRST_LOOK, run_stages
+from reports.gate.verdict import INCONCLUSIVE, OPEN, PASS, REGRESSION
+from reports.runs import find_runs, load_run
+from reports.significance import MEAN
+from tests.support.gates import CI_VARIABLES
+from tests.support.run_bench import write_jsonl
+from tests.support.tiny_checkpoint import write_tiny_model
+from tests.tools.gate_power import FLIPS, SIZES, docs_of_tasks, drawn_row, evidence_of, in_order, plan_of
+
+DOCS = 1200
+
+
+def staged(drops: dict[str, float], policy: Policy | None = None, lost: tuple[str, ...] = ()):
+    """The rows of a made-up early gate, and its looks [(row, docs)]."""
+    generator, policy = np.random.default_rng(3), policy or Policy()
+    data = {one: drawn_row(generator, one, FLIPS["quiet"][one], drops.get(one, 0.0)) for one in SIZES}
+    looks: list[tuple[str, int]] = []
+
+    def measure(label: str, n: int):
+        looks.append((label, n))
+        docs = data[label]
+        orders = [in_order(docs.before, docs.after)] + ([in_order(*docs.soft)] if docs.soft else [])
+        return (
+            None if label in lost else evidence_of(label, docs, True, docs_of_tasks(SIZES[label], n), orders)
+        )
+
+    return run_stages(plan_of(policy, both=True, early=True), measure, policy), looks
+
+
+def test_rows_are_looked_at_until_they_are_sure():
+    rows, looks = staged({})
+    assert [label for label, _ in looks[:4]] == ["MMLU", "HellaSwag", "ARC", "PIQA"]  # the least noisy first
+    assert {n for _, n in looks[:4]} == {FIRST_LOOK}
+    for label in ("MMLU", "HellaSwag", "ARC", "PIQA", "BBH"):
+        own = [n for one, n in looks if one == label]
+        assert rows[label].verdict == PASS and own == [FIRST_LOOK * 2**k for k in range(len(own))]
+        assert rows[label].evidence.difference.n < sum(SIZES[label]) / 2
+    assert [label for label, _ in looks[-2:]] == ["IFEval", "GSM8K"] or [
+        label for label, _ in looks[-2:]
+    ] == ["GSM8K", "IFEval"]
+    assert rows["GSM8K"].verdict == INCONCLUSIVE and "1,319 docs show drops from" in rows["GSM8K"].reason
+    assert rows[MEAN].verdict == OPEN and rows[MEAN].evidence is None
+
+
+def test_a_sure_regression_ends_it():
+    rows, looks = staged({"ARC": 0.15})
+    assert rows["ARC"].verdict == REGRESSION and rows["ARC"].evidence.difference.n <= 1024
+    assert rows["BBH"].verdict == OPEN and rows["BBH"].reason.startswith("not needed")
+    assert not {"BBH", "IFEval"} & {label for label, _ in looks}
+
+
+def test_an_advisory_regression_does_not_end_it():
+    rows, _ = staged({"ARC": 0.3}, Policy(rows={"ARC": Rule(tier="advisory")}))
+    assert rows["ARC"].verdict == REGRESSION and rows["BBH"].verdict == PASS
+
+
+def test_a_row_that_cannot_be_had_is_left_out():
+    rows, _ = staged({}, lost=("PIQA",))
+    assert "PIQA" not in rows and rows["MMLU"].verdict == PASS
+
+
+def test_a_row_without_all_its_docs_is_never_open_for_ever():
+    policy, label = Policy(), "PIQA"
+    plan = {label: replace(plan_of(policy, True, True)[label], tests=1)}
+    docs = drawn_row(np.random.default_rng(0), label, 0.5, 0.0)
+    orders = [in_order(docs.before, docs.after)]
+    rows = run_stages(plan, lambda _, n: evidence_of(label, docs, False, [min(n, 500)], orders), policy)
+    assert rows[label].verdict == INCONCLUSIVE and "do not share all" in rows[label].reason
+
+
+# --- the command ---
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory) -> tuple[Path, Callable[..., int]]:
+    """Data whose gold answers are what a tiny model prefers, a run of it as the baseline, and the gate on others."""
+    folder = tmp_path_factory.mktemp("early")
+    letters = np.random.default_rng(8).choice(list("abcdefgh"), size=(2, DOCS, 6))
+    one, two = (["".join(word) for word in side] for side in letters)
+    rows = [
+        {"goal": f"Spell {n}", "sol1": a, "sol2": b, "label": 0}
+        for n, (a, b) in enumerate(zip(one, two, strict=True))
+    ]
+    for seed in (0, 1):
+        write_tiny_model(folder / f"model-{seed}", seed)
+    options = ("--suite", "base", "--tasks", "PIQA", "--data", str(folder / "data"), "--device", "cpu")
+    for final in (False, True):
+        write_jsonl(folder / "data" / "piqa" / "validation.jsonl", rows)
+        output = folder / ("base" if final else "first")
+        code = main(["--model", str(folder / "model-0"), *options, "--output-dir", str(output), "--no-plan"])
+        assert code == 0
+        (run,) = find_runs(output)
+        answers = load_run(run).table("piqa", ("doc_id", "prediction")).to_pylist()
+        for answer in answers:
+            rows[answer["doc_id"]]["label"] = answer["prediction"]
+
+    def gate(seed: int, *more: object) -> int:
+        model = ["--model", str(folder / f"model-{seed}"), "--output-dir", str(folder / f"out-{seed}")]
+        data = ["--data", str(folder / "data"), "--device", "cpu"]
+        return main(["gate", "--baseline", str(run), *model, *data, *map(str, more)])
+
+    return folder, gate
+
+
+@pytest.fixture(autouse=True)
+def no_ci(monkeypatch):
+    for name in CI_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_same_weights_pass_on_a_part_of_the_docs(house, capsys):
+    folder, gate = house
+    assert gate(0, "--format", "json") == 0
+    data = json.loads(capsys.readouterr().out)
+    row = data["rows"][0]
+    assert (data["verdict"], data["early"], row["verdict"]) == ("PASS", True, "PASS")
+    assert FIRST_LOOK <= row["docs_measured"] < DOCS and row["docs"] == DOCS
+    run = load_run(Path(data["candidate"]))  # a valid run of the first docs
+    assert run.log.limit == run.rows[0].n == row["docs_measured"] and run.rows[0].has("limit")
+    whole = load_run(next(path for path in find_runs(folder / "base")))
+    assert run.columns("piqa")["doc_id"] == whole.columns("piqa")["doc_id"][: run.rows[0].n]
+
+
+def test_other_weights_are_stopped_by_the_first_look(house, capsys):
+    folder, gate = house
+    assert gate(1, "--summary", folder / "s.md", "--junit", folder / "j.xml") == 1
+    out = capsys.readouterr().out
+    assert f"sure after {FIRST_LOOK} of {DOCS} docs" in out and "so far" in out
+    assert f"{FIRST_LOOK} of {DOCS}" in (folder / "s.md").read_text()
+    assert f"docs: {FIRST_LOOK} of {DOCS}" in (folder / "j.xml").read_text()
+
+
+def test_a_partial_run_is_no_whole_candidate(house, capsys):
+    folder, gate = house
+    assert gate(0) == 0
+    (baseline,) = find_runs(folder / "base")
+    partial = sorted(find_runs(folder / "out-0"))[-1]
+    assert main(["gate", "--baseline", str(baseline), "--candidate", str(partial)]) == 2
+    assert "--allow limit" in capsys.readouterr().err
+
+
+def test_other_data_is_refused(house, tmp_path, capsys):
+    folder, _ = house
+    write_jsonl(
+        tmp_path / "piqa" / "validation.jsonl", [{"goal": "a", "sol1": "b", "sol2": "c", "label": 0}] * 300
+    )
+    (baseline,) = find_runs(folder / "base")
+    words = [
+        "--model",
+        str(folder / "model-0"),
+        "--data",
+        str(tmp_path),
+        "--output-dir",
+        str(tmp_path / "out"),
+    ]
+    assert main(["gate", "--baseline", str(baseline), *words, "--device", "cpu"]) == 2
+    assert "not comparable: other data in piqa" in capsys.readouterr().err

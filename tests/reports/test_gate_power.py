@@ -1,0 +1,38 @@
+"""The gate keeps its promises in made-up gates: a small part of what tests/tools/gate_power.py prints."""
+
+from __future__ import annotations
+
+import pytest
+
+from reports.gate.verdict import INCONCLUSIVE, PASS, REGRESSION
+from tests.tools.gate_power import POLICIES, plan_of, scenario
+
+GATES = 40
+
+
+@pytest.mark.parametrize("noise", ["quiet", "noisy"])
+@pytest.mark.parametrize("early", [False, True])
+def test_an_unchanged_candidate_passes(noise, early):
+    one = scenario(noise, POLICIES["default"], True, early, GATES)
+    assert one[REGRESSION] <= 0.15 and one[INCONCLUSIVE] == 0  # 5 % with three errors of this simulation
+    assert one[PASS] >= 0.85
+    assert not early or one["docs"] < 0.2
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_drop_of_the_stated_size_is_found(early):
+    one = scenario("stated noisy", POLICIES["default"], False, early, 60)
+    assert 0.64 <= one["own"] <= 0.96  # 80 % with three errors of this simulation
+
+
+def test_a_drop_of_four_points_is_found_early():
+    one = scenario("4 in all", POLICIES["default"], True, True, 20)
+    assert one[REGRESSION] == 1 and one["docs"] < 0.05
+
+
+def test_the_plan_says_which_rows_cannot_see():
+    plan = plan_of(POLICIES["default"], both=True, early=False)
+    assert {label for label, one in plan.items() if one.blind} == {"IFEval", "GSM8K"}
+    assert plan["GSM8K"].allowed == pytest.approx(0.45) and plan["GSM8K"].sees > 0.9
+    stricter = plan_of(POLICIES["max_drop 1"], both=True, early=False)
+    assert {"PIQA", "ARC", "BBH"} <= {label for label, one in stricter.items() if one.blind}
