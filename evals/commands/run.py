@@ -182,11 +182,11 @@ def _measure(
     lock = cache / f"run-{provenance.joint_hash([adapter.identity for adapter in adapters])}.lock"
     with run_lock(lock, f"this model in '{settings.output}'", progress.note), \
             Store.open(stored, on_note=progress.note) as store:  # fmt: skip
-        for work, adapter in zip(works, adapters, strict=True):
+        for work, adapter, backend in zip(works, adapters, built.adapters, strict=True):
             run = Run(work, adapter, store, settings, progress)
             run.execute()
             store.flush()
-            done.logs.append(publish(run, spec, built.describe(adapter), phases))
+            done.logs.append(publish(run, spec, built.describe(backend), phases))
             if any(name not in run.columns for row in work.rows for name in row.tasks):
                 done.code = EXIT_ROWS_MISSING
     if options.judge:
