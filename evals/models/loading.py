@@ -132,7 +132,6 @@ def load(path: Path, device: torch.device, dtype: str) -> LoadedModel:
                 lambda: _load_model(place, files, digests, device, dtype), f"the model '{path.name}'"
             )
         trials.tokens_have_rows(tokenizer, model, path.name)
-        trials.predicts_the_next_token(model, path.name)
     parameters = sum(tensor.numel() for tensor in model.parameters())
     return LoadedModel(
         model, tokenizer, device, dtype, weights.fingerprint(digests), quantization, parameters
@@ -209,7 +208,9 @@ def _load_model(
         raise UserError(f"the weights of '{place.name}' are not whole: {names} missing")
     if place.is_dir():
         model.generation_config = _generation_config(place)
-    return model.to(device).eval()
+    model = model.to(device).eval()
+    trials.predicts_the_next_token(model, place.name)
+    return model
 
 
 def _read_safetensors(file: Path, digests: dict[str, str]) -> dict[str, torch.Tensor]:
