@@ -131,7 +131,6 @@ def load(path: Path, device: torch.device, dtype: str) -> LoadedModel:
             with _one_line(f"the model '{path.name}'"):
                 model = _load_model(place, files, digests, device, dtype)
         trials.tokens_have_rows(tokenizer, model, path.name)
-        trials.predicts_the_next_token(model, path.name)
     size = sum(tensor.numel() for tensor in model.parameters())
     return LoadedModel(model, tokenizer, device, dtype, weights.fingerprint(digests), quantization, size)
 
@@ -210,7 +209,9 @@ def _load_model(
         raise UserError(f"the weights of '{place.name}' are not whole: {names} missing")
     if place.is_dir():
         model.generation_config = _generation_config(place)
-    return model.to(device).eval()
+    model = model.to(device).eval()
+    trials.predicts_the_next_token(model, place.name)
+    return model
 
 
 def _read_safetensors(file: Path, digests: dict[str, str]) -> dict[str, torch.Tensor]:

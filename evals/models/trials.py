@@ -71,7 +71,7 @@ def tokens_have_rows(tokenizer: Any, model: Any, name: str) -> None:
 @torch.inference_mode()
 def predicts_the_next_token(model: Any, name: str) -> None:
     """Raises UserError if what a model says after a token depends on later ones, as an encoder's words do."""
-    size = model.config.get_text_config().vocab_size
+    size = model.get_input_embeddings().weight.shape[0]
     ids = [[(11 + 7 * i) % size for i in range(6)] + [last % size] for last in (3, 5)]
     one, other = (
         model(input_ids=torch.tensor([each], device=model.device), use_cache=False).logits[0, :6].float()

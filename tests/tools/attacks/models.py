@@ -61,8 +61,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "lfm2": {"full_attn_idxs": [1], "block_auto_adjust_ff_dim": False},
     "qwen3_next": {
-        **HEADS, **EXPERTS, **SHARED_EXPERT, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
-        "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+        **HEADS, **EXPERTS, **SHARED_EXPERT, "num_hidden_layers": 4, "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
     },
 }  # fmt: skip
 REFUSED = {

@@ -17,7 +17,9 @@ from tests.support.run_bench import samples
 from tests.tools.attacks.stage import Ended, Stage, add
 
 GOOD_REPLIES = 7  # before a server's trouble begins
-PROBES = 2  # made by each command that scores: whether the server's log-probabilities are what they should be
+# Each command that scores tries first whether the log-probabilities are what they should be, with two requests; and
+# two are under way when either of the troubled ones ends.
+AGAIN = 2 + 2 * 2
 HANGS_S = 100  # six tries of two seconds, and room for a busy machine
 HOOK = "tests.tools.attacks.hooks:impatient"
 ASKING = ("--timeout", "2", "--parallel", "2")
@@ -55,12 +57,14 @@ def last(values: list[Any], value: object) -> None:
 
 
 class Mixed:
-    """Each reply goes to whoever asks next."""
+    """Each score's reply goes to whoever asks next. (Of a text nobody can tell whose answer it is.)"""
 
     def __init__(self) -> None:
         self.before: Act | None = None
 
     def __call__(self, good: Act) -> Act:
+        if good.body["usage"]["completion_tokens"] > 1:
+            return good
         mine, self.before = self.before or good, good
         return mine
 
@@ -232,7 +236,7 @@ def against(side: Side, trouble: Callable[[], Spoil]) -> Callable[[Stage], str]:
         assert ended.code == 0, f"the same command later: exit {ended.code}: {ended.text[-500:]}"
         assert side.result(place) == expected, "a wrong result later: something bad was kept"
         again = len(set(answered) & set(healthy.answered))
-        assert again <= PROBES, f"{again} answers that were had already are asked for again"
+        assert again <= AGAIN, f"{again} answers that were had already are asked for again"
         return "; ".join(words)
 
     return act
@@ -243,7 +247,7 @@ for side_name, one_side in SIDES.items():
         add("servers", f"{side_name}: {trouble_name}", against(one_side, lambda spoiler=spoiler: spoiler))  # type: ignore[misc]
 for trouble_name, spoiler in SCORES.items():
     add("servers", f"model: {trouble_name}", against(SIDES["model"], lambda spoiler=spoiler: spoiler))  # type: ignore[misc]
-add("servers", "model: another request's reply", against(SIDES["model"], Mixed))
+add("servers", "model: another request's reply, of scores", against(SIDES["model"], Mixed))
 
 
 def redirected(side: Side) -> Callable[[Stage], str]:
