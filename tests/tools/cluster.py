@@ -215,7 +215,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         os.environ.update(machines.QUIET, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="ab" * 16)
-        os.environ.update(COUNTS=str(folder / "counts"), PYTHONPATH=str(ROOT))
+        os.environ.update(
+            COUNTS=str(folder / "counts"),
+            PYTHONPATH=os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        )
         options = [
             "--data",
             args.data,
