@@ -19,6 +19,7 @@ from reports.runs import RowResult, Run, cards_of
 from reports.verdicts import RowVerdict, row_verdicts, verdict_words
 
 DASH = "–"
+SMOKE = " (smoke items, not the benchmarks)"
 ABSENT = {"not_judged": "not judged", "missing": "missing"}
 
 
@@ -50,7 +51,7 @@ class Section:
     @property
     def title(self) -> str:
         """The card's heading of the table."""
-        return table_title(self.card.title, self.smoke)
+        return self.card.title + SMOKE * self.smoke
 
     @property
     def labels(self) -> list[str]:
@@ -66,11 +67,6 @@ class Section:
         """The metric of a row: as measured, else as the card has it."""
         rows = [row for run in self.runs if (row := run.row(label)) is not None]
         return rows[0].metric if rows else next(row.of for row in self.card.rows if row.label == label)
-
-
-def table_title(title: str, smoke: bool) -> str:
-    """A table's heading, which says of smoke items that they are."""
-    return title + (" (smoke items, not the benchmarks)" if smoke else "")
 
 
 def render_tables(
@@ -248,7 +244,7 @@ class Mean:
 def _mean(part: Section) -> Mean | None:
     """None where nothing is measured, or fewer than two rows are in all columns."""
     found = {label: [_estimate(part, column, label) for column in part.columns] for label in part.labels}
-    percent = [label for label in part.labels if part.metric(label).in_percent]
+    percent = [label for label in part.labels if part.metric(label).in_percent and not _is_other(part, label)]
     labels = tuple(label for label in percent if None not in found[label])
     if not part.measured or len(labels) < 2:
         return None
@@ -256,6 +252,13 @@ def _mean(part: Section) -> Mean | None:
     estimates = [estimate for column in columns if (estimate := significance.mean_of_rows(column))]
     missed = [label for label in part.labels if label not in labels]
     return Mean(labels, tuple(estimates), f"; without {', '.join(missed)}" if missed else "")
+
+
+def _is_other(part: Section, label: str) -> bool:
+    """Whether a run measured something else in this row than the published columns beside it: other docs or budgets."""
+    rows = [column.run.row(label) for column in part.columns if column.run is not None]
+    beside = any(column.run is None for column in part.columns)
+    return beside and any(row.has(code) for row in rows if row for code in ("subset", "variant"))
 
 
 def _estimate(part: Section, column: Column, label: str) -> Estimate | None:
@@ -367,8 +370,8 @@ def _as_json(part: Section) -> dict[str, Any]:
         for run in part.runs
     ]
     explained = {"interval": SPREAD, "verdict": part.tolerance.words, "mean": significance.MEAN_WORDS}
-    head = {"suite": part.card.name, "smoke": part.smoke, "runs": runs}
-    return {**head, "explained": explained if part.runs else {}, "cells": _entries(part)}
+    about = {"runs": runs, "explained": explained if part.runs else {}}
+    return {"suite": part.card.name, "smoke": part.smoke, **about, "cells": _entries(part)}
 
 
 def _as_csv(parts: Sequence[Section]) -> str:

@@ -299,7 +299,7 @@ def _table(
     notes = Footnotes()
     header = (first_column, "A", one.name, f"{one.name} − A", "95 % interval", "Docs worse / better", "Docs",
               "p (Holm)", "MDE", "Verdict")  # fmt: skip
-    lines = [_line(pair, notes) for pair in pairs]
+    lines = [cells_of(pair, notes) for pair in pairs]
     remarks = [
         f"Docs worse / better: the docs whose own score turned worse or better from A to {one.name}",
         f"p: Holm's correction over {tests} tests, the rows of {'this table' if tests <= len(pairs) else 'all runs'}",
@@ -308,12 +308,14 @@ def _table(
         "margin. The interval and both tests cover the choice of docs, on the docs that both runs answered",
     ]
     if one.mean is not None and pairs is one.rows:
-        lines.append(_line(one.mean, notes))
+        lines.append(cells_of(one.mean, notes))
         remarks.append(f"{one.mean.label}: {significance.MEAN_WORDS}; its p stands outside Holm's correction")
     return Table(title, cells(*header), tuple(lines), tuple(notes.texts), tuple(remarks))
 
 
-def _line(one: Pair, notes: Footnotes) -> tuple[Cell, ...]:
+def cells_of(one: Pair, notes: Footnotes | None = None) -> tuple[Cell, ...]:
+    """A row's cells: label, A, B, difference, interval, docs worse and better, docs, p, MDE, verdict."""
+    notes = notes or Footnotes()
     d, digits = one.difference, one.metric.digits
     if d is None or one.p is None:
         return cells(one.label, *[DASH] * 8, one.verdict)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from evals.core.card import best
 from evals.core.errors import UserError
 from reports.boards import latest
-from reports.card import DASH, SPREAD, plus_minus, table_title
+from reports.card import DASH, SMOKE, SPREAD, plus_minus
 from reports.comparability import SETTINGS, mismatches
 from reports.render.pictures import BARS, COLOURS, picture, quiet
 from reports.render.tables import Cell, Footnotes, Table, cells, one_line
@@ -106,7 +106,7 @@ def _table(curve: Curve) -> Table:
         lines.append((Cell(f"{step:,}", marks=marks), *(_cell(column, step) for column in columns.values())))
     title = f"{curve.points[0][1].card.title}: {one_line(curve.name) or 'checkpoints'}"
     return Table(
-        table_title(title, curve.smoke),
+        title + SMOKE * curve.smoke,
         cells("Step", *(_heading(label, columns[label].values()) for label in labels)),
         tuple(lines),
         tuple(notes.texts),

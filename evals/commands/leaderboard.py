@@ -7,14 +7,24 @@ weights. Partial measurements stand in tables of their own, labelled.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from evals.commands.options import Use, refuse_unused, require_positive
-from evals.core.errors import EXIT_OK
+from evals.core.errors import EXIT_OK, UserError
 
 FORMATS = ("md", "csv", "site")
+SPACE = """---
+title: Leaderboard of small language models
+sdk: static
+app_file: index.html
+---
+
+Made with smol-evals. Every number stands with its uncertainty, its docs and what it was measured on.
+"""
+"""What makes a folder a static Space of the hub."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +37,14 @@ class Options:
     formats: tuple[str, ...]
     no_samples: bool
     samples: int | None = None
+    push: str | None = None
 
 
 USES: tuple[Use[Options], ...] = (
     Use("--no-samples", lambda o: "site" in o.formats, "is about the site, which is not written: add --format site"),
     Use("--samples", lambda o: "site" in o.formats, "is about the site, which is not written: add --format site"),
     Use("--samples", lambda o: not o.no_samples, "contradicts --no-samples"),
+    Use("--push", lambda o: "site" in o.formats, "is about the site, which is not written: add --format site"),
 )  # fmt: skip
 
 
@@ -69,6 +81,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="a site with the first N samples of each task (default: all): 200 keep a hundred checkpoints small",
     )
+    parser.add_argument(
+        "--push",
+        metavar="ORG/NAME",
+        help="also put the site into this Space of the Hugging Face hub (a new one is private); needs a login",
+    )
 
 
 def options_from(args: argparse.Namespace) -> Options:
@@ -80,8 +97,11 @@ def options_from(args: argparse.Namespace) -> Options:
         formats=tuple(args.format or FORMATS),
         no_samples=args.no_samples,
         samples=args.samples,
+        push=args.push,
     )
     require_positive(args, "--samples")
+    if options.push is not None and not re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", options.push):
+        raise UserError(f"--push {options.push}: give ORG/NAME, a Space on the hub")
     refuse_unused(args, options, USES)
     return options
 
@@ -102,6 +122,8 @@ def main(args: argparse.Namespace) -> int:
         if kind in options.formats:
             written.append(options.output / name)
             write_atomic(written[-1], files[name.lower()].encode())
+    if options.push:
+        files["README.md"] = SPACE
     if "site" in options.formats:
         site = write_site(
             options.output / "site", boards, refused, not options.no_samples, options.samples, files
@@ -111,4 +133,8 @@ def main(args: argparse.Namespace) -> int:
         print(f"left out: {line}", file=sys.stderr)
     for path in written:
         print(path)
+    if options.push:
+        from evals.core.hub_client import push_space
+
+        print(push_space(options.output / "site", options.push))
     return EXIT_OK

@@ -32,6 +32,7 @@ class Options:
     tolerance: Tolerance
     plain: bool = False
     steps: tuple[int, ...] | None = None
+    track: str | None = None
 
 
 _TABLES = "is about the card's tables, not about --curve"
@@ -46,6 +47,7 @@ USES: tuple[Use[Options], ...] = (
         lambda o: o.format not in DATA,
         "is about tables to read: csv and json have columns for the intervals",
     ),
+    Use("--track", lambda o: not o.curve, _TABLES),
     Use("--steps", lambda o: o.curve, "is about --curve: add it"),
     Use(
         "--format", lambda o: not o.curve or o.format == "md", "is about the card's tables: --curve prints md"
@@ -88,6 +90,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the model card's model-index as YAML; the newer eval-results YAML lands beside it",
     )
+    parser.add_argument(
+        "--track",
+        choices=("trackio", "wandb"),
+        help="also hand the rows to this tracker, if its package is installed; offline unless it is told otherwise",
+    )
     add_tolerance(parser)
 
 
@@ -104,8 +111,13 @@ def options_from(args: argparse.Namespace) -> Options:
         tolerance=tolerance_from(args),
         plain=args.plain,
         steps=curve.steps_from(args.steps),
+        track=args.track,
     )
     refuse_unused(args, options, USES)
+    if options.track:
+        from reports.track import check_tracker
+
+        check_tracker(options.track)
     curve.check(_curve(options))
     require_place("--model-index", options.model_index)
     return options
@@ -137,6 +149,10 @@ def show(options: Options) -> int:
     index = prepare(runs, options.model_index) if options.model_index else None
     if options.plot:
         forest(runs, options.plot, options.columns)
+    if options.track:
+        from reports.track import track
+
+        track(runs, options.track)
     lines = index.write() if index else []
     print_or_write(text, options.output)
     for line in lines:

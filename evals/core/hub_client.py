@@ -97,6 +97,30 @@ def fetch(kind: str, repo: str, revision: str, choose: Choose, offline: bool) ->
     raise UserError(f"{what}: {damaged[0]} does not match the hub's hash, twice: try later, or {LOCAL_COPY}")
 
 
+def push_space(folder: Path, repo: str) -> str:
+    """Puts a folder's files into a static Space in one commit, in place of what it held; returns its address.
+
+    A Space that is not there yet is made, a private one. Needs a login. Raises NotThere, Unreachable or UserError.
+    """
+    if constants.HF_HUB_OFFLINE:
+        raise Unreachable(f"space {repo}: offline (HF_HUB_OFFLINE), so nothing can be pushed")
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    hub_logging.set_verbosity(logging.CRITICAL)  # what went wrong is told here, in one line
+    api, what = HfApi(), f"space {repo}"
+    make = partial(api.create_repo, repo, repo_type="space", space_sdk="static", private=True, exist_ok=True)
+    send = partial(
+        api.upload_folder, repo_id=repo, folder_path=folder, repo_type="space", delete_patterns="*",
+        commit_message="The leaderboard's site",
+    )  # fmt: skip
+    try:
+        address = str(_ask(make, what))
+        _ask(send, what)
+    except UserError as error:  # a local copy is what fetching would need
+        raise type(error)(str(error).removesuffix(f", or {LOCAL_COPY}")) from None
+    return address
+
+
 def is_sound(path: Path) -> bool:
     """Whether a cached file's content has the hash that the hub gave for it: sha256, or git's for small files.
 

@@ -9,7 +9,7 @@ from evals.core.statistics import Estimate
 from reports import significance
 from reports.boards import ALPHA, Board, Entry, judge
 from reports.site import figures
-from reports.site.naming import Shown, count, notes_text
+from reports.site.naming import Shown, count
 
 MANY = 12  # tasks that are named one by one
 
@@ -20,13 +20,9 @@ def index_page(boards: Sequence[Board], shown: Sequence[Shown], refused: Sequenc
     summary = (
         f"{count(len(shown), 'run')} of {count(models, 'model')}. Every value stands with its 95 % interval."
     )
-    suites = [
-        {
-            "title": card.heading,
-            "boards": [_board(board, shown) for board in boards if board.suite == suite],
-        }
-        for suite, card in {board.suite: board.card for board in boards}.items()
-    ]
+    suites: dict[str, list[dict[str, Any]]] = {}
+    for board in boards:
+        suites.setdefault(board.card.heading, []).append(_board(board, shown))
     reading = list(READING)
     if refused:
         reading.append(
@@ -124,9 +120,5 @@ def _board_line(
     item = next(item for item in shown if item.run is entry.run)
     mean = figures.mean_figure(entry.mean)
     strip = scale.interval(mean) if scale and mean else None
-    cells = [
-        {"figure": figures.row_figure(cell.row), "leads": cell.leads, "note": notes_text(cell.row)}
-        for cell in (entry.cells[k] for k in kept)
-    ]
-    line = {"rank": entry.rank, "name": item.run.name, "page": item.page, "under": item.under}
-    return line | {"mean": mean, "strip": strip, "cells": cells}
+    cells = [entry.cells[k] for k in kept]
+    return {"rank": entry.rank, "item": item, "mean": mean, "strip": strip, "cells": cells}

@@ -22,8 +22,9 @@ from reports.site import fields, samples
 from reports.site.board_page import index_page
 from reports.site.compare_page import compare_page, pairs_of
 from reports.site.curve_page import curve_page
+from reports.site.figures import row_figure
 from reports.site.model_page import model_page
-from reports.site.naming import Shown, show, task_page
+from reports.site.naming import Shown, notes_text, show, task_page
 from reports.site.samples import Answers
 from reports.site.scripts import write_script
 from reports.site.task_pages import main_metric, row_label, task_context, tasks_page
@@ -74,8 +75,12 @@ def _fill(
     environment = _environment()
     environment.globals.update(
         has_samples=with_samples,
+        row_figure=row_figure,
+        notes_text=notes_text,
+        task_page=task_page,
+        thousands=fields.thousands,
         has=[context["here"] for _, _, context in pages],
-        files=sorted(files),
+        files=sorted(name for name in files if name != "README.md"),
         made=f"smol-evals {project_version()}, {datetime.now(UTC):%Y-%m-%d}",
     )
     for name, template, context in pages:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from reports.boards import Board
-from reports.card import signed
 from reports.comparability import CIRCUMSTANCES
-from reports.compare import Comparison, Pair, compare_runs
+from reports.compare import Comparison, Pair, cells_of, compare_runs
 from reports.margins import USUAL
 from reports.runs import Run
 from reports.site.naming import Shown
@@ -48,15 +47,13 @@ def address(one: Shown, other: Shown) -> str:
 
 def _pair(one: Shown, other: Shown) -> dict[str, Any]:
     (found,) = compare_runs([one.run, other.run])
-    quantised = _is_quantising(one.run, other.run)
     return {
         "id": address(one, other),
-        "a": {"name": one.title, "page": one.page},
-        "b": {"name": other.title, "page": other.page},
-        "kind": "what quantising cost" if quantised else "",
-        "sentence": found.sentence,
+        "a": one,
+        "b": other,
+        "quantising": _is_quantising(one.run, other.run),
+        "found": found,
         "apart": _apart(found),
-        "tests": found.tests,
         "lines": [_line(pair) for pair in (*found.rows, found.mean) if pair],
     }
 
@@ -73,19 +70,7 @@ def _apart(found: Comparison) -> list[str]:
     ]
 
 
-def _line(pair: Pair) -> dict[str, Any]:
-    d, digits = pair.difference, pair.metric.digits
-    if d is None or pair.first is None or pair.second is None or pair.p is None:
-        return {"label": pair.label, "verdict": pair.verdict, "a": None}
-    return {
-        "label": pair.label,
-        "a": f"{pair.first:.{digits}f}",
-        "b": f"{pair.second:.{digits}f}",
-        "difference": signed(d.value, digits + 1),
-        "interval": f"{signed(d.low, digits + 1)} to {signed(d.high, digits + 1)}",
-        "docs": f"{pair.docs[0]:,} / {pair.docs[1]:,}",
-        "n": d.n,
-        "p": "≤ 0.001" if pair.p < 0.001 else f"{pair.p:.3f}",
-        "verdict": pair.verdict,
-        "kind": pair.kind,
-    }
+def _line(pair: Pair) -> list[str]:
+    """The row's cells, without the detectable difference."""
+    texts = [cell.text for cell in cells_of(pair)]
+    return [*texts[:8], texts[9]]

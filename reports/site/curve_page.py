@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from evals.core.errors import UserError
-from reports.curve import Curve, find_curves, labels_of
+from reports.curve import STEP, Curve, find_curves, labels_of
 from reports.render.tables import one_line
 from reports.runs import Run
 from reports.site import figures
@@ -14,9 +14,13 @@ from reports.site.naming import count
 
 
 def curve_page(runs: Sequence[Run]) -> dict[str, Any] | None:
-    """Every training among the runs with two checkpoints or more; None where there is none."""
+    """Every training among the runs with two checkpoints or more; None where there is none.
+
+    Nobody said here that the runs are a training's, so a name must say "step", "checkpoint" or the like: a number alone
+    ("model-2") is none.
+    """
     try:
-        curves = find_curves(runs)
+        curves = find_curves(run for run in runs if STEP.search(run.name))
     except UserError:
         return None
     trainings = [_training(curve) for curve in curves if not curve.is_level and len(curve.points) > 1]

@@ -8,11 +8,11 @@ from typing import Any
 
 from evals.core.runlog import Provenance, TaskDataLog
 from reports.boards import labels
-from reports.runs import RowResult, Run
+from reports.runs import Run
 from reports.site import fields, figures
 from reports.site.compare_page import address
 from reports.site.figures import Line
-from reports.site.naming import Shown, count, notes_text, task_page, when
+from reports.site.naming import Shown, count, when
 from reports.site.task_pages import main_figure
 from reports.verdicts import row_verdicts
 
@@ -25,33 +25,27 @@ def model_page(
     """One run: its rows as a picture and a table, and where they come from."""
     run = item.run
     verdicts = row_verdicts(run)
-    printed = {label: verdict.printed for label, verdict in verdicts.items()}
     others = [other for other in everyone if other.run.name == run.name and other is not item]
-    rows = [_model_row(run, row, verdicts) for row in run.rows]
-    docs = sum(row.n for row in run.rows)
+    timed = {label: fields.part(run.log.timing, "rows", label).get("seconds") for label in verdicts}
+    docs = count(sum(row.n for row in run.rows), "doc")
     return {
         "here": "",
-        "name": run.name,
-        "key": item.key,
-        "suite": run.suite,
-        "suite_title": run.card.heading,
+        "item": item,
         "labels": labels(run),
-        "summary": f"{docs:,} docs in {count(len(run.rows), 'row')}; measured {when(run) or 'at an unknown time'} UTC.",
-        "pictures": _row_pictures(run, printed),
-        "has_seconds": any(item["seconds"] is not None for item in rows),
-        "has_published": any(printed.values()),
-        "rows": rows,
+        "summary": f"{docs} in {count(len(run.rows), 'row')}; measured {when(run) or 'at an unknown time'} UTC.",
+        "pictures": _row_pictures(run, {label: verdict.printed for label, verdict in verdicts.items()}),
+        "verdicts": verdicts,
+        "has_published": any(verdict.printed for verdict in verdicts.values()),
+        "seconds": {label: fields.number(value) for label, value in timed.items()},
         "facts": [fact for fact in _facts(run) if fact["value"]],
-        "tasks": [_model_task(run, task) for task in run.tasks],
-        "pairs": [
-            {"id": address(*pair), "title": next(one for one in pair if one is not item).title}
+        "tasks": {task: (main_figure(run, task), _data_words(run, task)) for task in run.tasks},
+        "pairs": {
+            address(*pair): next(one for one in pair if one is not item).title
             for pair in pairs
             if item in pair
-        ],
-        "others": [
-            {"page": other.page, "title": f"{other.title}, {other.run.suite}", "labels": labels(other.run)}
-            for other in others
-        ],
+        },
+        "others": [(other, labels(other.run)) for other in others],
+        "many": MANY,
     }
 
 
@@ -75,40 +69,12 @@ def _row_pictures(run: Run, printed: Mapping[str, str | None]) -> list[dict[str,
     return pictures
 
 
-def _model_row(run: Run, row: RowResult, verdicts: Mapping[str, Any]) -> dict[str, Any]:
-    verdict = verdicts[row.label]
-    seconds = fields.number(fields.part(run.log.timing, "rows", row.label).get("seconds"))
-    few = row.tasks if len(row.tasks) <= MANY else ()
-    return {
-        "label": row.label,
-        "figure": figures.row_figure(row),
-        "n": row.n,
-        "metric": row.metric.name,
-        "published": verdict.printed,
-        "verdict": verdict.verdict if verdict.printed else "",
-        "seconds": seconds,
-        "tasks": [{"name": task, "page": task_page(task)} for task in few if task in run.tasks],
-        "many": "" if few else f"{len(row.tasks)} tasks",
-        "note": notes_text(row),
-    }
-
-
-def _model_task(run: Run, task: str) -> dict[str, Any]:
-    data, settings = run.log.data.tasks.get(task) or TaskDataLog(), run.log.tasks[task].settings
+def _data_words(run: Run, task: str) -> str:
+    data = run.log.data.tasks.get(task) or TaskDataLog()
     rows, official = fields.thousands(data.rows), fields.thousands(data.official_rows)
-    parts = (
-        f"{rows} of {official} rows" if rows and official else "",
-        f"revision {data.revision[:12]}" if data.revision else "",
-    )
-    return {
-        "name": task,
-        "page": task_page(task),
-        "n": run.log.tasks[task].n,
-        "shots": fields.thousands(settings.get("shots")),
-        "budget": fields.count(settings.get("max_new_tokens")),
-        "figure": main_figure(run, task),
-        "data": "; ".join(one for one in (*parts, data.note) if one),
-    }
+    of = f"{rows} of {official} rows" if rows and official else ""
+    revision = f"revision {data.revision[:12]}" if data.revision else ""
+    return "; ".join(filter(None, (of, revision, data.note)))
 
 
 def _facts(run: Run) -> list[dict[str, Any]]:

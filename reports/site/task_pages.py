@@ -14,7 +14,6 @@ from reports.site.board_page import board_title
 from reports.site.breakdown import breakdowns
 from reports.site.figures import Figure, Line
 from reports.site.naming import Shown, count
-from reports.site.scripts import slug
 
 OTHER_ROW = "Other"
 
@@ -39,22 +38,12 @@ def row_label(run: Run, task: str) -> str:
 
 
 def tasks_page(shown: Sequence[Shown]) -> dict[str, Any]:
-    """All tasks by suite and row."""
-    suites = []
-    for suite, card in {item.run.suite: item.run.card for item in shown}.items():
-        rows: dict[str, dict[str, int]] = {}
-        for run in (item.run for item in shown if item.run.suite == suite):
-            for task in run.tasks:
-                sizes = rows.setdefault(row_label(run, task), {})
-                sizes[task] = max(sizes.get(task, 0), run.log.tasks[task].n)
-        listed = [
-            {
-                "label": label,
-                "tasks": [{"name": t, "n": n, "page": slug(t) + ".html"} for t, n in sizes.items()],
-            }
-            for label, sizes in rows.items()
-        ]
-        suites.append({"title": card.heading, "rows": listed})
+    """All tasks by suite and row: {suite's heading: {row: {task: docs of its longest run}}}."""
+    suites: dict[str, dict[str, dict[str, int]]] = {}
+    for run in (item.run for item in shown):
+        for task in run.tasks:
+            sizes = suites.setdefault(run.card.heading, {}).setdefault(row_label(run, task), {})
+            sizes[task] = max(sizes.get(task, 0), run.log.tasks[task].n)
     return {"here": "tasks", "suites": suites}
 
 
@@ -76,31 +65,21 @@ def _task_group(task: str, board: Board, shown: Sequence[Shown]) -> dict[str, An
     items = [item for entry in board.entries for item in shown if item.run is entry.run]
     metrics = list(dict.fromkeys(metric for item in items for metric in _metrics(item.run, task)))
     lines = [
-        {
-            "name": item.run.name,
-            "under": item.under,
-            "page": item.page,
-            "key": item.key,
-            "n": item.run.log.tasks[task].n,
-            "figures": [figures.task_figure(metric, item.run.columns(task)) for metric in metrics],
-        }
-        for item in items
+        (item, [figures.task_figure(metric, item.run.columns(task)) for metric in metrics]) for item in items
     ]
-    pictures = []
     known = [Line(item.name, figure) for item in items if (figure := main_figure(item.run, task))]
     metric = main_metric(items[0].run, task)
     caption = f"{metric.name if metric else 'no score'}; lines are 95 % intervals."
-    if picture := figures.forest(known, f"{task}: runs with 95 % intervals", caption):
-        pictures.append(picture)
-    title = f"{board.card.heading}: {board_title(board).lower()}"
-    group = {
-        "title": title,
+    return {
+        "title": f"{board.card.heading}: {board_title(board).lower()}",
         "suite": board.suite,
         "labels": board.labels,
         "caption": _task_caption(items, task),
+        "picture": figures.forest(known, f"{task}: runs with 95 % intervals", caption),
+        "metrics": [metric.name for metric in metrics],
+        "lines": lines,
+        "parts": breakdowns(task, metrics, items),
     }
-    group |= {"pictures": pictures, "metrics": [metric.name for metric in metrics], "lines": lines}
-    return group | {"parts": breakdowns(task, metrics, items)}
 
 
 def _task_caption(items: Sequence[Shown], task: str) -> str:

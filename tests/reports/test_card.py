@@ -266,6 +266,16 @@ def test_the_mean_is_over_the_rows_that_all_columns_have(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_row_on_other_docs_is_in_no_mean_beside_published_numbers(tmp_path):
+    run = run_with(tmp_path, labels=("HellaSwag", "PIQA", "TriviaQA"))
+    edit(run.folder, lambda r: r["rows"][1]["notes"].append({"code": "subset", "text": "half of the rows"}))
+    run = load_run(run.folder)
+    beside = cells(section(card.render_tables([run]), "## Base Pre-Trained Model"))
+    alone = cells(section(card.render_tables([run], ["tiny"]), "## Base Pre-Trained Model"))
+    assert (beside[-1][0], alone[-1][0]) == ("Mean of 2 rows", "Mean of 3 rows")
+    assert alone[-1][1].endswith("[1]")
+
+
 @pytest.mark.parametrize("fmt", report.FORMATS)
 def test_every_format_says_what_its_interval_is(tmp_path, fmt):
     run = run_with(tmp_path, labels=("ARC (Average)", "PIQA"), model=own())

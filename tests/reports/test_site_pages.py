@@ -202,8 +202,12 @@ def test_checkpoints_have_a_page_of_curves(tmp_path: Path) -> None:
     text = (site / "curve.html").read_text(encoding="utf-8")
     assert text.count('class="curve"') == 9 and text.count("step 2: ") == 9 and "n = 40" in text
     assert "Base models: run" in text and 'href="curve.html"' in (site / "index.html").read_text()
-    alone = write_site(tmp_path / "alone", boards_of(tmp_path / "a", MadeRun("x")), [], False)
+    alone = write_site(tmp_path / "alone", boards_of(tmp_path / "a", MadeRun("x-1")), [], False)
     assert not (alone / "curve.html").exists() and not (alone / "compare.html").exists()
+    two = write_site(
+        tmp_path / "two", boards_of(tmp_path / "b", MadeRun("gpt-1"), MadeRun("gpt-2")), [], False
+    )
+    assert not (two / "curve.html").exists() and (two / "compare.html").exists()  # versions are no steps
 
 
 def test_downloads_and_the_footer(tmp_path: Path) -> None:

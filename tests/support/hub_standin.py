@@ -7,6 +7,7 @@ the sha256 beside it; small ones carry the git blob's sha1. Faults are put in fr
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -133,12 +134,52 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send_file(self.server.blobs[path[5:]], {}, broken)
         if match := re.fullmatch(r"/api/((?:models|datasets)/[^/]+/[^/]+)(?:/revision/(.+))?", path):
             return self._info(match[1], match[2] or "main")
-        if match := re.fullmatch(r"/api/((?:models|datasets)/[^/]+/[^/]+)/(tree|paths-info)/(.+)", path):
+        if path in ("/api/repos/create", "/api/validate-yaml"):
+            return self._create() if path.endswith("create") else self._json({"errors": [], "warnings": []})
+        if match := re.fullmatch(r"/api/(spaces/[^/]+/[^/]+)/(preupload|commit)/main", path):
+            return self._preupload() if match[2] == "preupload" else self._receive(match[1])
+        if match := re.fullmatch(
+            r"/api/((?:models|datasets|spaces)/[^/]+/[^/]+)/(tree|paths-info)/(.+)", path
+        ):
             repo, call, rest = match.groups()
             return self._tree(repo, rest) if call == "tree" else self._paths_info(repo, rest)
         if match := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/(.+)", path):
             return self._resolve(("datasets/" if match[1] else "models/") + match[2], match[3], broken)
         return self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
+
+    def _json(self, data: Any) -> None:
+        self._send(200, json.dumps(data).encode(), {"Content-Type": "application/json"})
+
+    def _create(self) -> None:
+        """A new repo, empty; 409 for one that is there."""
+        asked = json.loads(self._posted)
+        repo = f"{asked['type']}s/{asked['organization']}/{asked['name']}"
+        url = {"url": f"{self.server.url}/{repo}"}
+        if repo in self.server.repos:
+            return self._send(409, json.dumps(url).encode(), {"Content-Type": "application/json"})
+        self.server.add(repo, {})
+        self.server.repos[repo].card = {"visibility": asked.get("visibility"), "sdk": asked.get("sdk")}
+        self._json(url)
+
+    def _preupload(self) -> None:
+        files = json.loads(self._posted)["files"]
+        self._json(
+            {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
+        )
+
+    def _receive(self, repo: str) -> None:
+        """A commit: a line of JSON for each file that is added or deleted."""
+        held = self.server.repos[repo]
+        files = dict(held.commits[held.branches["main"]])
+        for line in map(json.loads, self._posted.splitlines()):
+            if line["key"] == "file":
+                files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            elif line["key"] == "deletedFile":
+                files.pop(line["value"]["path"])
+        commit = self.server.add(repo, files)
+        held.branches["main"] = commit
+        url = f"{self.server.url}/{repo}/commit/{commit}"
+        self._json({"success": True, "commitUrl": url, "commitOid": commit, "hookOutput": ""})
 
     def _commit(self, repo: str, revision: str) -> str | None:
         held = self.server.repos.get(repo)
