@@ -13,6 +13,7 @@ import re
 import shlex
 import signal
 import sys
+from importlib import metadata
 from typing import Any
 
 from evals.commands.options import Parser, parser_of
@@ -89,6 +90,14 @@ def parse(argv: list[str]) -> tuple[Any, argparse.Namespace]:
     return module, parser.parse_args(rest)
 
 
+def version() -> str:
+    """This project's version; "(not installed)" where its metadata cannot be had."""
+    try:
+        return metadata.version("smol-evals")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
 def _fail(message: str) -> int:
     print("error: " + " ".join(message.split()), file=sys.stderr)
     return EXIT_USAGE
@@ -117,7 +126,10 @@ def make_parser(name: str) -> tuple[Any, Parser]:
     program = "run_evals.py" if name == "run" else f"run_evals.py {name}"
     lines = [f"  {command:<12} {text}" for command, (_, text) in COMMANDS.items()]
     epilog = "commands (each with its own --help):\n" + "\n".join(lines) if name == "run" else None
-    return module, parser_of(module, program, epilog)
+    parser = parser_of(module, program, epilog)
+    if name == "run":
+        parser.add_argument("--version", action="version", version=f"smol-evals {version()}")
+    return module, parser
 
 
 def _terminate_like_interrupt() -> None:

@@ -10,6 +10,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from evals.core import statistics
 from evals.core.card import Card
@@ -122,7 +123,7 @@ def latest(runs: Iterable[Run]) -> list[Run]:
 
 def build_boards(runs: Iterable[Run]) -> list[Board]:
     """Boards of all suites: suites in the card's order, whole measurements first, then by size."""
-    groups: dict[tuple, list[Run]] = {}
+    groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault(conditions(run), []).append(run)
     suites = list(cards_of(run for members in groups.values() for run in members))
@@ -133,7 +134,7 @@ def build_boards(runs: Iterable[Run]) -> list[Board]:
     return [_set_apart(board, boards) for board in boards]
 
 
-def conditions(run: Run) -> tuple:
+def conditions(run: Run) -> tuple[Any, ...]:
     """What two runs must have in common to be ranked against each other."""
     return (
         run.suite,
@@ -246,7 +247,7 @@ def _finished(run: Run) -> str:
     return run.log.provenance.finished
 
 
-def _fullness(run: Run) -> tuple:
+def _fullness(run: Run) -> tuple[Any, ...]:
     measured = [row for row in run.rows if _counts(row)]
     variant = bool(run.log.provenance.variant)
     return (not run.smoke, not variant, len(measured), sum(row.n for row in measured), _finished(run))

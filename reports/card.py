@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from evals.core import statistics
 from evals.core.card import Card, all_cards, best
 from evals.core.errors import UserError
 from evals.core.metric import Metric
+from evals.core.statistics import Estimate
+from reports import significance
 from reports.margins import USUAL, Tolerance
-from reports.render.tables import RENDERERS, Cell, Footnotes, Table, one_line
+from reports.render.tables import RENDERERS, Cell, Footnotes, Table, cells, csv_text, one_line
 from reports.runs import RowResult, Run, cards_of
-from reports.verdicts import RowVerdict, row_verdicts
+from reports.verdicts import RowVerdict, row_verdicts, verdict_words
 
 DASH = "–"
 ABSENT = {"not_judged": "not judged", "missing": "missing"}
@@ -32,13 +33,19 @@ class Column:
 
 @dataclass(frozen=True)
 class Section:
-    """One table: runs of one card, real data or smoke items, with the columns to show."""
+    """One table: runs of one card, real data or smoke items, with the columns to show (`plain`: without ±)."""
 
     card: Card
     smoke: bool
     runs: tuple[Run, ...]
     columns: tuple[Column, ...]
     tolerance: Tolerance = USUAL
+    plain: bool = False
+
+    @property
+    def measured(self) -> bool:
+        """Whether a run stands in it."""
+        return any(column.run is not None for column in self.columns)
 
     @property
     def title(self) -> str:
@@ -71,14 +78,13 @@ def render_tables(
     columns: Sequence[str] | None = None,
     fmt: str = "md",
     tolerance: Tolerance = USUAL,
+    plain: bool = False,
 ) -> str:
     """The tables of these runs as text ("md", "csv", "json", "latex" or "html"); without runs, the cards' own."""
-    parts = [replace(part, tolerance=tolerance) for part in sections(runs, columns)]
+    parts = [replace(part, tolerance=tolerance, plain=plain) for part in sections(runs, columns)]
     if fmt == "json":
-        return (
-            json.dumps([_as_json(part) for part in parts], indent=1, ensure_ascii=False, allow_nan=False)
-            + "\n"
-        )
+        data = [_as_json(part) for part in parts]
+        return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     if fmt == "csv":
         return _as_csv(parts)
     render = RENDERERS[fmt]
@@ -109,12 +115,10 @@ def sections(runs: Sequence[Run], columns: Sequence[str] | None = None) -> list[
 def _titles(runs: Sequence[Run]) -> list[str]:
     """Names of the measured columns, told apart by what differs: weights, dtype, then the run's folder."""
     titles = [" ".join(filter(None, [run.name, run.model.quantization])) for run in runs]
-    for more in (lambda run: run.model.dtype or "", lambda run: run.folder.name):
+    for more in ([run.model.dtype or "" for run in runs], [run.folder.name for run in runs]):
         if len(set(titles)) < len(titles):
-            titles = [
-                f"{title} {more(run)}" if titles.count(title) > 1 else title
-                for title, run in zip(titles, runs, strict=True)
-            ]
+            pairs = zip(titles, more, strict=True)
+            titles = [f"{title} {word}" if titles.count(title) > 1 else title for title, word in pairs]
     return [f"{one_line(title)} (measured)" for title in titles]
 
 
@@ -152,6 +156,13 @@ def _chosen(runs: Sequence[Run], card: Card, names: Sequence[str], smoke: bool) 
 
 # --- tables ---------------------------------------------------------------------------------------
 
+SPREAD = (
+    "± is half the width of the 95 % interval, not a standard error. The interval is Wilson's for one task of right "
+    "and wrong docs, else 1.96 standard errors over the docs to each side; it covers the choice of docs, not that of "
+    "prompts or settings. Published numbers were printed without an error."
+)
+PLAIN = "The intervals of all measured numbers stand in the tables row by row."
+
 
 def card_table(part: Section) -> Table:
     """The card's table: a row's best printed number is bold, ties too; footnotes say what is partial."""
@@ -159,17 +170,17 @@ def card_table(part: Section) -> Table:
     heads = [_head(column, notes) for column in part.columns]
     rows = []
     for label in part.labels:
-        cells = [_cell(part, column, label, notes) for column in part.columns]
-        numbers = {str(k): number for k, (number, _) in enumerate(cells) if number is not None}
-        top = best(numbers, part.metric(label).higher_is_better)
-        bold = len(cells) > 1
-        rows.append(
-            (
-                Cell(label),
-                *(Cell(cell.text, bold and str(k) in top, cell.marks) for k, (_, cell) in enumerate(cells)),
-            )
-        )
-    return Table(part.title, (Cell(part.card.header), *heads), tuple(rows), tuple(notes.texts))
+        found = [_cell(part, column, label, notes) for column in part.columns]
+        numbers = {str(k): number for k, (number, _) in enumerate(found) if number is not None}
+        top = best(numbers, part.metric(label).higher_is_better) if len(found) > 1 else set()
+        rows.append((Cell(label), *(replace(cell, bold=str(k) in top) for k, (_, cell) in enumerate(found))))
+    remarks = [PLAIN if part.plain else SPREAD] if part.measured else []
+    if mean := _mean(part):
+        rows.append((Cell(mean.label), *(_mean_cell(part, mean, k, notes) for k in range(len(part.columns)))))
+        remarks.append(f"{mean.label}: {significance.MEAN_WORDS}{mean.without}")
+    return Table(
+        part.title, (Cell(part.card.header), *heads), tuple(rows), tuple(notes.texts), tuple(remarks)
+    )
 
 
 def _shared_notes(run: Run) -> list[str]:
@@ -193,14 +204,20 @@ def _cell(part: Section, column: Column, label: str, notes: Footnotes) -> tuple[
     result = column.run.row(label)
     if result is None:
         return None, Cell(DASH)
-    shared = _shared_notes(column.run) if result.value is not None else []
-    marks = tuple(notes.mark(note.text) for note in result.notes if note.text not in shared)
+    marks = _own_marks(column.run, result, notes)
     if result.value is None:
         code = next((note.code for note in result.notes if note.code in ABSENT), "missing")
         return None, Cell(ABSENT[code], marks=marks)
     digits = shown_decimals(column.run, result)
     number = f"{result.value:.{digits}f}"
-    return number, Cell(f"{number}{plus_minus(result, digits)}", marks=marks)
+    spread = "" if part.plain else plus_minus(result.interval, digits)
+    return number, Cell(number + spread, marks=marks)
+
+
+def _own_marks(run: Run, row: RowResult, notes: Footnotes) -> tuple[int, ...]:
+    """Footnotes of a row that are not those of the whole column."""
+    shared = _shared_notes(run) if row.value is not None else []
+    return tuple(notes.mark(note.text) for note in row.notes if note.text not in shared)
 
 
 def shown_decimals(run: Run, row: RowResult) -> int:
@@ -209,44 +226,84 @@ def shown_decimals(run: Run, row: RowResult) -> int:
     return row.metric.digits if printed is None else printed.digits(run.model.card_column)
 
 
-def plus_minus(row: RowResult, digits: int) -> str:
+def plus_minus(interval: tuple[float, float] | None, digits: int) -> str:
     """ " ± half the width of the 95 % interval", or nothing when there is none."""
-    interval = row.interval
     return "" if interval is None else f" ± {(interval[1] - interval[0]) / 2:.{digits}f}"
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean over the rows in percent that all columns have: one estimate a column (published: no error, n = 0)."""
+
+    labels: tuple[str, ...]
+    estimates: tuple[Estimate, ...]
+    without: str
+
+    @property
+    def label(self) -> str:
+        """How the row is called."""
+        return f"Mean of {len(self.labels)} rows"
+
+
+def _mean(part: Section) -> Mean | None:
+    """None where nothing is measured, or fewer than two rows are in all columns."""
+    found = {label: [_estimate(part, column, label) for column in part.columns] for label in part.labels}
+    percent = [label for label in part.labels if part.metric(label).in_percent]
+    labels = tuple(label for label in percent if None not in found[label])
+    if not part.measured or len(labels) < 2:
+        return None
+    columns = [[(part.metric(label), found[label][k]) for label in labels] for k in range(len(part.columns))]
+    estimates = [estimate for column in columns if (estimate := significance.mean_of_rows(column))]
+    missed = [label for label in part.labels if label not in labels]
+    return Mean(labels, tuple(estimates), f"; without {', '.join(missed)}" if missed else "")
+
+
+def _estimate(part: Section, column: Column, label: str) -> Estimate | None:
+    if column.run is not None:
+        result = column.run.row(label)
+        return result.estimate if result else None
+    row = part.card.row(label)
+    value = row.value(column.model) if row else None
+    return None if value is None else Estimate(value, None, 0)
+
+
+def _mean_cell(part: Section, mean: Mean, position: int, notes: Footnotes) -> Cell:
+    run, estimate = part.columns[position].run, mean.estimates[position]
+    rows = [row for label in mean.labels if run and (row := run.row(label))]
+    marks = {mark for row in rows if run for mark in _own_marks(run, row, notes)}
+    spread = "" if part.plain else plus_minus(estimate.interval(), 1)
+    return Cell(f"{estimate.value:.1f}{spread}", marks=tuple(sorted(marks)))
 
 
 def detail_tables(part: Section) -> list[Table]:
     """For each run: n, interval, the model's own printed number, the difference and the verdict of every row."""
-    tables = []
-    for column in part.columns:
-        if column.run is not None:
-            tables.append(_detail(part, column.title, column.run))
-    return tables
+    return [_detail(part, column.title, column.run) for column in part.columns if column.run is not None]
 
 
 def _detail(part: Section, title: str, run: Run) -> Table:
     verdicts = row_verdicts(run, part.tolerance)
     compared = any(verdict.printed is not None for verdict in verdicts.values())
     own = ["Published", "Difference", "Verdict"] if compared else []
-    header = tuple(Cell(text) for text in (part.card.header, "n", "Measured", "95 % interval", *own))
     rows = []
     for row in sorted(run.rows, key=lambda row: part.labels.index(row.label)):
-        digits = shown_decimals(run, row)
-        cells = [row.label, str(row.n), DASH, DASH]
-        if row.value is not None:
-            cells[2] = f"{row.value:.{digits}f}"
-            cells[3] = (
-                DASH
-                if row.interval is None
-                else f"{row.interval[0]:.{digits}f} to {row.interval[1]:.{digits}f}"
-            )
-        verdict = verdicts[row.label]
+        digits, verdict = shown_decimals(run, row), verdicts[row.label]
+        line = [row.label, str(row.n), *_shown(row.value, row.interval, digits)]
         if compared:
             difference = DASH if verdict.difference is None else signed(verdict.difference, digits)
-            cells += [verdict.printed or DASH, difference, verdict.verdict]
-        rows.append(tuple(Cell(text) for text in cells))
-    notes = [f"Verdict: {part.tolerance.words}"] if compared else []
-    return Table(f"{title}: row by row", header, tuple(rows), tuple(notes))
+            line += [verdict.printed or DASH, difference, verdict.verdict]
+        rows.append(cells(*line))
+    if mean := _mean(part):
+        one = mean.estimates[[column.run for column in part.columns].index(run)]
+        rows.append(cells(mean.label, str(one.n), *_shown(one.value, one.interval(), 1), *[DASH] * len(own)))
+    tested = sum(verdict.result is not None for verdict in verdicts.values())
+    header = cells(part.card.header, "n", "Measured", "95 % interval", *own)
+    remarks = (verdict_words(part.tolerance, tested),) if compared else ()
+    return Table(f"{title}: row by row", header, tuple(rows), remarks=remarks)
+
+
+def _shown(value: float | None, interval: tuple[float, float] | None, digits: int) -> tuple[str, str]:
+    number = DASH if value is None else f"{value:.{digits}f}"
+    return number, DASH if interval is None else f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}"
 
 
 def signed(value: float, digits: int) -> str:
@@ -257,29 +314,43 @@ def signed(value: float, digits: int) -> str:
 
 # --- data formats ---------------------------------------------------------------------------------
 
+CSV_FIELDS = (
+    "suite", "row", "column", "kind", "value", "stderr", "low", "high", "interval", "n",
+    "published", "difference", "verdict", "notes",
+)  # fmt: skip
+
 
 def _entries(part: Section) -> list[dict[str, Any]]:
     """One record a cell of the table, numbers unrounded."""
     entries = []
-    for column in part.columns:
+    mean = _mean(part)
+    for k, column in enumerate(part.columns):
+        about = {"column": column.title, "kind": "measured" if column.run else "published"}
         verdicts = row_verdicts(column.run, part.tolerance) if column.run else {}
         for label in part.labels:
-            entry = {"row": label, "column": column.title, "kind": "measured" if column.run else "published"}
             if column.run is None:
                 row = part.card.row(label)
-                entries.append({**entry, "value": row.value(column.model) if row else None})
+                entries.append({"row": label, **about, "value": row.value(column.model) if row else None})
             elif (result := column.run.row(label)) is not None:
-                entries.append({**entry, **_measured(result, verdicts[label])})
+                entries.append({"row": label, **about, **_measured(result, verdicts[label])})
+        if mean:
+            numbers = _numbers(mean.estimates[k], mean.estimates[k].interval(), "normal")
+            entries.append({"row": mean.label, **about, **numbers})
     return entries
 
 
+def _numbers(estimate: Estimate | None, interval: tuple[float, float] | None, kind: str) -> dict[str, Any]:
+    low, high = interval or (None, None)
+    value, stderr = (None, None) if estimate is None else (estimate.value, estimate.stderr)
+    words = None if interval is None else f"95 %, {kind}"
+    n = {"n": estimate.n} if estimate and estimate.n else {}
+    return {"value": value, "stderr": stderr, "low": low, "high": high, "interval": words, **n}
+
+
 def _measured(row: RowResult, verdict: RowVerdict) -> Mapping[str, Any]:
-    low, high = row.interval or (None, None)
+    kind = "Wilson" if statistics.is_wilson(row.metric, len(row.tasks)) else "normal"
     return {
-        "value": row.value,
-        "stderr": row.stderr,
-        "low": low,
-        "high": high,
+        **_numbers(row.estimate, row.interval, kind),
         "n": row.n,
         "published": None if verdict.printed is None else float(verdict.printed),
         "difference": verdict.difference,
@@ -291,38 +362,17 @@ def _measured(row: RowResult, verdict: RowVerdict) -> Mapping[str, Any]:
 
 
 def _as_json(part: Section) -> dict[str, Any]:
-    return {
-        "suite": part.card.name,
-        "smoke": part.smoke,
-        "runs": [
-            {"model": run.model.model_dump(), "folder": run.folder.name, "limit": run.log.limit}
-            for run in part.runs
-        ],
-        "cells": _entries(part),
-    }
-
-
-CSV_FIELDS = (
-    "suite", "row", "column", "kind", "value", "stderr", "low", "high", "n",
-    "published", "difference", "verdict", "notes",
-)  # fmt: skip
+    runs = [
+        {"model": run.model.model_dump(), "folder": run.folder.name, "limit": run.log.limit}
+        for run in part.runs
+    ]
+    explained = {"interval": SPREAD, "verdict": part.tolerance.words, "mean": significance.MEAN_WORDS}
+    head = {"suite": part.card.name, "smoke": part.smoke, "runs": runs}
+    return {**head, "explained": explained if part.runs else {}, "cells": _entries(part)}
 
 
 def _as_csv(parts: Sequence[Section]) -> str:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, CSV_FIELDS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for part in parts:
-        for entry in _entries(part):
-            notes = "; ".join(note["text"] for note in entry.get("notes", ()))
-            line = {**entry, "suite": part.card.name, "notes": notes}
-            writer.writerow({key: _harmless(value) for key, value in line.items()})
-    return buffer.getvalue()
-
-
-def _harmless(value: Any) -> Any:
-    """Text that a spreadsheet would take for a formula gets a quote in front."""
-    if not isinstance(value, str):
-        return value
-    text = one_line(value)
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+    records = [{**entry, "suite": part.card.name} for part in parts for entry in _entries(part)]
+    for record in records:
+        record["notes"] = "; ".join(note["text"] for note in record.get("notes", ()))
+    return csv_text(records, CSV_FIELDS)

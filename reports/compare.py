@@ -1,8 +1,9 @@
-"""Is B better than A? Row by row and task by task, on the docs that both runs answered."""
+"""Is B better than A? Row by row and task by task, on the docs that both runs answered; C and others alike."""
 
 from __future__ import annotations
 
 import json
+import string
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -12,22 +13,25 @@ import numpy as np
 from evals.core import statistics
 from evals.core.errors import UserError
 from evals.core.metric import Metric
-from evals.core.statistics import Array
+from evals.core.statistics import Array, Estimate
 from reports import significance
-from reports.card import DASH, signed
+from reports.card import DASH, plus_minus, signed
 from reports.comparability import CIRCUMSTANCES, Mismatch, mismatches
-from reports.flips import changed_docs, find_flips, flips_markdown
+from reports.flips import changed_docs, doc_losses, find_flips, flips_markdown
 from reports.margins import USUAL, Tolerance
-from reports.render.tables import Cell, Footnotes, Table, markdown, markdown_text, one_line
+from reports.render.tables import Cell, Footnotes, Table, cells, markdown, markdown_text, one_line
 from reports.runs import RowResult, Run, shared_columns
 from reports.significance import Difference
+
+WORSE, BETTER, EQUAL, OPEN, UNKNOWN = "worse", "better", "equal", "open", "not compared"
 
 
 @dataclass(frozen=True)
 class Pair:
     """A row or task in both runs, on their shared docs. Values in the row's unit; `p` is Holm's, over its table.
 
-    `mde`: the true difference that the table shows in this row in four of five cases.
+    `kind`: WORSE, BETTER, EQUAL, OPEN or UNKNOWN. `mde`: the true difference that the table shows in this row in four
+    of five cases. `docs`: (worse, better) ones by their own scores.
     """
 
     label: str
@@ -38,6 +42,39 @@ class Pair:
     p: float | None
     verdict: str
     mde: float | None = None
+    kind: str = UNKNOWN
+    docs: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One run (`name`: "B") against the first one. `tests`: how many rows Holm's correction goes over."""
+
+    name: str
+    first: Run
+    second: Run
+    mismatches: tuple[Mismatch, ...]
+    rows: tuple[Pair, ...]
+    tasks: tuple[Pair, ...]
+    mean: Pair | None
+    tests: int
+    task_tests: int
+
+    @property
+    def sentence(self) -> str:
+        """What came out, in one sentence."""
+        found = {kind: [one.label for one in self.rows if one.kind == kind] for kind in (WORSE, BETTER)}
+        counts = {kind: sum(one.kind == kind for one in self.rows) for kind in (EQUAL, OPEN, UNKNOWN)}
+        named = {kind: f" ({', '.join(labels)})" if labels else "" for kind, labels in found.items()}
+        text = (
+            f"{self.name} is worse in {len(found[WORSE])} of {len(self.rows)} rows{named[WORSE]}, "
+            f"better in {len(found[BETTER])}{named[BETTER]}, equal in {counts[EQUAL]}, open in {counts[OPEN]}"
+        )
+        text += f", not compared in {counts[UNKNOWN]}" if counts[UNKNOWN] else ""
+        if self.mean is None or self.mean.difference is None:
+            return f"{text}."
+        d = self.mean.difference
+        return f"{text}; {self.mean.label.lower()} {signed(d.value, 2)}{plus_minus((d.low, d.high), 2)}."
 
 
 def check_suites(first: Run, second: Run) -> None:
@@ -79,90 +116,147 @@ def _value(metric: Metric, scores: Sequence[Array], weights: Sequence[float]) ->
     return metric.scale * statistics.weighted_sum([statistics.mean(one) for one in scores], weights).value
 
 
-def compare_rows(first: Run, second: Run, tolerance: Tolerance = USUAL) -> list[Pair]:
-    """Every row that either run has, in A's order, verdicts corrected for their number."""
+def compare_runs(runs: Sequence[Run], tolerance: Tolerance = USUAL) -> list[Comparison]:
+    """Every other run against the first; verdicts are corrected for all rows of all runs. Raises UserError."""
+    first, *others = runs
+    if not 1 <= len(others) < len(string.ascii_uppercase):
+        raise UserError(f"compare takes 2 to {len(string.ascii_uppercase)} runs, not {len(runs)}")
+    for other in others:
+        check_suites(first, other)
+    names = string.ascii_uppercase[1:]
+    named = list(zip(names, others, strict=False))
+    rows = _corrected([_rows(first, other, name) for name, other in named], tolerance)
+    tasks = _corrected([_tasks(first, other, name) for name, other in named], tolerance)
+    tests, task_tests = (
+        sum(one.p is not None for group in found for one in group) for found in (rows, tasks)
+    )
+    return [
+        Comparison(
+            names[k], first, other, tuple(mismatches(first, other)), tuple(rows[k]), tuple(tasks[k]),
+            _mean(rows[k], names[k], tolerance), tests, task_tests,
+        )
+        for k, other in enumerate(others)
+    ]  # fmt: skip
+
+
+def _rows(first: Run, second: Run, name: str) -> list[Pair]:
+    """Every row that either run has, in A's order."""
     rows = {row.label: row for run in (second, first) for row in run.rows}
     order = dict.fromkeys([row.label for run in (first, second) for row in run.rows])
-    return _corrected(
-        [_pair(first, second, label, rows[label], rows[label].tasks) for label in order], tolerance
-    )
+    return [_pair(first, second, name, label, rows[label], rows[label].tasks) for label in order]
 
 
-def compare_tasks(first: Run, second: Run, tolerance: Tolerance = USUAL) -> list[Pair]:
-    """Every task of the rows that average several, verdicts corrected for their number."""
-    pairs = []
-    for row in first.rows:
-        if len(row.tasks) > 1:
-            pairs += [_pair(first, second, task, row, (task,)) for task in row.tasks]
-    return _corrected(pairs, tolerance)
+def _tasks(first: Run, second: Run, name: str) -> list[Pair]:
+    """Every task of the rows that average several."""
+    rows = [row for row in first.rows if len(row.tasks) > 1]
+    return [_pair(first, second, name, task, row, (task,)) for row in rows for task in row.tasks]
 
 
-def _pair(first: Run, second: Run, label: str, row: RowResult, tasks: Sequence[str]) -> Pair:
+def _pair(first: Run, second: Run, name: str, label: str, row: RowResult, tasks: Sequence[str]) -> Pair:
     measured = on_shared_docs(first, second, row, tasks)
     if measured is None:
-        return Pair(label, row.metric, None, None, None, None, _why_not(first, second, tasks))
-    return Pair(label, row.metric, *measured, None, "")
+        return Pair(label, row.metric, None, None, None, None, _why_not(first, second, name, tasks))
+    shared = [pair for task in tasks if (pair := shared_columns(first, second, task)) is not None]
+    losses = np.concatenate([doc_losses(row.metric, *pair) for pair in shared])
+    docs = int(np.sum(losses > 0)), int(np.sum(losses < 0))
+    return Pair(label, row.metric, *measured, None, "", docs=docs)
 
 
-def _why_not(first: Run, second: Run, tasks: Sequence[str]) -> str:
-    for name, run in (("A", first), ("B", second)):
+def _why_not(first: Run, second: Run, name: str, tasks: Sequence[str]) -> str:
+    for side, run in (("A", first), (name, second)):
         missing = [task for task in tasks if task not in run.tasks]
         if missing:
-            return f"{name} has no {missing[0]}"
+            return f"{side} has no {missing[0]}"
     return "no doc with the same prompt and a score in both"
 
 
-def _corrected(pairs: list[Pair], tolerance: Tolerance) -> list[Pair]:
-    tested = [k for k, one in enumerate(pairs) if one.difference is not None]
-    adjusted = significance.holm([one.difference.p for one in pairs if one.difference is not None])
-    for k, p in zip(tested, adjusted, strict=True):
-        one = pairs[k]
-        assert one.difference is not None
-        # Holm's first step, one of two sides: what a single row's difference has to pass
-        level = tolerance.alpha / 2 / len(tested)
-        one = replace(one, p=p, mde=significance.detectable(one.difference, one.metric.reach, level))
-        pairs[k] = replace(one, verdict=_verdict(one, tolerance))
-    return pairs
+def _corrected(groups: list[list[Pair]], tolerance: Tolerance) -> list[list[Pair]]:
+    """Holm's p, the detectable difference and the verdict of every pair, for the tests of all groups together."""
+    tested = [one.difference for group in groups for one in group if one.difference is not None]
+    adjusted = iter(significance.holm([difference.p for difference in tested]))
+    # Holm's first step, one of two sides: what a single row's difference has to pass
+    level = tolerance.alpha / 2 / max(1, len(tested))
+
+    def judged(one: Pair, name: str) -> Pair:
+        if one.difference is None or one.first is None:
+            return one
+        mde = significance.detectable(one.difference, one.metric.reach, level)
+        return _judged(replace(one, p=next(adjusted), mde=mde), name, one.difference, one.first, tolerance)
+
+    names = string.ascii_uppercase[1:]
+    return [[judged(one, name) for one in group] for name, group in zip(names, groups, strict=False)]
 
 
-def _verdict(one: Pair, tolerance: Tolerance) -> str:
-    difference = one.difference
-    assert difference is not None and one.first is not None and one.p is not None and one.mde is not None
-    margin = tolerance.margin(one.metric, one.first)
-    if difference.changed == 0:
-        return "same on every doc"
+def _judged(one: Pair, name: str, difference: Difference, first: float, tolerance: Tolerance) -> Pair:
+    margin = tolerance.margin(one.metric, first)
     near = significance.equivalence(difference.value, difference.stderr, margin) < tolerance.alpha
-    if one.p < tolerance.alpha:
-        side = "worse" if one.metric.loss(0, difference.value) > 0 else "better"
-        return f"B is {side}" + (f" (within ±{margin:.2g})" if near else "")
+    if difference.changed == 0:
+        return replace(one, kind=EQUAL, verdict="same on every doc")
+    if one.p is not None and one.p < tolerance.alpha:
+        kind = WORSE if one.metric.loss(0, difference.value) > 0 else BETTER
+        words = f"{name} is {kind}" + (f" (within ±{margin:.2g})" if near else "")
+        return replace(one, kind=kind, verdict=words)
     if near:
-        return f"equivalent (within ±{margin:.2g})"
-    return f"cannot tell (a difference of {one.mde:.{one.metric.digits}f} would show)"
+        return replace(one, kind=EQUAL, verdict=f"equivalent (within ±{margin:.2g})")
+    would = "" if one.mde is None else f" (a difference of {one.mde:.{one.metric.digits}f} would show)"
+    return replace(one, kind=OPEN, verdict=f"cannot tell{would}")
+
+
+def _mean(rows: Sequence[Pair], name: str, tolerance: Tolerance) -> Pair | None:
+    """The mean over the rows (significance.MEAN_WORDS), judged by itself; None for fewer than two rows."""
+    known = [one for one in rows if one.difference is not None and one.metric.in_percent]
+    if len(known) < 2:
+        return None
+    sides = [
+        significance.mean_of_rows((one.metric, Estimate(value, None, 0)) for one in known
+                                  if (value := getattr(one, side)) is not None)
+        for side in ("first", "second")
+    ]  # fmt: skip
+    mean = significance.mean_of_rows((one.metric, one.difference.estimate) for one in known if one.difference)
+    if mean is None or sides[0] is None or sides[1] is None:
+        return None
+    changed = sum(one.difference.changed for one in known if one.difference)
+    difference = significance.of_estimate(mean, changed)
+    pair = Pair(
+        f"Mean of {len(known)} rows", known[0].metric, sides[0].value, sides[1].value, difference,
+        difference.p, "", None, docs=(sum(one.docs[0] for one in known), sum(one.docs[1] for one in known)),
+    )  # fmt: skip
+    return _judged(pair, name, difference, sides[0].value, tolerance)
 
 
 # --- output ---
 
 
-def as_markdown(first: Run, second: Run, flips: int = 0, tolerance: Tolerance = USUAL) -> str:
-    """The comparison as markdown: what differs, rows, tasks, and the docs that changed."""
-    check_suites(first, second)
-    found = mismatches(first, second)
-    blocks = [
-        f"# {first.suite}: A = {_named(first)}, B = {_named(second)}",
-        *[f"- {_warning(one)}{markdown_text(one.text)}" for one in found],
-        "",
-        markdown(_table("Rows", "Row", compare_rows(first, second, tolerance), tolerance)),
-    ]
-    tasks = compare_tasks(first, second, tolerance)
-    if tasks:
-        blocks.append(markdown(_table("Tasks of the rows that average several", "Task", tasks, tolerance)))
-    if flips:
-        blocks.append(flips_markdown(first, second, flips))
+def as_markdown(runs: Sequence[Run], flips: int = 0, tolerance: Tolerance = USUAL) -> str:
+    """The comparison as markdown: what came out, what sets the runs apart, rows, tasks, and the docs that changed."""
+    found = compare_runs(runs, tolerance)
+    names = [f"A = {_named(runs[0])}", *(f"{one.name} = {_named(one.second)}" for one in found)]
+    blocks = [f"# {runs[0].suite}: {', '.join(names)}", ""]
+    blocks += [f"**{markdown_text(one.sentence)}**\n" for one in found]
+    blocks += [line for one in found for line in _apart(one)] + [""]
+    if len(found) > 1:
+        blocks.append(markdown(_overview(found)))
+    for one in found:
+        which = f"{one.name} against A: " if len(found) > 1 else ""
+        blocks.append(markdown(_table(one, f"{which}Rows", "Row", one.rows, one.tests, tolerance)))
+        if one.tasks:
+            title = f"{which}Tasks of the rows that average several"
+            blocks.append(markdown(_table(one, title, "Task", one.tasks, one.task_tests, tolerance)))
+        if flips:
+            blocks.append(flips_markdown(one.first, one.second, flips, one.name))
     return "\n".join(blocks)
 
 
-def _warning(one: Mismatch) -> str:
-    return "" if one.code in CIRCUMSTANCES else "not the same measurement: "
+def _apart(one: Comparison) -> list[str]:
+    """What sets two runs apart, and whether their weights are the same."""
+    lines = []
+    prints = [run.model.fingerprint for run in (one.first, one.second)]
+    if prints[0] is not None and prints[0] == prints[1]:
+        lines.append(f"same weights: A and {one.name} have the fingerprint {prints[0][:19]}…")
+    for found in one.mismatches:
+        warning = "" if found.code in CIRCUMSTANCES else "not the same measurement: "
+        lines.append(f"{warning}{found.text}" + (f" ({one.name})" if one.name != "B" else ""))
+    return [f"- {markdown_text(line)}" for line in lines]
 
 
 def _named(run: Run) -> str:
@@ -170,56 +264,93 @@ def _named(run: Run) -> str:
     return markdown_text(one_line(" ".join(word for word in words if word)))
 
 
-def _table(title: str, first_column: str, pairs: list[Pair], tolerance: Tolerance) -> Table:
+def _overview(found: Sequence[Comparison]) -> Table:
+    """All runs side by side: the first one's value, and the others' differences with their 95 % intervals."""
+    labels = dict.fromkeys(pair.label for one in found for pair in (*one.rows, one.mean) if pair)
+    lines = []
+    for label in labels:
+        pairs = [next((p for p in (*one.rows, one.mean) if p and p.label == label), None) for one in found]
+        known = next((pair for pair in pairs if pair and pair.first is not None), None)
+        first = DASH if known is None else f"{known.first:.{known.metric.digits}f}"
+        lines.append((Cell(label), Cell(first), *map(_short, pairs)))
+    header = cells("Row", "A", *(f"{one.name} − A" for one in found))
+    remark = "± is half the width of the difference's 95 % interval; bold: real after Holm's correction"
+    return Table("All runs", header, tuple(lines), remarks=(remark,))
+
+
+def _short(pair: Pair | None) -> Cell:
+    if pair is None or pair.difference is None:
+        return Cell(DASH)
+    d, digits = pair.difference, pair.metric.digits + 1
+    text = f"{signed(d.value, digits)}{plus_minus((d.low, d.high), digits)}"
+    return Cell(text, bold=pair.kind in (WORSE, BETTER))
+
+
+def _table(
+    one: Comparison, title: str, first_column: str, pairs: Sequence[Pair], tests: int, tolerance: Tolerance
+) -> Table:
     notes = Footnotes()
-    header = (first_column, "A", "B", "B − A", "95 % interval", "docs changed", "p (Holm)", "MDE", "Verdict")
-    rows = []
-    for one in pairs:
-        d, digits = one.difference, one.metric.digits
-        if d is None or one.first is None or one.second is None or one.p is None or one.mde is None:
-            rows.append((Cell(one.label), *(Cell(DASH) for _ in header[2:]), Cell(one.verdict)))
-            continue
-        rows.append(
-            (
-                Cell(one.label),
-                Cell(f"{one.first:.{digits}f}"),
-                Cell(f"{one.second:.{digits}f}"),
-                Cell(signed(d.value, digits + 1)),
-                Cell(f"{signed(d.low, digits + 1)} to {signed(d.high, digits + 1)}"),
-                Cell(f"{d.changed} of {d.n}"),
-                Cell("< 0.001" if one.p < 0.001 else f"{one.p:.3f}", marks=(notes.mark(_test_note(d)),)),
-                Cell(f"{one.mde:.{digits + 1}f}"),
-                Cell(one.verdict),
-            )
-        )
-    notes.mark(
-        "MDE: the smallest true difference that is found here in four of five cases (80 % power), Holm counted"
+    header = (first_column, "A", one.name, f"{one.name} − A", "95 % interval", "Docs worse / better", "Docs",
+              "p (Holm)", "MDE", "Verdict")  # fmt: skip
+    lines = [_line(pair, notes) for pair in pairs]
+    remarks = [
+        f"Docs worse / better: the docs whose own score turned worse or better from A to {one.name}",
+        f"p: Holm's correction over {tests} tests, the rows of {'this table' if tests <= len(pairs) else 'all runs'}",
+        "MDE: the smallest true difference that is found here in four of five cases (80 % power), Holm counted",
+        f"Verdict: {tolerance.words}; equivalent, if two one-sided tests at that alpha place the difference within the "
+        "margin. The interval and both tests cover the choice of docs, on the docs that both runs answered",
+    ]
+    if one.mean is not None and pairs is one.rows:
+        lines.append(_line(one.mean, notes))
+        remarks.append(f"{one.mean.label}: {significance.MEAN_WORDS}; its p stands outside Holm's correction")
+    return Table(title, cells(*header), tuple(lines), tuple(notes.texts), tuple(remarks))
+
+
+def _line(one: Pair, notes: Footnotes) -> tuple[Cell, ...]:
+    d, digits = one.difference, one.metric.digits
+    if d is None or one.p is None:
+        return cells(one.label, *[DASH] * 8, one.verdict)
+    changed = f" ({d.changed} changed)" if d.changed > sum(one.docs) else ""
+    return (
+        *cells(one.label, f"{one.first:.{digits}f}", f"{one.second:.{digits}f}", signed(d.value, digits + 1)),
+        Cell(f"{signed(d.low, digits + 1)} to {signed(d.high, digits + 1)}"),
+        Cell(f"{one.docs[0]} / {one.docs[1]}{changed}"),
+        Cell(str(d.n)),
+        Cell("< 0.001" if one.p < 0.001 else f"{one.p:.3f}", marks=(notes.mark(TESTS.get(d.test, d.test)),)),
+        Cell(DASH if one.mde is None else f"{one.mde:.{digits + 1}f}"),
+        Cell(one.verdict),
     )
-    notes.mark(f"Verdict: {tolerance.words}")
-    return Table(title, tuple(Cell(text) for text in header), tuple(rows), tuple(notes.texts))
 
 
-def _test_note(difference: Difference) -> str:
-    return {
-        "exact McNemar": "exact McNemar test on the docs whose score changed",
-        "paired bootstrap": "paired bootstrap over docs within each task",
-    }.get(difference.test, difference.test)
+TESTS = {
+    "exact McNemar": "exact McNemar test on the docs whose score changed",
+    "paired bootstrap": "paired bootstrap over docs within each task",
+    "z": "z test, by the rows' paired errors",
+}
 
 
-def as_json(first: Run, second: Run, flips: int = 0, tolerance: Tolerance = USUAL) -> str:
-    """The comparison as JSON, numbers unrounded."""
-    check_suites(first, second)
+def as_json(runs: Sequence[Run], flips: int = 0, tolerance: Tolerance = USUAL) -> str:
+    """The comparison as JSON, numbers unrounded: an object; a list of them for more than two runs."""
+    found = [_comparison(one, flips) for one in compare_runs(runs, tolerance)]
+    data = found if len(found) > 1 else found[0]
+    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _comparison(one: Comparison, flips: int) -> dict[str, Any]:
     data: dict[str, Any] = {
-        "suite": first.suite,
-        "first": _side(first),
-        "second": _side(second),
-        "mismatches": [asdict(one) for one in mismatches(first, second)],
-        "rows": [_plain(one) for one in compare_rows(first, second, tolerance)],
-        "tasks": [_plain(one) for one in compare_tasks(first, second, tolerance)],
+        "suite": one.first.suite,
+        "summary": one.sentence,
+        "first": _side(one.first),
+        "second": _side(one.second),
+        "mismatches": [asdict(found) for found in one.mismatches],
+        "holm_tests": one.tests,
+        "rows": [_plain(pair) for pair in one.rows],
+        "mean": None if one.mean is None else _plain(one.mean),
+        "tasks": [_plain(pair) for pair in one.tasks],
     }
     if flips:
-        data["flips"] = [asdict(flip) for flip in find_flips(first, second, flips)]
-    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        data["flips"] = [asdict(flip) for flip in find_flips(one.first, one.second, flips)]
+    return data
 
 
 def _side(run: Run) -> dict[str, Any]:
@@ -227,16 +358,15 @@ def _side(run: Run) -> dict[str, Any]:
 
 
 def _plain(one: Pair) -> dict[str, Any]:
-    entry: dict[str, Any] = {"label": one.label, "metric": one.metric.name}
-    entry |= {
+    entry: dict[str, Any] = {
+        "label": one.label,
+        "metric": one.metric.name,
         "first": one.first,
         "second": one.second,
-        "difference": None,
-        "p": one.p,
-        "verdict": one.verdict,
     }
+    entry |= {"difference": None, "p": one.p, "kind": one.kind, "verdict": one.verdict}
     if one.difference is not None:
-        numbers = {**asdict(one.difference), "mde": one.mde}
+        numbers = {**asdict(one.difference), "worse": one.docs[0], "better": one.docs[1], "mde": one.mde}
         del numbers["spread"], numbers["share"]
         if one.difference.stderr == float("inf"):
             numbers.update(stderr=None, low=None, high=None, mde=None)

@@ -1,7 +1,7 @@
 """A training's curve: how each row grows over checkpoints, as a table and as a picture.
 
-A checkpoint's step is the number in its model's name ("step-1000", "checkpoint-500", "model-step1000-tokens2B");
-what is left of the name tells trainings apart. A model without a number is a level line to compare with.
+A checkpoint's step is the number in its model's name ("step-1000", "checkpoint-500", "model-step1000-tokens2B"), or
+what a user says it is; what is left of the name tells trainings apart. A model without a step is a level line.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from evals.core.card import best
 from evals.core.errors import UserError
 from reports.boards import latest
-from reports.card import DASH, plus_minus, table_title
+from reports.card import DASH, SPREAD, plus_minus, table_title
 from reports.comparability import SETTINGS, mismatches
-from reports.render.pictures import COLOURS, OPTIONS, check_format, save
-from reports.render.tables import Cell, Footnotes, Table, one_line
+from reports.render.pictures import BARS, COLOURS, picture, quiet
+from reports.render.tables import Cell, Footnotes, Table, cells, one_line
 from reports.runs import RowResult, Run, cards_of
 
 if TYPE_CHECKING:
@@ -42,14 +42,10 @@ class Curve:
         """Whether this is a model without a step, for comparison."""
         return self.points[0][0] is None
 
-    def row(self, label: str) -> RowResult | None:
-        """The row of that label in the first checkpoint that has it with a value, or None."""
-        return next((row for _, run in self.points if (row := _valued(run, label)) is not None), None)
-
-
-def _valued(run: Run, label: str) -> RowResult | None:
-    row = run.row(label)
-    return None if row is None or row.value is None else row
+    def values(self, label: str) -> list[tuple[int | None, RowResult]]:
+        """The steps that have a value in the row of that label, with the row."""
+        found = [(step, run.row(label)) for step, run in self.points]
+        return [(step, row) for step, row in found if row is not None and row.value is not None]
 
 
 def step_of(name: str) -> tuple[str, int | None]:
@@ -61,14 +57,24 @@ def step_of(name: str) -> tuple[str, int | None]:
     return rest.strip("-_. "), int(found[1])
 
 
-def find_curves(runs: Iterable[Run]) -> list[Curve]:
+def named_steps(runs: Sequence[Run], steps: Sequence[int] | None) -> list[tuple[str, int | None, Run]]:
+    """(training, step, run) of each run: by its name, or all of one training at the given steps. Raises UserError."""
+    if steps is None:
+        return [(*step_of(run.name), run) for run in latest(runs)]
+    if len(steps) != len(runs):
+        raise UserError(
+            f"--steps has {len(steps)} numbers for {len(runs)} runs: give one for each run, in their order"
+        )
+    return [("", step, run) for step, run in zip(steps, runs, strict=True)]
+
+
+def find_curves(runs: Iterable[Run], steps: Sequence[int] | None = None) -> list[Curve]:
     """Runs by suite and training, steps in order; of one checkpoint's runs the fullest and latest.
 
     Raises UserError when there is no training with two checkpoints.
     """
     groups: dict[tuple[str, bool, str, bool], list[tuple[int | None, Run]]] = {}
-    for run in latest(runs):
-        name, step = step_of(run.name)
+    for name, step, run in named_steps(list(runs), steps):
         groups.setdefault((run.suite, run.smoke, name, step is None), []).append((step, run))
     curves = []
     for (suite, smoke, name, _), points in groups.items():
@@ -77,7 +83,7 @@ def find_curves(runs: Iterable[Run]) -> list[Curve]:
     if not any(len(curve.points) > 1 and not curve.is_level for curve in curves):
         raise UserError(
             "no two checkpoints of one training among these runs: their models' names need a step each, "
-            "such as 'step-1000' or 'checkpoint-500'"
+            "such as 'step-1000' or 'checkpoint-500', or give --steps 1000,2000"
         )
     suites = list(cards_of(run for curve in curves for _, run in curve.points))
     curves.sort(key=lambda curve: (suites.index(curve.suite), curve.smoke, curve.is_level, curve.name))
@@ -91,27 +97,37 @@ def tables(curves: Sequence[Curve]) -> list[Table]:
 
 def _table(curve: Curve) -> Table:
     labels, notes = _labels([curve]), Footnotes()
-    bold = {label: _best(curve, label) for label in labels}
+    columns = {label: dict(curve.values(label)) for label in labels}
     first = curve.points[0][1]
     lines = []
     for step, run in curve.points:
         unlike = [one.text for one in mismatches(first, run) if one.code in SETTINGS]
         marks = (notes.mark(f"not measured as the first checkpoint: {'; '.join(unlike)}"),) if unlike else ()
-        cells = [Cell(f"{step:,}", marks=marks)]
-        for label in labels:
-            row = _valued(run, label)
-            text = DASH if row is None else _shown(row)
-            spread = "" if row is None else plus_minus(row, row.metric.digits)
-            cells.append(Cell(text + spread, bold=text in bold[label]))
-        lines.append(tuple(cells))
+        lines.append((Cell(f"{step:,}", marks=marks), *(_cell(column, step) for column in columns.values())))
+    title = f"{curve.points[0][1].card.title}: {one_line(curve.name) or 'checkpoints'}"
     return Table(
-        _title(curve), tuple(Cell(text) for text in ("Step", *labels)), tuple(lines), tuple(notes.texts)
+        table_title(title, curve.smoke),
+        cells("Step", *(_heading(label, columns[label].values()) for label in labels)),
+        tuple(lines),
+        tuple(notes.texts),
+        (SPREAD,),
     )
 
 
-def _title(curve: Curve) -> str:
-    title = f"{curve.points[0][1].card.title}: {one_line(curve.name) or 'checkpoints'}"
-    return table_title(title, curve.smoke)
+def _heading(label: str, rows: Iterable[RowResult]) -> str:
+    """The row's label and how many docs it is over."""
+    sizes = sorted({row.n for row in rows})
+    return f"{label} (n = {' to '.join(dict.fromkeys(f'{n:,}' for n in (sizes[0], sizes[-1])))})"
+
+
+def _cell(column: dict[int | None, RowResult], step: int | None) -> Cell:
+    """A step's value; bold where it is the best of the column."""
+    shown = {str(key): f"{row.value:.{row.metric.digits}f}" for key, row in column.items()}
+    row = column.get(step)
+    if row is None:
+        return Cell(DASH)
+    top = best(shown, row.metric.higher_is_better)
+    return Cell(shown[str(step)] + plus_minus(row.interval, row.metric.digits), bold=str(step) in top)
 
 
 def _labels(curves: Sequence[Curve]) -> list[str]:
@@ -122,67 +138,54 @@ def _labels(curves: Sequence[Curve]) -> list[str]:
     return [*known, *sorted(measured.difference(known))]
 
 
-def _shown(row: RowResult) -> str:
-    return f"{row.value:.{row.metric.digits}f}"
-
-
-def _best(curve: Curve, label: str) -> set[str]:
-    """The texts of the best value of a row."""
-    rows = [row for _, run in curve.points if (row := _valued(run, label)) is not None]
-    texts = {str(k): _shown(row) for k, row in enumerate(rows)}
-    return {texts[k] for k in best(texts, rows[0].metric.higher_is_better)} if rows else set()
-
-
 def draw(curves: Sequence[Curve], path: Path) -> None:
-    """A panel for each row of each suite: value over step with its 95 % band. Raises UserError."""
-    check_format(path)
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    """A panel for each row of each suite: value over step with its 95 % interval. Raises UserError."""
     groups: dict[tuple[str, bool], list[Curve]] = {}
     for curve in curves:
         groups.setdefault((curve.suite, curve.smoke), []).append(curve)
     panels = [(members, label) for members in groups.values() for label in _labels(members)]
-    with matplotlib.rc_context(OPTIONS):
-        across = min(3, len(panels))
-        down = -(-len(panels) // across)
-        figure, axes = pyplot.subplots(
-            down, across, figsize=(3.6 * across, 2.7 * down), squeeze=False, layout="constrained"
-        )
-        for axis, (members, label) in zip(axes.flat, panels, strict=False):
+    across = min(3, len(panels))
+    down = -(-len(panels) // across)
+    caption = f"{BARS} Dashed: a model without a step, its interval as a band."
+    with picture([path], (3.6 * across, 2.7 * down + 0.3), caption, down, across) as axes:
+        for axis, (members, label) in zip(axes, panels, strict=False):
             _panel(axis, members, label)
-        for axis in axes.flat[len(panels) :]:
+        for axis in axes[len(panels) :]:
             axis.set_visible(False)
-        save(figure, path)
 
 
 def _panel(axis: Axes, curves: Sequence[Curve], label: str) -> None:
     for k, curve in enumerate(curves):
         colour = COLOURS[k % len(COLOURS)]
         name = one_line(curve.name)[:40] or "checkpoints"
-        points = [
-            (step or 0, row.value, *(row.interval or (row.value, row.value)))
-            for step, run in curve.points
-            if (row := _valued(run, label)) is not None
-        ]
+        points = [(step or 0, row.value, row.interval) for step, row in curve.values(label)]
         if not points:
             continue
-        steps, values, lows, highs = zip(*points, strict=True)
+        steps, values = [step for step, _, _ in points], [value or 0.0 for _, value, _ in points]
+        bounds = [interval or (value or 0.0, value or 0.0) for _, value, interval in points]
         if curve.is_level:
             axis.axhline(values[0], color=colour, linestyle="--", linewidth=1, label=name)
+            axis.axhspan(*bounds[0], color=colour, alpha=0.1, linewidth=0)
             continue
-        axis.plot(steps, values, "o-", color=colour, markersize=3.5, linewidth=1.4, label=name)
-        axis.fill_between(steps, lows, highs, color=colour, alpha=0.15, linewidth=0)
+        spread = [[max(0.0, v - low) for v, (low, _) in zip(values, bounds, strict=True)],
+                  [max(0.0, high - v) for v, (_, high) in zip(values, bounds, strict=True)]]  # fmt: skip
+        axis.errorbar(
+            steps,
+            values,
+            spread,
+            fmt="o-",
+            color=colour,
+            markersize=3.5,
+            capsize=2,
+            linewidth=1.4,
+            label=name,
+        )
     smoke = " (smoke)" if curves[0].smoke else ""
     axis.set_title(f"{label}{smoke}, {curves[0].suite}", loc="left", fontsize="small", fontweight="bold")
-    measured = next(row for curve in curves if (row := curve.row(label)) is not None)
+    measured = next(row for curve in curves for _, row in curve.values(label))
     axis.set_ylabel(measured.metric.unit_words, fontsize="small")
     axis.set_xlabel("step", fontsize="small")
     axis.tick_params(labelsize="small")
-    axis.grid(color="#dddddd", linewidth=0.6)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
+    quiet(axis, "both")
     if len(curves) > 1:
         axis.legend(frameon=False, fontsize="x-small")

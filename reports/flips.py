@@ -1,9 +1,9 @@
-"""The docs whose own scores changed between two runs: prompt, both answers, both scores."""
+"""The docs whose own scores changed between two runs: the question, both answers, both scores."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,24 +11,27 @@ import numpy as np
 
 from evals.core.metric import METRICS, Metric
 from evals.core.statistics import Array
-from reports.render.tables import markdown_text
-from reports.runs import RowResult, Run, aligned, shared_columns
+from reports.questions import question
+from reports.render.tables import markdown_text, one_line
+from reports.runs import Columns, RowResult, Run, aligned, shared_columns
 
-MAX_CHARS = 4000
+MAX_CHARS = 1200
 
 
 @dataclass(frozen=True)
 class Flip:
-    """One doc of a task: what was asked, the right answer, both answers, both scores (null text: a baseline).
+    """A doc of a task: what was asked (worked examples left out), the right answer, both answers and scores.
 
-    A score is what the doc's line holds: a number, a list of its items' numbers, or both by column where the metric is
-    of parts.
+    Null texts: a baseline has none. A score is what the doc's line holds: a number, a list of its items' numbers, or
+    both by column where the metric is of parts. `change`: "worse", "better", or "changed" (as good, but another).
     """
 
     row: str
     task: str
     doc_id: int
-    prompt: str | None
+    change: str
+    shots: int
+    question: str | None
     gold: str | None
     first: str | None
     second: str | None
@@ -36,60 +39,22 @@ class Flip:
     second_score: Any
 
 
-def changed_docs(metric: Metric, first: Mapping[str, Sequence], second: Mapping[str, Sequence]) -> Array:
+def changed_docs(metric: Metric, first: Columns, second: Columns) -> Array:
     """Which docs have other scores of their own in the second run, [n_docs]; the columns hold the same docs."""
     columns = [name for name in metric.columns if name in first and name in second]
+    n = len(first[columns[0]]) if columns else 0
     return np.array(
-        [
-            any(first[name][k] != second[name][k] for name in columns)
-            for k in range(len(first[columns[0]]) if columns else 0)
-        ],
-        dtype=bool,
+        [any(first[name][k] != second[name][k] for name in columns) for k in range(n)], dtype=bool
     )
 
 
-def find_flips(first: Run, second: Run, most: int) -> list[Flip]:
-    """Up to `most` changed docs a task, those that turned worse first, in evaluation order."""
-    flips = []
-    for row in first.rows:
-        for task in row.tasks:
-            shared = shared_columns(first, second, task)
-            if shared is not None:
-                flips += _of_task(first, second, row, task, shared, most)
-    return flips
+def doc_losses(metric: Metric, first: Columns, second: Columns) -> Array:
+    """By how much each doc turned worse, over all parts of the metric, [n_docs]; 0 where a score is missing."""
+    sides = [_lines(metric, columns) for columns in (first, second)]
+    return np.array([_loss(metric, *pair) for pair in zip(*sides, strict=True)])
 
 
-def _of_task(
-    first: Run, second: Run, row: RowResult, task: str, shared: Sequence[Mapping[str, list]], most: int
-) -> list[Flip]:
-    lines = [_lines(row.metric, columns) for columns in shared]
-    if not all(lines):
-        return []
-    changed = np.flatnonzero(changed_docs(row.metric, *shared)).tolist()
-    order = sorted(changed, key=lambda k: -np.sign(_loss(row.metric, lines[0][k], lines[1][k])))[:most]
-    if not order:
-        return []
-    mine, other, _ = aligned(first, second, task)
-    texts = [
-        _texts(run, task, [positions[k] for k in order])
-        for run, positions in ((first, mine), (second, other))
-    ]
-    return [
-        Flip(
-            row.label,
-            task,
-            shared[0]["doc_id"][k],
-            a["prompt"] or b["prompt"],
-            a["gold"] or b["gold"],
-            a["answer"],
-            b["answer"],
-            *(side[k] if row.metric.parts else side[k][row.metric.column] for side in lines),
-        )
-        for k, a, b in zip(order, *texts, strict=True)
-    ]
-
-
-def _lines(metric: Metric, columns: Mapping[str, list]) -> list[dict[str, Any]]:
+def _lines(metric: Metric, columns: Columns) -> list[dict[str, Any]]:
     """The metric's columns a doc; none where the run does not have them all."""
     names = metric.columns
     if not all(name in columns for name in names):
@@ -100,13 +65,65 @@ def _lines(metric: Metric, columns: Mapping[str, list]) -> list[dict[str, Any]]:
 
 
 def _loss(metric: Metric, before: Mapping[str, Any], after: Mapping[str, Any]) -> float:
-    """By how much a doc turned worse, over all parts of the metric."""
     total = 0.0
     for part in [METRICS[name] for name in metric.parts] or [metric]:
         values = part.doc_value(before), part.doc_value(after)
         if values[0] is not None and values[1] is not None:
             total += part.loss(values[0], values[1])
     return total
+
+
+def find_flips(first: Run, second: Run, most: int) -> list[Flip]:
+    """Up to `most` changed docs a task in evaluation order: as many that turned worse as better, where there are."""
+    flips = []
+    for row in first.rows:
+        for task in row.tasks:
+            shared = shared_columns(first, second, task)
+            if shared is not None:
+                flips += _of_task(first, second, row, task, shared, most)
+    return flips
+
+
+def _of_task(
+    first: Run, second: Run, row: RowResult, task: str, shared: tuple[Columns, Columns], most: int
+) -> list[Flip]:
+    losses, changed = doc_losses(row.metric, *shared), changed_docs(row.metric, *shared)
+    order = _chosen(losses, changed, most) if len(losses) else []
+    if not order:
+        return []
+    mine, other, _ = aligned(first, second, task)
+    texts = [
+        _texts(run, task, [positions[k] for k in order])
+        for run, positions in ((first, mine), (second, other))
+    ]
+    lines = [_lines(row.metric, columns) for columns in shared]
+    shots = first.log.tasks[task].settings.get("shots")
+    shots = shots if isinstance(shots, int) else 0
+    return [
+        Flip(
+            row.label,
+            task,
+            shared[0]["doc_id"][k],
+            "worse" if losses[k] > 0 else "better" if losses[k] < 0 else "changed",
+            shots,
+            None if (prompt := a["prompt"] or b["prompt"]) is None else question(prompt, shots),
+            a["gold"] or b["gold"],
+            a["answer"],
+            b["answer"],
+            *(side[k] if row.metric.parts else side[k][row.metric.column] for side in lines),
+        )
+        for k, a, b in zip(order, *texts, strict=True)
+    ]
+
+
+def _chosen(losses: Array, changed: Array, most: int) -> list[int]:
+    """Positions of the docs to show: worse ones, better ones, then those that only changed."""
+    worse, better, other = (
+        np.flatnonzero(changed & test).tolist() for test in (losses > 0, losses < 0, losses == 0)
+    )
+    gains = min(len(better), max(most // 2, most - len(worse)))
+    picked = worse[: most - gains] + better[:gains]
+    return picked + other[: most - len(picked)]
 
 
 def _texts(run: Run, task: str, positions: list[int]) -> list[dict[str, str | None]]:
@@ -134,16 +151,20 @@ def _words(line: dict[str, Any]) -> dict[str, str | None]:
 # --- as text --------------------------------------------------------------------------------------
 
 
-def flips_markdown(first: Run, second: Run, most: int) -> str:
+def flips_markdown(first: Run, second: Run, most: int, name: str = "B") -> str:
     """The changed docs as markdown; texts stand in fences that they cannot close."""
-    blocks = ["## Docs whose score changed", ""]
+    blocks = [f"## Docs whose score changed from A to {name}", ""]
     for flip in find_flips(first, second, most):
-        title = f"### {markdown_text(flip.row)}, {flip.task}, doc {flip.doc_id}"
+        title = f"### {flip.change}: {markdown_text(flip.row)}, {flip.task}, doc {flip.doc_id}"
         blocks.append(f"{title}: {_change(flip.first_score, flip.second_score)}")
-        parts = {"Prompt": flip.prompt, "Right answer": flip.gold, "A": flip.first, "B": flip.second}
-        for name, text in parts.items():
+        if flip.question is not None:
+            left_out = f" (after {flip.shots} worked examples)" if flip.shots else ""
+            blocks += [f"Question{left_out}:", fenced(flip.question)]
+        if flip.gold:
+            blocks.append(f"Right answer: {markdown_text(one_line(flip.gold)[:200])}")
+        for side, text in (("A", flip.first), (name, flip.second)):
             if text is not None:
-                blocks += [f"{name}:", fenced(text)]
+                blocks += [f"{side}:", fenced(text)]
         blocks.append("")
     if len(blocks) == 2:
         blocks.append("None.")
@@ -169,9 +190,8 @@ def _said(score: Any) -> str:
 def fenced(text: str) -> str:
     """Any text as a code block: control characters shown, long texts cut, the fence longer than any inside."""
     if len(text) > MAX_CHARS:
-        text = (
-            f"{text[: MAX_CHARS // 2]}\n[… {len(text) - MAX_CHARS} characters …]\n{text[-MAX_CHARS // 2 :]}"
-        )
+        cut = f"\n[… {len(text) - MAX_CHARS:,} characters …]\n"
+        text = text[: MAX_CHARS // 2] + cut + text[-MAX_CHARS // 2 :]
     text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)

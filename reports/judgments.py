@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,13 @@ import numpy as np
 from tabulate import tabulate
 
 from evals.core import statistics
-from evals.core.files import write_atomic
 from evals.core.statistics import Estimate
+from reports.card import plus_minus
+from reports.render.pictures import COLOURS, picture, quiet
+from reports.render.tables import one_line
 
 NO_RATING = -1.0
+Z = statistics.two_sided_z(0.95)
 
 Line = Mapping[str, Any]
 Series = tuple[str, str, str]
@@ -90,20 +92,11 @@ def agreements(lines: Sequence[Line]) -> list[Agreement]:
         shared = sorted(rated[first].keys() & rated[second].keys())
         if not shared:
             continue
-        a = np.array([rated[first][answer] for answer in shared])
-        b = np.array([rated[second][answer] for answer in shared])
+        a, b = (np.array([rated[judge][answer] for answer in shared]) for judge in (first, second))
         varied = len(set(a)) > 1 and len(set(b)) > 1
         spearman = float(stats.spearmanr(a, b).statistic) if varied else None
-        found.append(
-            Agreement(
-                label(first),
-                label(second),
-                len(shared),
-                float(np.mean(a == b)),
-                float(np.mean(b - a)),
-                spearman,
-            )
-        )
+        equal, gap = float(np.mean(a == b)), float(np.mean(b - a))
+        found.append(Agreement(label(first), label(second), len(shared), equal, gap, spearman))
     return found
 
 
@@ -118,14 +111,17 @@ def text(lines: Sequence[Line]) -> str:
         unrated = sum(line["score"] == NO_RATING for line in own)
         cut = sum(line["cut_characters"] > 0 for line in own)
         head = f"{label(key)}: {len(own)} judgments, {unrated} without a rating (left out), {cut} prompts cut"
-        parts.append(
-            f"{head}\n{tabulate(rows, ['category', 'turn 1', 'turn 2', 'both'], disable_numparse=True)}"
-        )
+        names = ["category", "turn 1", "turn 2", "both"]
+        parts.append(f"{head}\n{tabulate(rows, names, disable_numparse=True)}")
     for one in agreements(lines):
         spearman = "undefined" if one.spearman is None else f"{one.spearman:.2f}"
         parts.append(
             f"agreement on {one.n} answers: {one.first} and {one.second}: {100 * one.equal:.0f} % equal, "
             f"mean difference {one.difference:+.2f}, Spearman {spearman}"
+        )
+    if parts:
+        parts.append(
+            "± is half the width of the 95 % interval over the questions; turns of one are clustered"
         )
     return "\n\n".join(parts)
 
@@ -133,48 +129,30 @@ def text(lines: Sequence[Line]) -> str:
 def _shown(estimate: Estimate | None) -> str:
     if estimate is None:
         return "-"
-    interval = "" if estimate.stderr is None else f" ± {1.96 * estimate.stderr:.2f}"
-    return f"{estimate.value:.2f}{interval}"
+    return f"{estimate.value:.2f}{plus_minus(estimate.interval(), 2)}"
 
 
 def draw(lines: Sequence[Line], title: str, folder: Path, name: str) -> list[Path]:
     """Bars by category, one colour a judge, with 95 % intervals: NAME.svg and NAME.png in `folder`."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    matplotlib.rcParams["svg.hashsalt"] = name  # the same judgments draw the same file
-    by_judge = series(lines)
-    names = categories(lines)
-    figure, axes = pyplot.subplots(figsize=(9, 4.2), layout="constrained")
+    by_judge, names = series(lines), categories(lines)
     width = 0.8 / len(by_judge)
-    for position, (key, own) in enumerate(by_judge.items()):
-        estimates = [score(own, name) for name in names]
-        axes.bar(
-            np.arange(len(names)) + (position - (len(by_judge) - 1) / 2) * width,
-            [math.nan if one is None else one.value for one in estimates],
-            width,
-            yerr=[0.0 if one is None or one.stderr is None else 1.96 * one.stderr for one in estimates],
-            capsize=2,
-            label=_plain(label(key)),
-        )
-    axes.set_xticks(np.arange(len(names)), [_plain(name) for name in names])
-    axes.set_ylim(0, 10)
-    axes.set_ylabel("mean rating, 1 to 10")
-    axes.set_title(_plain(title))
-    axes.legend(loc="upper right", fontsize="small")
-    paths = []
-    for kind in ("svg", "png"):
-        buffer = io.BytesIO()
-        metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
-        figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
-        paths.append(folder / f"{name}.{kind}")
-        write_atomic(paths[-1], buffer.getvalue())
-    pyplot.close(figure)
+    paths = [folder / f"{name}.{kind}" for kind in ("svg", "png")]
+    with picture(paths, (9, 4.5), "Whiskers are 95 % intervals over the questions.") as (axis,):
+        for k, (key, own) in enumerate(by_judge.items()):
+            estimates = [score(own, name) for name in names]
+            axis.bar(
+                np.arange(len(names)) + (k - (len(by_judge) - 1) / 2) * width,
+                [math.nan if one is None else one.value for one in estimates],
+                width,
+                yerr=[0.0 if one is None or one.stderr is None else Z * one.stderr for one in estimates],
+                capsize=2,
+                color=COLOURS[k % len(COLOURS)],
+                label=one_line(label(key))[:120],
+            )
+        axis.set_xticks(np.arange(len(names)), [one_line(name)[:120] for name in names])
+        axis.set_ylim(0, 10)
+        axis.set_ylabel("mean rating, 1 to 10")
+        axis.set_title(one_line(title)[:120])
+        axis.legend(loc="upper right", fontsize="small")
+        quiet(axis, "y")
     return paths
-
-
-def _plain(words: str) -> str:
-    """Text from outside, fit for a label: no mathematics mode, no control characters."""
-    return "".join(c if c.isprintable() else " " for c in words).replace("$", r"\$")[:120]

@@ -6,15 +6,14 @@ weights. Partial measurements stand in tables of their own, labelled.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from evals.core.errors import UserError
+from evals.core.statistics import Estimate
 from reports.boards import Board, Entry, judge
 from reports.render import tables
-from reports.render.tables import Cell, Footnotes, one_line
+from reports.render.tables import Cell, Footnotes
 from reports.runs import Run, find_runs, load_run
 from reports.site.board_page import READING, board_caption, board_title
 from reports.site.figures import Figure, mean_figure, row_figure
@@ -92,54 +91,35 @@ def _value(figure: Figure) -> str:
 
 def csv_text(boards: Sequence[Board], folder: Path) -> str:
     """leaderboard.csv: one line a run and row (the mean first), unrounded; texts cannot turn into formulas."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-    writer.writeheader()
+    records = []
     for number, board in enumerate(boards, 1):
+        shared = {
+            "suite": board.suite,
+            "table": number,
+            "labels": "; ".join(one.text for one in board.labels),
+        }
         for entry in board.entries:
-            for line in _csv_lines(entry):
-                shared = {"suite": board.suite, "table": number, "rank": entry.rank}
-                shared["labels"] = "; ".join(label.text for label in board.labels)
-                shared["run"] = entry.run.folder.relative_to(folder).as_posix()
-                writer.writerow({name: plain(value) for name, value in (shared | line).items()})
-    return stream.getvalue()
+            run = entry.run.folder.relative_to(folder).as_posix()
+            records += [shared | {"rank": entry.rank, "run": run} | line for line in _records(entry)]
+    return tables.csv_text(records, COLUMNS)
 
 
-def _csv_lines(entry: Entry) -> list[dict[str, object]]:
-    model: dict[str, object] = {
-        "model": entry.run.name,
-        "dtype": entry.run.model.dtype,
-        "quantization": entry.run.model.quantization,
-    }
+def _records(entry: Entry) -> list[dict[str, object]]:
+    run = entry.run
+    model = {"model": run.name, "dtype": run.model.dtype, "quantization": run.model.quantization}
     lines: list[dict[str, object]] = []
-    if entry.mean is not None and (mean := mean_figure(entry.mean)):
-        numbers: dict[str, object] = {
-            "value": mean.value,
-            "low": mean.low,
-            "high": mean.high,
-            "n": mean.n,
-            "stderr": entry.mean.stderr,
-        }
-        lines.append(model | {"row": "Mean", "unit": "percent"} | numbers)
+    if entry.mean is not None:
+        lines.append(model | _numbers(entry.mean, entry.mean.interval()) | {"row": "Mean", "unit": "percent"})
     for cell in entry.cells:
-        row, figure = cell.row, row_figure(cell.row)
-        numbers = {
-            "value": row.value,
-            "low": figure.low,
-            "high": figure.high,
-            "n": row.n,
-            "stderr": row.stderr,
-        }
-        unit = row.metric.unit_words
-        words = {"row": row.label, "metric": row.metric.name, "unit": unit, "notes": notes_text(row)}
-        lines.append(model | words | numbers | {"row_rank": cell.rank})
+        row = cell.row
+        words = {"row": row.label, "metric": row.metric.name, "unit": row.metric.unit_words}
+        numbers = {"n": row.n} | _numbers(row.estimate, row.interval)
+        lines.append(model | words | numbers | {"row_rank": cell.rank, "notes": notes_text(row)})
     return lines
 
 
-def plain(value: object) -> object:
-    """A value for a CSV cell: text on one line, never read as a formula by a spreadsheet."""
-
-    if not isinstance(value, str):
-        return value
-    text = one_line(value)
-    return "'" + text if text[:1] in ("=", "+", "-", "@") else text
+def _numbers(estimate: Estimate | None, interval: tuple[float, float] | None) -> dict[str, object]:
+    if estimate is None:
+        return {}
+    low, high = interval or (None, None)
+    return {"value": estimate.value, "stderr": estimate.stderr, "low": low, "high": high, "n": estimate.n}

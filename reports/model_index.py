@@ -1,12 +1,14 @@
 """Results as a model card carries them: the hub's model-index, and the newer `.eval_results/` files.
 
 Formats: huggingface_hub's `EvalResult` (model-index) and `EvalResultEntry` (eval results). Rows that were measured on a
-part of the benchmark, or on the smoke items, are left out: a card must not carry them.
+part of the benchmark, or on the smoke items, are left out: a card must not carry them. Weights that are not the
+published checkpoint's are named wherever their numbers stand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +20,55 @@ from reports.runs import RowResult, Run
 PARTIAL = ("limit", "smoke", "subset")
 
 
-def write_model_index(runs: Sequence[Run], path: Path) -> None:
-    """Writes the model-index to `path` and the eval results to `.eval_results/smol-evals.yaml` beside it."""
+@dataclass(frozen=True)
+class ModelIndex:
+    """Two files to write, {path: text}, and what they leave out, a line a row."""
+
+    files: dict[Path, str]
+    left_out: tuple[str, ...]
+
+    def write(self) -> list[str]:
+        """Writes the files; returns lines that say what was left out and which files there are. Raises UserError."""
+        for path, text in self.files.items():
+            try:
+                path.parent.mkdir(exist_ok=True)
+            except OSError as error:
+                raise UserError(f"cannot make the folder '{path.parent}': {error.strerror}") from error
+            write(path, text)
+        return [f"left out of the model index: {line}" for line in self.left_out] + [
+            f"wrote {path}" for path in self.files
+        ]
+
+
+def prepare(runs: Sequence[Run], path: Path) -> ModelIndex:
+    """The model-index for `path`, and eval results for `.eval_results/smol-evals.yaml` beside it. Raises UserError."""
     import yaml
 
-    chosen = [(run, row) for run in runs for row in run.rows if _publishable(run, row)]
-    names = {one_line(run.name) for run in runs}
+    reasons = [(run, row, _why_not(run, row)) for run in runs for row in run.rows]
+    chosen = [(run, row) for run, row, reason in reasons if not reason]
+    names = {model_name(run) for run in runs}
     if len(names) != 1:
         raise UserError(
             f"--model-index is for one model, these runs are of {', '.join(sorted(names)) or 'none'}"
         )
+    left_out = tuple(f"{row.label} ({run.suite}): {reason}" for run, row, reason in reasons if reason)
     if not chosen:
-        raise UserError("nothing for a model card: no row was measured on the whole of its benchmark")
-    index = {"model-index": model_index(names.pop(), chosen)}
-    entries = [_entry(run, row) for run, row in chosen]
-    folder = path.parent / ".eval_results"
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder '{folder}': {error.strerror}") from error
-    write(path, yaml.safe_dump(index, sort_keys=False, allow_unicode=True))
-    write(folder / "smol-evals.yaml", yaml.safe_dump(entries, sort_keys=False, allow_unicode=True))
+        raise UserError(
+            f"nothing for a model card: no row was measured on the whole of its benchmark ({left_out[0]})"
+        )
+    contents = {
+        path: {"model-index": model_index(names.pop(), chosen)},
+        path.parent / ".eval_results" / "smol-evals.yaml": [_entry(run, row) for run, row in chosen],
+    }
+    texts = {
+        file: yaml.safe_dump(data, sort_keys=False, allow_unicode=True) for file, data in contents.items()
+    }
+    return ModelIndex(texts, left_out)
+
+
+def model_name(run: Run) -> str:
+    """The model's name, with the kind of its weights where these are not the published checkpoint's."""
+    return one_line(" ".join(filter(None, [run.name, run.model.quantization])))
 
 
 def model_index(name: str, rows: Sequence[tuple[Run, RowResult]]) -> list[dict[str, Any]]:
@@ -48,9 +78,15 @@ def model_index(name: str, rows: Sequence[tuple[Run, RowResult]]) -> list[dict[s
     return eval_results_to_model_index(name, [_eval_result(run, row) for run, row in rows])
 
 
-def _publishable(run: Run, row: RowResult) -> bool:
-    whole = row.value is not None and not any(row.has(code) for code in PARTIAL)
-    return whole and not row.metric.judged and _source(run, row) is not None
+def _why_not(run: Run, row: RowResult) -> str:
+    """Why a card must not carry the row; empty where it may."""
+    if row.value is None:
+        return "no value"
+    if partial := [one_line(note.text) for note in row.notes if note.code in PARTIAL]:
+        return partial[0]
+    if row.metric.judged:
+        return "a judge's rating is no property of the model alone"
+    return "" if _source(run, row) else "its rows are no single data set on the hub"
 
 
 def _source(run: Run, row: RowResult) -> tuple[str, str | None, str] | None:
@@ -79,7 +115,11 @@ def _eval_result(run: Run, row: RowResult) -> Any:
         dataset_revision=_revision(run, row),
         dataset_args={"num_few_shot": _shots(run, row)},
         metric_type=row.metric.name,
-        metric_args={"chat_template": run.model.chat},
+        metric_args={
+            "chat_template": run.model.chat,
+            "dtype": run.model.dtype,
+            "quantization": run.model.quantization,
+        },
         metric_name=_metric_name(row),
         metric_value=_value(row),
     )
@@ -93,7 +133,12 @@ def _entry(run: Run, row: RowResult) -> dict[str, Any]:
     revision = _revision(run, row)
     if revision is not None:
         dataset["revision"] = revision
-    notes = [row.label, f"{_shots(run, row)}-shot", "chat template" if run.model.chat else "plain prompts"]
+    notes = [
+        model_name(run),
+        row.label,
+        f"{_shots(run, row)}-shot",
+        "chat template" if run.model.chat else "plain prompts",
+    ]
     notes += [_metric_name(row), *(one_line(note.text) for note in row.notes)]
     return {
         "dataset": dataset,

@@ -182,6 +182,16 @@ def paired_difference(
     )
 
 
+def of_estimate(difference: Estimate, changed: int) -> Difference:
+    """A difference whose estimate is known, such as a mean over rows, tested by its normal error."""
+    stderr = math.inf if difference.stderr is None else difference.stderr
+    p = independent_p(difference, Estimate(0.0, 0.0, 0))
+    half = two_sided_z(0.95) * stderr
+    low, high = difference.value - half, difference.value + half
+    worse = p / 2 if difference.value < 0 else 1 - p / 2
+    return Difference(difference.value, stderr, low, high, p, worse, difference.n, changed, "z", 0.0, 0.0)
+
+
 def detectable(
     difference: Difference | Noise, reach: float, level: float, allowed: float = 0.0, power: float = 0.8
 ) -> float:

@@ -1,9 +1,11 @@
-"""The card's benchmarks as lighteval tasks: one file a benchmark, the protocol in tasks/README.md.
+"""The cards' benchmarks: one file a benchmark, the protocol in tasks/README.md.
 
-``tasks.TASKS_TABLE`` makes this package a custom-task module of lighteval.
+``tasks.TASKS_TABLE``, made when it is asked for, makes this package a custom-task module of lighteval.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from tasks import (
     arc,
@@ -21,24 +23,33 @@ from tasks import (
 )
 from tasks.common.builders import CardTask
 
-TASKS_TABLE: list[CardTask] = [
-    hellaswag.TASK,
-    *arc.TASKS,
-    piqa.TASK,
-    mmlu.TASK,
-    commonsense_qa.TASK,
-    trivia_qa.TASK,
-    winogrande.TASK,
-    openbook_qa.TASK,
-    gsm8k.TASK,
-    ifeval.TASK,
-    mt_bench.TASK,
-    *bbh.TASKS,
-]
-
-_BY_NAME = {task.name: task for task in TASKS_TABLE}
+TASKS: dict[str, CardTask] = {
+    task.name: task
+    for task in (
+        hellaswag.TASK,
+        *arc.TASKS,
+        piqa.TASK,
+        mmlu.TASK,
+        commonsense_qa.TASK,
+        trivia_qa.TASK,
+        winogrande.TASK,
+        openbook_qa.TASK,
+        gsm8k.TASK,
+        ifeval.TASK,
+        mt_bench.TASK,
+        *bbh.TASKS,
+    )
+}
 
 
 def get_task(name: str) -> CardTask:
     """The benchmark of that name; KeyError when there is none."""
-    return _BY_NAME[name]
+    return TASKS[name]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "TASKS_TABLE":  # where lighteval's registry looks
+        from tasks.common.lighteval import config
+
+        return [config(task) for task in TASKS.values()]
+    raise AttributeError(f"module 'tasks' has no attribute '{name}'")

@@ -27,8 +27,8 @@ def prompt(row: dict[str, Any], task_name: str) -> Doc:
 
 def _task(name: str, subset: str, docs: int) -> CardTask:
     return likelihood_task(
-        name,
-        prompt,
+        name=name,
+        prompt=prompt,
         repo="allenai/ai2_arc",
         subset=subset,
         revision="210d026faf9955653af8916fad021475a3f00453",

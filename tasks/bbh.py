@@ -55,15 +55,15 @@ def prompt(row: dict[str, Any], task_name: str) -> Doc:
 
 def _task(subset: str, docs: int) -> CardTask:
     return generative_task(
-        f"bbh_{subset}",
-        prompt,
+        name=f"bbh_{subset}",
+        prompt=prompt,
         repo="lighteval/big_bench_hard",
         subset=subset,
         revision="80610173426f05e6f1448f047e2db4840a7dd899",
         split="train",
         docs=docs,
         columns=("input", "target"),
-        metrics=["exact_match"],
+        metrics=("exact_match",),
         budget=None,
         stops=("Question:", "Question"),
         shots=3,

@@ -26,8 +26,8 @@ def prompt(row: dict[str, Any], task_name: str) -> Doc:
 
 
 TASK = likelihood_task(
-    "commonsense_qa",
-    prompt,
+    name="commonsense_qa",
+    prompt=prompt,
     repo="tau/commonsense_qa",
     subset="default",
     revision="94630fe30dad47192a8546eb75f094926d47e155",

@@ -29,15 +29,15 @@ def prompt(row: dict[str, Any], task_name: str) -> Doc:
 
 
 TASK = generative_task(
-    "gsm8k",
-    prompt,
+    name="gsm8k",
+    prompt=prompt,
     repo="openai/gsm8k",
     subset="main",
     revision="e53f048856ff4f594e959d75785d2c2d37b678ee",
     split="test",
     docs=1319,
     columns=("question", "answer"),
-    metrics=["final_answer_match"],
+    metrics=("final_answer_match",),
     budget=256,
     stops=("Question:", "Question"),
     shots=5,

@@ -33,8 +33,8 @@ def prompt(row: dict[str, Any], task_name: str) -> Doc:
 
 
 TASK = likelihood_task(
-    "hellaswag",
-    prompt,
+    name="hellaswag",
+    prompt=prompt,
     repo="Rowan/hellaswag",
     subset="default",
     revision="6002345709e0801764318f06bf06ce1e7d1a1fe3",

@@ -6,17 +6,17 @@ A row: {"prompt": "Name three trees. Use no commas.",
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from lighteval.metrics.utils.metric_utils import SampleLevelMetricGrouping
-from lighteval.models.model_output import ModelResponse
-from lighteval.tasks.requests import Doc, SamplingMethod
+from lighteval.tasks.requests import Doc
 
 from tasks.common.builders import generative_task
-from tasks.common.metrics import PerDoc, text_line
+from tasks.common.metrics import text_line
 from tasks.common.rows import field, text, texts
+
+if TYPE_CHECKING:
+    from lighteval.models.model_output import ModelResponse
 
 
 def prompt(row: dict[str, Any], task_name: str) -> Doc:
@@ -59,21 +59,6 @@ def follow(doc: Doc, response: ModelResponse) -> dict[str, int | list[int]]:
     }
 
 
-def share_followed(values: Sequence[Sequence[int]]) -> float:
-    """The share of all instructions that were followed (lighteval misreads a name that holds "mean")."""
-    return float(np.mean([one for of_prompt in values for one in of_prompt]))
-
-
-NAMES = [f"{level}_level_{rule}_acc" for level in ("prompt", "inst") for rule in ("strict", "loose")]
-METRIC = SampleLevelMetricGrouping(
-    metric_name=NAMES,
-    higher_is_better=dict.fromkeys(NAMES, True),  # type: ignore[arg-type]  # lighteval annotates it wrongly
-    category=SamplingMethod.GENERATIVE,
-    sample_level_fn=PerDoc(follow),
-    corpus_level_fn={name: np.mean if name.startswith("prompt") else share_followed for name in NAMES},
-)
-
-
 def ready() -> None:
     """Has the checkers, with all that they import, check an answer. Raises whatever is missing."""
     from tasks.common.ifeval_checks import try_checkers
@@ -82,15 +67,21 @@ def ready() -> None:
 
 
 TASK = generative_task(
-    "ifeval",
-    prompt,
+    name="ifeval",
+    prompt=prompt,
     repo="google/IFEval",
     subset="default",
     revision=None,
     split="train",
     docs=541,
     columns=("prompt", "instruction_id_list", "kwargs"),
-    metrics=[METRIC],
+    metrics=(
+        "prompt_level_strict_acc",
+        "prompt_level_loose_acc",
+        "inst_level_strict_acc",
+        "inst_level_loose_acc",
+    ),
+    scorer=follow,
     budget=1280,
     ready=ready,
 )

@@ -31,8 +31,8 @@ def prompt(row: dict[str, Any], task_name: str) -> Doc:
 
 
 TASK = likelihood_task(
-    "mmlu",
-    prompt,
+    name="mmlu",
+    prompt=prompt,
     repo="cais/mmlu",
     subset="all",
     revision="c30699e8356da336a370243923dbaf21066bb9fe",

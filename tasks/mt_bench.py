@@ -90,15 +90,15 @@ def _seed(question: int, turn: int) -> int:
 
 
 TASK = generative_task(
-    "mt_bench",
-    prompt,
+    name="mt_bench",
+    prompt=prompt,
     repo="lighteval/mt-bench",
     subset="default",
     revision=None,
     split="train",
     docs=80,
     columns=("question_id", "category", "turns", "reference"),
-    metrics=[],  # a judge's, after the run
+    metrics=(),  # a judge's, after the run
     budget=1024,
     follow_up=follow_up,
     keep=("question_id", "turns", "reference"),

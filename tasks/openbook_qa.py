@@ -26,8 +26,8 @@ def prompt(row: dict[str, Any], task_name: str) -> Doc:
 
 
 TASK = likelihood_task(
-    "openbook_qa",
-    prompt,
+    name="openbook_qa",
+    prompt=prompt,
     repo="allenai/openbookqa",
     subset="main",
     revision="388097ea7776314e93a529163e0fea805b8a6454",

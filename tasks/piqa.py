@@ -25,8 +25,8 @@ def prompt(row: dict[str, Any], task_name: str) -> Doc:
 
 
 TASK = likelihood_task(
-    "piqa",
-    prompt,
+    name="piqa",
+    prompt=prompt,
     repo="ybisk/piqa",
     subset="plain_text",
     revision="2e8ac2dffd59bac8c3c6714948f4c551a0848bb0",

@@ -40,15 +40,15 @@ def prompt(row: dict[str, Any], task_name: str) -> Doc:
 
 
 TASK = generative_task(
-    "trivia_qa",
-    prompt,
+    name="trivia_qa",
+    prompt=prompt,
     repo="mandarjoshi/trivia_qa",
     subset="rc.nocontext",
     revision="0f7faf33a3908546c6fd5b73a660e0f8ff173c2f",
     split="validation",
     docs=17944,
     columns=("question", "answer"),
-    metrics=["alias_match"],
+    metrics=("alias_match",),
     budget=20,
     stops=("Question:", "Question"),
 )

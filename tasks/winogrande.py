@@ -30,8 +30,8 @@ def prompt(row: dict[str, Any], task_name: str) -> Doc:
 
 
 TASK = likelihood_task(
-    "winogrande",
-    prompt,
+    name="winogrande",
+    prompt=prompt,
     repo="allenai/winogrande",
     subset="winogrande_xl",
     revision="85ac5b5a3b7a930e22d590176e39460400d19e41",

@@ -48,13 +48,14 @@ def write(row: dict, task_name: str) -> Doc:
 
 FACTS = dict(repo="toy/capitals", subset="default", revision=None, split="test", docs=12,
              columns=("country", "right", "wrong"))
-CHOOSE = likelihood_task("capitals", choose, metrics=("acc", "gold_bits"), **FACTS)
-WRITE = generative_task("capitals_written", write, metrics=("letter_f1",), budget=8, **FACTS)
+CHOOSE = likelihood_task(name="capitals", prompt=choose, metrics=("acc", "gold_bits"), **FACTS)
+WRITE = generative_task(name="capitals_written", prompt=write, metrics=("letter_f1",), budget=8, **FACTS)
 '''
-REGISTERED = (
-    "\nfrom tasks import capitals  # noqa: E402\n\nTASKS_TABLE += [capitals.CHOOSE, capitals.WRITE]\n"
-)
-REGISTERED += "_BY_NAME.update((task.name, task) for task in TASKS_TABLE)\n"
+REGISTERED = """
+from tasks import capitals  # noqa: E402
+
+TASKS |= {one.name: one for one in (capitals.CHOOSE, capitals.WRITE)}
+"""
 METRIC = """
 
 def _letter_f1(line: Line) -> float:

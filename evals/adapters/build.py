@@ -1,19 +1,23 @@
-"""Adapters for a model spec: weights loaded once, or a server asked, one adapter for each suite."""
+"""Adapters for a model spec: weights loaded once, or a server asked, one adapter for each suite.
+
+Nothing heavy is imported before an adapter is made.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.core.card import Card
 from evals.core.errors import UserError
 from evals.core.files import text_hash
-from evals.models.known import ModelSpec
+from evals.models.known import ModelSpec, resolve
 
 if TYPE_CHECKING:
-    from evals.adapters.endpoints import ServerOptions
     from evals.prompting.requests import TextToRequests
 
 log = logging.getLogger(__name__)
@@ -26,6 +30,19 @@ class LocalOptions:
     device: str | None = None
     dtype: str | None = None
     engine: str = "shared"
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Where a server is and how it is asked. `tokenizer`: a path or hub id; `parallel`: requests at once;
+    `timeout`: seconds for one answer.
+    """
+
+    base_url: str
+    api_key_env: str | None = None
+    tokenizer: str | None = None
+    parallel: int = 4
+    timeout: float = 600.0
 
 
 @dataclass(frozen=True)
@@ -57,12 +74,9 @@ def build(
     """
     if spec.source != "endpoint":
         return _local(spec, cards, local or LocalOptions(), offline, memory)
-    from evals.adapters.endpoints import endpoint_adapters
-
     if server is None:
         raise UserError(f"'{spec.name}' is behind a server: say where it is")
-    adapters, describe = endpoint_adapters(server, spec, cards, offline, on_note)
-    return Built(list(adapters), spec, describe)
+    return _endpoint(spec, cards, server, offline, on_note)
 
 
 def build_share(
@@ -106,21 +120,65 @@ def _local(
         for card in cards
     ]
 
-    def describe(adapter: Any) -> dict[str, Any]:
+    def machine() -> dict[str, Any]:
         return {
-            "model": {
-                "fingerprint": loaded.fingerprint,
-                "dtype": loaded.dtype,
-                "quantization": loaded.quantization,
-                "parameters": loaded.parameters,
-            },
-            "machine": {
-                "chat_template_sha256": text_hash(loaded.tokenizer.chat_template if adapter.chat else None),
-                "device": device_name(device),
-                "threads": torch.get_num_threads(),
-                "engine": options.engine,
-                "peak_memory_bytes": peak_memory(device),
-            },
+            "device": device_name(device),
+            "threads": torch.get_num_threads(),
+            "engine": options.engine,
+            "peak_memory_bytes": peak_memory(device),
         }
 
-    return Built(adapters, spec, describe, on_cpu=device.type == "cpu")
+    return Built(
+        adapters, spec, partial(_describe, loaded.tokenizer, loaded, machine), on_cpu=device.type == "cpu"
+    )
+
+
+def _endpoint(
+    spec: ModelSpec,
+    cards: Sequence[Card],
+    options: ServerOptions,
+    offline: bool,
+    on_note: Callable[[str], None],
+) -> Built:
+    from evals.adapters.client import Client
+
+    client = Client(
+        spec.location,
+        options.base_url,
+        key_env=options.api_key_env,
+        parallel=options.parallel,
+        timeout=options.timeout,
+        offline=offline,
+        on_note=on_note,
+    )
+    tokenizer = None if options.tokenizer is None else _load_tokenizer(options.tokenizer, offline)
+
+    from evals.adapters.server import ENGINE_VERSION, EndpointModel
+
+    def machine() -> dict[str, Any]:
+        return {"device": "endpoint", "threads": None, "engine": f"endpoint {ENGINE_VERSION}"}
+
+    adapters = [EndpointModel(client, card.chat, tokenizer, card.window, on_note) for card in cards]
+    return Built(list(adapters), spec, partial(_describe, tokenizer, None, machine))
+
+
+def _load_tokenizer(name: str, offline: bool) -> Any:
+    """The tokenizer of `--tokenizer`: a folder, a .gguf file, a known model's, or one on the hub. Raises UserError."""
+    from evals.models import loading
+
+    path = Path(name).expanduser()
+    if not path.exists():
+        path = loading.local_path(resolve(name), offline, weights=False)
+    return loading.load_tokenizer(path, chat=False)
+
+
+def _describe(
+    tokenizer: Any, loaded: Any, machine: Callable[[], dict[str, Any]], adapter: Any
+) -> dict[str, Any]:
+    """See Built. `loaded`: None for a server, which does not say what it computes with."""
+    template = tokenizer.chat_template if tokenizer is not None and adapter.chat else None
+    facts = ("fingerprint", "dtype", "quantization", "parameters")
+    return {
+        "model": {fact: getattr(loaded, fact, None) for fact in facts},
+        "machine": {"chat_template_sha256": text_hash(template), **machine()},
+    }

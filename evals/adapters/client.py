@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import itertools
 import logging
 import os
 import queue
@@ -33,6 +34,7 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
 LONGEST_RETRY_AFTER_S = 600.0
 LONGEST_PATIENCE_S = 3600.0  # with one request, all tries together
 LARGEST_REPLY = 32 << 20  # bytes; a full window's echoed log-probabilities are about 200,000
+KEPT = "what it answered before is kept: run the same command again"
 URL_HINT = "give it like http://127.0.0.1:8000/v1"
 FATAL = {
     401: "it refuses the key",
@@ -46,8 +48,6 @@ RETRIED = {408, 409, 425, 429}
 UNPENALISED = {"repetition_penalty": 1.0, "repeat_penalty": 1.0}
 
 Reply = dict[str, Any]
-# (index, outcome, what to release when the outcome was dealt with); None: a thread has ended
-_Done = queue.SimpleQueue[tuple[int, Reply | Exception, threading.Semaphore] | None]
 
 
 class EndpointError(UserError):
@@ -63,12 +63,7 @@ class _Transient(Exception):
 
     def __init__(self, text: str, wait: float | None = None, status: int | None = None) -> None:
         super().__init__(text)
-        self.wait = wait
-        self.status = status
-
-
-class _Stopped(Exception):
-    """Somebody else's error ended the work: this thread has nothing to tell."""
+        self.wait, self.status = wait, status
 
 
 def is_loopback(host: str) -> bool:
@@ -184,10 +179,9 @@ class Client:
             http_client=http,
         )
 
-    def chat(self, messages: Iterable[dict[str, str]], max_tokens: int | None, **settings: Any) -> Reply:
+    def chat(self, messages: Iterable[dict[str, str]], max_tokens: int, **settings: Any) -> Reply:
         """The body of a chat completion."""
-        limit = {} if max_tokens is None else {"max_tokens": max_tokens}
-        return {"model": self.model, "messages": list(messages), **limit, **settings}
+        return {"model": self.model, "messages": list(messages), "max_tokens": max_tokens, **settings}
 
     def completion(self, prompt: str | list[int], max_tokens: int, **settings: Any) -> Reply:
         """The body of a plain completion."""
@@ -211,50 +205,56 @@ class Client:
         except _Transient as trouble:
             last, status = str(trouble), trouble.status
         raise EndpointError(
-            f"{self.base_url} gives no answer after {retrying.statistics['attempt_number']} tries (last: {last}); "
-            "what it answered before is kept: run the same command again later",
+            f"{self.base_url} gives no answer after {retrying.statistics['attempt_number']} tries "
+            f"(last: {last}); {KEPT} later",
             status,
         )
 
     def ask_all(self, bodies: Iterable[Reply]) -> Iterator[tuple[int, Reply | RequestRefused]]:
         """(index, reply or refusal) of each body as they come, in any order; raises EndpointError.
 
-        A thread takes its next body when the caller is done with its last reply: whoever stores each reply loses
-        at most the requests under way. Closing the iterator, or an error, stops the work; the threads are daemons,
-        so that a hanging server cannot keep the process alive.
+        The next body is taken when the caller is done with a reply: whoever stores each reply loses at most the
+        requests under way. Closing the iterator, or an error, stops the work; the threads are daemons, so that a
+        hanging server cannot keep the process alive.
         """
-        todo = iter(enumerate(bodies))
-        taking, stop = threading.Lock(), threading.Event()
-        done: _Done = queue.SimpleQueue()
-        handled = [threading.Semaphore(0) for _ in range(self.parallel)]
+        todo, stop = iter(enumerate(bodies)), threading.Event()
+        done: queue.SimpleQueue[tuple[int, Reply | Exception]] = queue.SimpleQueue()
 
-        def work(mine: threading.Semaphore) -> None:
-            while not stop.is_set():
-                index = -1
-                try:
-                    with taking:
-                        index, body = next(todo)
-                    done.put((index, self.ask(body, stop=stop), mine))
-                except StopIteration:
-                    break
-                except Exception as error:  # handed to the caller's thread
-                    done.put((index, error, mine))
-                    if not isinstance(error, RequestRefused):
-                        break
-                mine.acquire()
-            done.put(None)
+        def work(index: int, body: Reply) -> None:
+            try:
+                done.put((index, self.ask(body, stop=stop)))
+            except Exception as error:  # handed to the caller's thread
+                done.put((index, error))
 
-        for mine in handled:
-            threading.Thread(target=work, args=(mine,), daemon=True).start()
+        def start(n: int) -> int:
+            taken = list(itertools.islice(todo, n))
+            for pair in taken:
+                threading.Thread(target=work, args=pair, daemon=True).start()
+            return len(taken)
+
+        failure: Exception | None = None
         try:
-            yield from _collect(done, self.parallel)
+            under_way = start(self.parallel)
+            # after a failure, what other threads have finished by now is not lost
+            while under_way and (failure is None or not done.empty()):
+                index, outcome = done.get()
+                under_way -= 1
+                if isinstance(outcome, dict | RequestRefused):
+                    yield index, outcome
+                    under_way += start(1) if failure is None else 0
+                else:
+                    failure = failure or outcome
         finally:
             stop.set()
-            for mine in handled:
-                mine.release()
+        if failure is not None:
+            raise failure
 
     def _ask_once(self, body: Reply, stop: threading.Event) -> Reply:
-        self._wait_turn(stop)
+        # a time asked for through Retry-After holds for every thread, not only the one that was told
+        while (left := self._quiet_until - time.monotonic()) > 0 and not stop.wait(left):
+            pass
+        if stop.is_set():
+            raise EndpointError("somebody else's error ended the work")
         path = "/chat/completions" if "messages" in body else "/completions"
         while True:
             sent = self._adapted(body)
@@ -288,26 +288,20 @@ class Client:
         return bool(named)
 
     def _trouble_of_status(self, error: openai.APIStatusError) -> Exception:
-        status = error.status_code
-        wait = retry_after(error.response.headers)
+        status, wait = error.status_code, retry_after(error.response.headers)
+        said = f"{self.base_url} answers {status}"
         if status in FATAL:
             # the server's own words are left out: providers repeat parts of the key in them
-            hint = f" (key from {self._key_env})" if status in (401, 403) else f" (model '{self.model}')"
-            return EndpointError(f"{self.base_url} answers {status}: {FATAL[status]}{hint}", status)
+            hint = f"key from {self._key_env}" if status in (401, 403) else f"model '{self.model}'"
+            return EndpointError(f"{said}: {FATAL[status]} ({hint})", status)
         if status < 400:
-            return EndpointError(
-                f"{self.base_url} answers {status} (redirect): give the final address", status
-            )
+            return EndpointError(f"{said} (redirect): give the final address", status)
         if status not in RETRIED and status < 500:
             return RequestRefused(f"the server answers {status}: {self._shown(error.body)}", status)
         if status == 429 and error.code == "insufficient_quota":
-            return EndpointError(f"{self.base_url} answers 429: the account has no quota left", status)
+            return EndpointError(f"{said}: the account has no quota left", status)
         if wait is not None and wait > LONGEST_RETRY_AFTER_S:
-            return EndpointError(
-                f"{self.base_url} answers {status} and asks to wait {wait:.0f} s; "
-                "what it answered before is kept: run the same command again then",
-                status,
-            )
+            return EndpointError(f"{said} and asks to wait {wait:.0f} s; {KEPT} then", status)
         if wait is not None:
             self._quiet_until = max(self._quiet_until, time.monotonic() + wait)
         return _Transient(f"status {status}", wait, status)
@@ -319,13 +313,6 @@ class Client:
             self._wait_told = True
             self._on_note(f"{self.base_url} is in trouble ({trouble}): trying again")
 
-    def _wait_turn(self, stop: threading.Event) -> None:
-        """A time asked for through Retry-After holds for every thread, not only the one that was told."""
-        while not stop.is_set() and (left := self._quiet_until - time.monotonic()) > 0:
-            stop.wait(left)
-        if stop.is_set():
-            raise _Stopped
-
     def _shown(self, body: object) -> str:
         """What a server says, fit to be shown: one short printable line without the key."""
         if isinstance(body, dict):
@@ -334,27 +321,6 @@ class Client:
         if self._key:
             text = text.replace(self._key, "***")
         return text if len(text) <= 200 else text[:200] + "..."
-
-
-def _collect(done: _Done, workers: int) -> Iterator[tuple[int, Reply | RequestRefused]]:
-    """Hands over replies and refusals until every worker has ended; any other error ends it at once."""
-    while workers:
-        item = done.get()
-        if item is None:
-            workers -= 1
-            continue
-        index, outcome, handled = item
-        if isinstance(outcome, dict | RequestRefused):
-            yield index, outcome
-            handled.release()
-            continue
-        # what other threads have finished by now is not lost
-        with contextlib.suppress(queue.Empty):
-            while True:
-                late = done.get_nowait()
-                if late is not None and isinstance(late[1], dict | RequestRefused):
-                    yield late[0], late[1]
-        raise outcome
 
 
 def _wait(state: tenacity.RetryCallState) -> float:

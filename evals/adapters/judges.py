@@ -21,7 +21,6 @@ class EndpointJudge:
         self.client = client
         self.name = f"openai:{shown_model(client.model)}"
         self.identity = f"judge {client.base_url} {client.model}"
-        self.at_a_time = client.parallel
 
     def fits(self, system: str, user: str) -> bool:
         """True: a prompt that is too long is refused by the server."""
@@ -44,7 +43,6 @@ class LocalJudge:
         self.model = model
         self.name = f"local:{name}"
         self.identity = f"judge {model.identity}"
-        self.at_a_time: int = model.at_a_time
         tokenizer = model.tokenizer
         special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         # the longest first: one may hold another

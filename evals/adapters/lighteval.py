@@ -44,8 +44,11 @@ def own_tasks(data: str = "hub") -> Iterator[ModuleType]:
 
 def _dataset(task: Any, source: Source) -> dict[str, list[dict[str, Any]]]:
     """A task's splits as lists of rows, in file order."""
-    data = load(task.config, source)
-    splits = {task.config.split: data.rows}
-    for split in task.config.splits[1:]:
+    from tasks import get_task
+
+    own = get_task(task.config.name)
+    data = load(own, source)
+    splits = {own.split: data.rows}
+    for split in own.splits[1:]:
         splits[split] = data.shot_rows or []
     return splits

@@ -15,6 +15,7 @@ from typing import Any
 
 from evals.adapters.client import Client, EndpointError, Reply, RequestRefused, reply_text
 from evals.core.errors import RowUnavailable
+from evals.prompting.text import encode
 
 PROBE_TOKENS = 8
 PROBE_LEAST = 3  # tokens of the probe's continuation that must agree
@@ -64,7 +65,7 @@ class Echo:
         if self.as_ids:
             return list(tokens)
         text = decode(self.tokenizer, tokens)
-        if encode(self.tokenizer, text) != list(tokens):
+        if encode(self.tokenizer, [text])[0] != list(tokens):
             raise ValueError("a prompt cut to the window is no text that encodes to its tokens")
         return text
 
@@ -123,11 +124,6 @@ def decode(tokenizer: Any, tokens: Sequence[int]) -> str:
     return text
 
 
-def encode(tokenizer: Any, text: str) -> list[int]:
-    """Token ids without a BOS."""
-    return list(tokenizer([text], add_special_tokens=False)["input_ids"][0])
-
-
 def find_echo(client: Client, tokenizer: Any, render: Callable[[str], str], chat: bool) -> Echo:
     """How this server gives prompt log-probabilities, proven by the probe.
 
@@ -157,10 +153,10 @@ def find_echo(client: Client, tokenizer: Any, render: Callable[[str], str], chat
 def _probe(echo: Echo, render: Callable[[str], str], queries: Sequence[str]) -> None:
     """Raises ValueError, saying why, unless echoed log-probabilities equal those of a greedy continuation."""
     for query in queries:
-        prompt = encode(echo.tokenizer, render(query))
+        [prompt] = encode(echo.tokenizer, [render(query)])
         reply = echo.client.ask(echo.continuation(prompt, PROBE_TOKENS), attempts=PROBE_ATTEMPTS)
         _, expected = _listed(reply)
-        whole = encode(echo.tokenizer, decode(echo.tokenizer, prompt) + reply_text(reply))
+        [whole] = encode(echo.tokenizer, [decode(echo.tokenizer, prompt) + reply_text(reply)])
         n = len(whole) - len(prompt)
         if whole[: len(prompt)] != prompt or n < PROBE_LEAST or n > len(expected):
             continue  # the continuation does not encode to the tokens that were generated: another query

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from evals.commands.options import require_place
 from evals.commands.tolerance import add_arguments as add_tolerance
 from evals.commands.tolerance import tolerance_from
 from evals.core.errors import EXIT_OK, UserError
@@ -14,10 +15,9 @@ from reports.margins import Tolerance
 
 @dataclass(frozen=True)
 class Options:
-    """What `compare` was asked for."""
+    """What `compare` was asked for; `runs`: two or more."""
 
-    first: str
-    second: str
+    runs: tuple[str, ...]
     show_flips: int
     format: str
     output: Path | None
@@ -27,11 +27,18 @@ class Options:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `compare`."""
     parser.add_argument(
-        "first", metavar="A", help="a run folder, a model's folder (its latest run), or a blessed baseline"
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="A, then B and any others of the same suite, each compared with A: run folders, models' folders (their "
+        "latest run) or blessed baselines",
     )
-    parser.add_argument("second", metavar="B", help="another of the same suite")
     parser.add_argument(
-        "--show-flips", type=int, default=0, metavar="N", help="show up to N docs a task whose score changed"
+        "--show-flips",
+        type=int,
+        default=0,
+        metavar="N",
+        help="show up to N docs a task whose score changed, worse and better ones",
     )
     parser.add_argument("--format", choices=("md", "json"), default="md", help="default: md")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write there instead of printing")
@@ -40,23 +47,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def options_from(args: argparse.Namespace) -> Options:
     """The command's options, checked. Raises UserError."""
-    options = Options(
-        args.first, args.second, args.show_flips, args.format, args.output, tolerance_from(args)
-    )
+    options = Options(tuple(args.runs), args.show_flips, args.format, args.output, tolerance_from(args))
+    if len(options.runs) < 2:
+        raise UserError("compare needs two runs or more: A, and what is to be compared with it")
+    require_place("--output", options.output)
     if options.show_flips < 0:
         raise UserError("--show-flips needs a number of docs, zero or more")
     return options
 
 
 def main(args: argparse.Namespace) -> int:
-    """Prints the comparison of two runs."""
+    """Prints the comparison of the first run with each of the others."""
     options = options_from(args)
     from reports.compare import as_json, as_markdown
     from reports.files import print_or_write
     from reports.finding import find_run
     from reports.runs import load_run
 
-    first, second = load_run(find_run(options.first)), load_run(find_run(options.second))
+    runs = [load_run(find_run(place)) for place in options.runs]
     render = as_json if options.format == "json" else as_markdown
-    print_or_write(render(first, second, options.show_flips, options.tolerance), options.output)
+    print_or_write(render(runs, options.show_flips, options.tolerance), options.output)
     return EXIT_OK

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
 from evals.core.errors import UserError
@@ -63,6 +64,12 @@ def require_positive(args: argparse.Namespace, *flags: str) -> None:
         value = getattr(args, flag.removeprefix("--").replace("-", "_"))
         if value is not None and not value > 0:
             raise UserError(f"{flag} {value}: it must be positive")
+
+
+def require_place(flag: str, path: Path | None) -> None:
+    """Raises UserError for a file that could not be written because its folder is missing, before any work is done."""
+    if path is not None and not path.parent.is_dir():
+        raise UserError(f"{flag}: cannot write '{path}': there is no folder '{path.parent}'")
 
 
 class Parser(argparse.ArgumentParser):

@@ -4,49 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evals.run.plan import EXPECTED_OUTPUT, Rates, RowPlan
-from reports.render.tables import Cell, Table
+from evals.run.plan import Rates, RowPlan
+from evals.run.shares import EXPECTED_OUTPUT
+from reports.render.tables import Cell, Table, cells
 
 
-def table(rows: Sequence[RowPlan], rates: Rates) -> Table:
-    """The plan for people."""
-    header = ("Row", "Docs", "Requests", "Stored", "Distinct tokens", "Output tokens", "Time")
+def table(rows: Sequence[RowPlan], rates: Rates | None) -> Table:
+    """The plan for people; the time it will take where rates are known."""
+    header = cells("Row", "Docs", "Requests", "Stored", "Distinct tokens", "Output tokens")
     lines = [_line(f"{row.suite}: {row.label}", row, rates) for row in rows]
     total = [
         sum(getattr(row, name) for row in rows) for name in ("docs", "requests", "stored", "tokens", "output")
     ]
-    lines.append(_line("all", RowPlan("", "", *total), rates))
-    lines += _division(rows, rates)
-    note = (
-        f"by {rates.read:,.0f} tokens read and {rates.generated:,.0f} generated a second here; an answer is "
-        f"counted with its budget, at most {EXPECTED_OUTPUT} tokens: many end earlier, few go on"
+    lines += [_line("all", RowPlan("", "", *total), rates), *_division(rows, rates)]
+    counted = (
+        f"an answer is counted with its budget, at most {EXPECTED_OUTPUT} tokens: many end earlier, few go on"
     )
-    return Table(
-        "Plan",
-        tuple(Cell(text, marks=(1,) if text == "Time" else ()) for text in header),
-        tuple(lines),
-        (note,) if any(row.stored < row.requests for row in rows) else (),
-    )
+    if rates is None:
+        return Table("Plan", header, tuple(lines), remarks=(f"{counted}; --plan adds the time it will take",))
+    speed = f"by {rates.read:,.0f} tokens read and {rates.generated:,.0f} generated a second here"
+    todo = any(row.stored < row.requests for row in rows)
+    return Table("Plan", (*header, Cell("Time", marks=(1,))), tuple(lines), (f"{speed}; {counted}",) * todo)
 
 
-def _division(rows: Sequence[RowPlan], rates: Rates) -> list[tuple[Cell, ...]]:
+def _division(rows: Sequence[RowPlan], rates: Rates | None) -> list[tuple[Cell, ...]]:
     """A line for each of several workers; `rates` are those of all together."""
     lines = []
     for k, parts in enumerate(zip(*(row.workers for row in rows), strict=True), 1):
         requests, tokens, output = (sum(numbers) for numbers in zip(*parts, strict=True))
         count = len(rows[0].workers)
-        cells = ("", f"{requests:,}", "", f"{tokens:,}", f"{output:,}")
-        seconds = count * rates.seconds(RowPlan("", "", 0, requests, 0, tokens, output))
-        lines.append(tuple(map(Cell, (f"worker {k} of {count}", *cells, _span(seconds)))))
+        line = cells(f"worker {k} of {count}", "", f"{requests:,}", "", f"{tokens:,}", f"{output:,}")
+        seconds = count * rates.seconds(RowPlan("", "", 0, requests, 0, tokens, output)) if rates else None
+        lines.append(line + _time(seconds))
     return lines
 
 
-def _line(label: str, row: RowPlan, rates: Rates) -> tuple[Cell, ...]:
+def _line(label: str, row: RowPlan, rates: Rates | None) -> tuple[Cell, ...]:
     numbers = (row.docs, row.requests, row.stored, row.tokens, row.output)
-    return (Cell(label), *(Cell(f"{number:,}") for number in numbers), Cell(_span(rates.seconds(row))))
+    return cells(label, *(f"{number:,}" for number in numbers)) + _time(rates.seconds(row) if rates else None)
 
 
-def _span(seconds: float) -> str:
+def _time(seconds: float | None) -> tuple[Cell, ...]:
+    """The last column's cell; none where no time is known."""
+    if seconds is None:
+        return ()
     if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        return cells(f"{seconds:.0f} s")
+    return cells(f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h")

@@ -1,8 +1,9 @@
-"""Shows the exact text and the token boundaries of a task's first docs, plain and chat."""
+"""Shows the exact text and the token boundaries of the first docs of a task, or of a row's tasks, plain and chat."""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from evals.models.known import ModelSpec, resolve
 class Options:
     """What `prompts` was asked for. `mode`: "plain", "chat" or "both"."""
 
-    task: str
+    tasks: tuple[str, ...]
     spec: ModelSpec
     source: Source
     docs: int
@@ -27,7 +28,9 @@ class Options:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The task, and whose tokenizer and which data to show it with."""
-    parser.add_argument("task", help="a task's name, such as piqa or bbh_navigate")
+    parser.add_argument(
+        "task", help="a task or a row of a card, such as piqa, bbh_navigate, arc or 'GSM8K (5-shot)'"
+    )
     parser.add_argument("--model", help="whose tokenizer and chat template (default: the embedded model)")
     parser.add_argument("--model-path", help="weights on this disk: of the named model, or alone")
     parser.add_argument("--data", default="smoke", help="hub, smoke or a folder (default: smoke)")
@@ -42,20 +45,17 @@ def main(args: argparse.Namespace) -> int:
     go_offline(options.offline or (options.source.kind != "hub" and options.spec.source != "hub"))
 
     from evals.models.loading import load_tokenizer, local_path
-    from tasks import TASKS_TABLE
+    from tasks import get_task
 
-    tasks = [task for task in TASKS_TABLE if task.name == options.task]
-    if not tasks:
-        raise UserError(f"'{options.task}' is a row: give one task of it (see 'run_evals.py tasks')")
-    docs = build_docs(tasks[0], load(tasks[0], options.source), options.docs)
     tokenizer = load_tokenizer(local_path(options.spec, options.offline), chat=options.mode == "chat")
     modes = {"plain": [False], "chat": [True], "both": [False, True]}[options.mode]
-    for doc in docs:
-        for chat in modes:
+    for task in map(get_task, options.tasks):
+        docs = build_docs(task, load(task, options.source), options.docs)
+        for doc, chat in itertools.product(docs, modes):
             if chat and not tokenizer.chat_template:
                 print("(no chat template: chat mode cannot be shown)")
-                continue
-            _show(tokenizer, doc, chat, options.task)
+            else:
+                _show(tokenizer, doc, chat, task.name)
     return 0
 
 
@@ -64,10 +64,11 @@ def options_from(args: argparse.Namespace) -> Options:
     if args.docs < 1:
         raise UserError(f"--docs {args.docs}: give at least 1")
     check_names(all_cards(), [args.task])
+    tasks = next(found for card in all_cards() if (found := card.find(args.task)))
     spec = resolve(args.model, args.model_path)
     if spec.source == "endpoint":
         raise UserError("a server does not show its tokens: give --model a model whose tokenizer can be read")
-    return Options(args.task, spec, parse_source(args.data, args.offline), args.docs, args.mode, args.offline)
+    return Options(tasks, spec, parse_source(args.data, args.offline), args.docs, args.mode, args.offline)
 
 
 def _show(tokenizer: Any, doc: Any, chat: bool, task: str) -> None:

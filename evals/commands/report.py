@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from evals.commands import curve
-from evals.commands.options import Use, refuse_unused, split_names
+from evals.commands.options import Use, refuse_unused, require_place, split_names
 from evals.commands.tolerance import add_arguments as add_tolerance
 from evals.commands.tolerance import tolerance_from
 from evals.core.errors import EXIT_OK
 from reports.margins import Tolerance
 
-FORMATS = ("md", "csv", "json", "latex", "html")
+DATA = ("csv", "json")
+FORMATS = ("md", *DATA, "latex", "html")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Options:
     curve: bool
     model_index: Path | None
     tolerance: Tolerance
+    plain: bool = False
+    steps: tuple[int, ...] | None = None
 
 
 _TABLES = "is about the card's tables, not about --curve"
@@ -36,6 +40,13 @@ USES: tuple[Use[Options], ...] = (
     Use("--model-index", lambda o: not o.curve, _TABLES),
     Use("--margin", lambda o: not o.curve, _TABLES),
     Use("--alpha", lambda o: not o.curve, _TABLES),
+    Use("--plain", lambda o: not o.curve, _TABLES),
+    Use(
+        "--plain",
+        lambda o: o.format not in DATA,
+        "is about tables to read: csv and json have columns for the intervals",
+    ),
+    Use("--steps", lambda o: o.curve, "is about --curve: add it"),
     Use(
         "--format", lambda o: not o.curve or o.format == "md", "is about the card's tables: --curve prints md"
     ),
@@ -56,6 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "NAME:published and NAME:measured choose",
     )
     parser.add_argument("--format", choices=FORMATS, help="default: md")
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="the card's table without ±; the intervals stand in the tables row by row",
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write there instead of printing")
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="a picture of the rows with intervals: .svg or .png"
@@ -65,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the runs are a training's checkpoints: how each row grows (as 'curve')",
     )
+    parser.add_argument("--steps", metavar="N,N,…", help="with --curve: as of 'curve'")
     parser.add_argument(
         "--model-index",
         type=Path,
@@ -85,16 +102,24 @@ def options_from(args: argparse.Namespace) -> Options:
         curve=args.curve,
         model_index=args.model_index,
         tolerance=tolerance_from(args),
+        plain=args.plain,
+        steps=curve.steps_from(args.steps),
     )
     refuse_unused(args, options, USES)
+    curve.check(_curve(options))
+    require_place("--model-index", options.model_index)
     return options
+
+
+def _curve(options: Options) -> curve.Options:
+    return curve.Options(options.runs, options.plot, options.output, options.steps)
 
 
 def main(args: argparse.Namespace) -> int:
     """Prints or writes the tables of the given runs."""
     options = options_from(args)
     if options.curve:
-        return curve.show(curve.Options(options.runs, options.plot, options.output))
+        return curve.show(_curve(options))
     return show(options)
 
 
@@ -103,14 +128,17 @@ def show(options: Options) -> int:
     from reports.card import render_tables
     from reports.files import print_or_write
     from reports.finding import find_each
-    from reports.model_index import write_model_index
+    from reports.model_index import prepare
     from reports.render.pictures import forest
     from reports.runs import load_run
 
     runs = [load_run(folder) for folder in find_each(options.runs)]
-    print_or_write(render_tables(runs, options.columns, options.format, options.tolerance), options.output)
+    text = render_tables(runs, options.columns, options.format, options.tolerance, options.plain)
+    index = prepare(runs, options.model_index) if options.model_index else None
     if options.plot:
         forest(runs, options.plot, options.columns)
-    if options.model_index:
-        write_model_index(runs, options.model_index)
+    lines = index.write() if index else []
+    print_or_write(text, options.output)
+    for line in lines:
+        print(line, file=sys.stderr)
     return EXIT_OK

@@ -171,7 +171,8 @@ def _measure(
     stored = cache / "requests.sqlite"
     workers = 1 if pool is None else pool.workers
     if options.plan or options.dry_run:
-        print(_plan(works, adapters, stored, settings.fresh, workers), flush=True)
+        timed = not options.dry_run or bool(options.plan)
+        print(_plan(works, adapters, stored, settings.fresh, workers, timed), flush=True)
     elif options.plan is None and _is_long(works) and (built.on_cpu or pool is not None):
         progress.note(_plan(works, adapters, stored, settings.fresh, workers))
     done = Measured()
@@ -209,16 +210,18 @@ def _is_long(works: list[Work]) -> bool:
     return sum(len(docs) for work in works for docs in work.docs.values()) >= PLANNED_DOCS
 
 
-def _plan(works: list[Work], adapters: list[Any], stored: Path, fresh: bool, workers: int) -> str:
-    """What is to be done and how long it will take, as a table."""
+def _plan(
+    works: list[Work], adapters: list[Any], stored: Path, fresh: bool, workers: int, timed: bool = True
+) -> str:
+    """What is to be done and, if `timed`, how long it will take, as a table."""
     from evals.commands.plan_table import table
     from evals.run.plan import plan
     from reports.render.tables import markdown
 
     if stored.exists() and not fresh:
         with Store.open(stored) as store:
-            return markdown(table(*plan(works, adapters, store, workers)))
-    return markdown(table(*plan(works, adapters, None, workers)))
+            return markdown(table(*plan(works, adapters, store, workers, timed)))
+    return markdown(table(*plan(works, adapters, None, workers, timed)))
 
 
 def _show(logs: list[RunLog]) -> None:

@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evals.adapters.build import LocalOptions
-from evals.adapters.endpoints import ServerOptions
+from evals.adapters.build import LocalOptions, ServerOptions
 from evals.commands.judge import JudgeOptions, add_judge_arguments, judge_options
 from evals.commands.options import Use, given, refuse_unused, require_positive, split_names
 from evals.core.card import Card, Row, all_cards, check_names, load_card
 from evals.core.errors import UserError
 from evals.data.sources import parse_source
-from evals.models.choice import read_sweep, resolve_all
-from evals.models.known import ModelSpec, is_endpoint
+from evals.models.known import ModelSpec, is_endpoint, read_sweep, resolve_all
 from evals.run.machines import check_workers
 from evals.run.settings import Settings
 
@@ -88,7 +86,7 @@ USES: tuple[Use[RunOptions], ...] = (
     Use("--cluster", lambda o: not o.server, f"{_OWN_MODELS}: see --parallel"),
     Use("--plan", lambda o: not o.server, "times this machine's own models, not a server's"),
     Use("--no-plan", lambda o: not o.server, "is about this machine's own models: a server's are never planned"),
-    Use("--dry-run", lambda o: not o.server, "times this machine's own models, not a server's"),
+    Use("--dry-run", lambda o: not o.server, "plans this machine's own models, not a server's"),
     Use("--no-plan", lambda o: not o.dry_run, "contradicts --dry-run, which shows the plan and stops"),
     Use("--judge", lambda o: not o.dry_run, "needs answers, and --dry-run generates none: leave one of them out"),
     Use("--judge", _is_judged, "judges a row that is not among the chosen ones (see 'run_evals.py tasks')"),
@@ -243,7 +241,8 @@ def _add_computing_arguments(parser: argparse.ArgumentParser) -> None:
         f"(default: on a CPU or in several processes, from {PLANNED_DOCS:,} docs on)",
     )
     plan.add_argument("--no-plan", dest="plan", action="store_false", help="never show that")
-    how.add_argument("--dry-run", action="store_true", help="show the plan, and stop")
+    how.add_argument("--dry-run", action="store_true",
+                     help="show requests and tokens, and stop; with --plan also the time, tried out first")  # fmt: skip
     how.add_argument("--workers", type=int, metavar="N",
                      help="divide the work: one worker a GPU, or N that share the cores (needs Ray)")  # fmt: skip
     how.add_argument("--cluster", metavar="ADDRESS",

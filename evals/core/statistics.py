@@ -24,8 +24,8 @@ from scipy import special
 
 from evals.core.metric import METRICS, Metric, of_columns
 
-Array = np.ndarray
-Columns = Mapping[str, Sequence]
+Array = np.ndarray[Any, np.dtype[Any]]
+Columns = Mapping[str, Sequence[Any]]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def linearised_ratio(points: Array, items: Array) -> Array:
     if total <= 0:
         raise ValueError("no items: the ratio is undefined")
     ratio = points.sum() / total
-    return ratio + (points - ratio * items) / items.mean()
+    scores: Array = ratio + (points - ratio * items) / items.mean()
+    return scores
 
 
 def doc_scores(metric: Metric, columns: Columns) -> Array | None:
@@ -101,7 +102,7 @@ def mean(scores: Array) -> Estimate:
     return Estimate(float(np.mean(scores)), stderr, n)
 
 
-def clustered_mean(scores: Array, clusters: Sequence) -> Estimate:
+def clustered_mean(scores: Array, clusters: Sequence[Any]) -> Estimate:
     """Mean over all items, with items of one cluster counted as dependent (Miller 2024)."""
     points, items = cluster_sums(scores, clusters)
     estimate = mean(linearised_ratio(points, items))
@@ -123,7 +124,7 @@ def average(estimates: Sequence[Estimate]) -> Estimate:
     return weighted_sum(estimates, [1 / len(estimates)] * len(estimates))
 
 
-def group_average(scores: Array, groups: Sequence) -> Estimate:
+def group_average(scores: Array, groups: Sequence[Any]) -> Estimate:
     """Plain mean over groups of each group's mean (MMLU's macro average over its 57 subjects)."""
     labels = np.asarray(groups)
     return average([mean(scores[labels == label]) for label in sorted(set(groups))])
@@ -192,9 +193,14 @@ def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]
     return float(interval.low), float(interval.high)
 
 
+def is_wilson(metric: Metric, tasks: int) -> bool:
+    """Whether a row's interval is Wilson's: of one task of right or wrong docs."""
+    return tasks == 1 and metric.binary and metric.shape == "doc" and metric.average == "docs"
+
+
 def row_interval(metric: Metric, tasks: int, estimate: Estimate) -> tuple[float, float] | None:
     """95 % interval of a row in the shown unit: Wilson for one task of right or wrong docs, else the normal one."""
-    if tasks == 1 and metric.binary and metric.shape == "doc" and metric.average == "docs":
+    if is_wilson(metric, tasks):
         share = min(max(estimate.value / metric.scale, 0.0), 1.0)
         low, high = wilson(share * estimate.n, estimate.n)
         return low * metric.scale, high * metric.scale
@@ -208,7 +214,7 @@ def _with_items(metric: Metric, columns: Columns) -> Columns:
     return {metric.column: [items for items in columns[metric.column] if len(items)]}
 
 
-def cluster_sums(scores: Array, clusters: Sequence) -> tuple[Array, Array]:
+def cluster_sums(scores: Array, clusters: Sequence[Any]) -> tuple[Array, Array]:
     """(sum of the scores, number of docs) of each cluster."""
     _, index = np.unique(np.asarray(clusters), return_inverse=True)
     return np.bincount(index, weights=scores), np.bincount(index).astype(np.float64)

@@ -61,8 +61,8 @@ COPIES = {
 
 def places(task: CardTask) -> list[Place]:
     """Where the rows of `task` may be, the protocol's pinned commit first."""
-    repo, subset = task.hf_repo, task.hf_subset
-    found = [Place(repo, task.hf_revision or "main", subset), Place(repo, "refs/convert/parquet", subset)]
+    repo, subset = task.repo, task.subset
+    found = [Place(repo, task.revision or "main", subset), Place(repo, "refs/convert/parquet", subset)]
     return [*found, COPIES[repo]] if repo in COPIES else found
 
 

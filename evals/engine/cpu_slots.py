@@ -16,8 +16,7 @@ from evals.core.requests import GenerateRequest
 from evals.engine.attention import AttentionKind, KeyValues, KVCache, attend_to_part, join
 from evals.engine.device import on_device
 from evals.engine.forward import TreeForward
-from evals.engine.kv_slots import ActiveSequence, Fits, KVSlots, longest_of
-from evals.engine.prefill import Prefilled
+from evals.engine.kv_slots import ActiveSequence, Fits, KVSlots, Prefilled, longest_of
 from evals.engine.sampling import sample, temperatures_of
 
 COST_APART = 200  # what attending to one sequence on its own costs besides reading it, in tokens read
@@ -74,7 +73,7 @@ class CpuSlots:
         return sample(logits, temperatures_of((s.request for s in self.sequences), logits.device), draws)
 
     def release(self) -> None:
-        """See KVSlots. The last sequence moves into the gap."""
+        """See KVSlots. The last sequence moves into the gap; memory that none needs is given back."""
         for slot in reversed(range(len(self.sequences))):
             if not self.sequences[slot].finished:
                 continue
@@ -86,11 +85,9 @@ class CpuSlots:
             self.prefixes[slot] = self.prefixes[last]
             for held in (self.sequences, self.lengths, self.prefixes):
                 held.pop()
-
-    def close(self) -> None:
-        """See KVSlots. The memory is given back, since these slots grew to what this run needed."""
-        for held in (self.sequences, self.lengths, self.prefixes, self.cache, self._copied):
-            held.clear()
+        if not self.sequences:
+            self.cache.clear()
+            self._copied.clear()
 
     def append(self, layer: int, lengths: Tensor, most: int, new: KeyValues) -> KeyValues:
         """Add a token to each slot, behind its ``lengths``; keys and values of all slots, ``most`` tokens of each."""

@@ -1,24 +1,35 @@
-"""Generation for many requests at a time (scheduler.py), in KV slots that suit the device."""
+"""Generation for many requests at a time: prompts are prefilled as prefix trees, then decoded in KV slots.
+
+Batching is continuous: when a sequence has finished, the next prompt takes its slot while the others go on.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from evals.core.requests import GenerateRequest, Generation, NotFinite
-from evals.engine.attention import UnsupportedModel
+from evals.engine.attention import KVCache, UnsupportedModel
 from evals.engine.cpu_slots import CpuSlots
-from evals.engine.device import out_of_memory
+from evals.engine.device import HostCopy, on_device, out_of_memory
 from evals.engine.forward import TreeForward
 from evals.engine.gpu_slots import GpuSlots
-from evals.engine.kv_slots import KVSlots, sequences_that_fit
+from evals.engine.kv_slots import ActiveSequence, KVSlots, PrefillCache, Prefilled, sequences_that_fit
+from evals.engine.packed import TreeBatch
 from evals.engine.plain import PlainDecoder
-from evals.engine.prefill import PrefillQueue, RequestNotFinite
-from evals.engine.scheduler import Scheduler
+from evals.engine.sampling import NOT_FINITE, draw, generator_of, sample, temperatures_of
 from evals.engine.stops import StopCriteria
+from evals.engine.tree import Block, Input, plan, rows_of
+
+MAX_PREFIX = 8192  # tokens of shared prefixes whose KV cache is kept for one plan
+PLANNED_TOGETHER = 1024  # requests planned at a time, in the order given
+
+Finished = tuple[GenerateRequest, Generation | None]  # None: the model's logits were no numbers
 
 logger = logging.getLogger(__name__)
 
@@ -70,9 +81,9 @@ class BatchDecoder:
         while todo:
             try:
                 for request, generation in self._decode(self._forward, list(todo)):
+                    if generation is None:
+                        raise NotFinite(todo[request][0])
                     yield from ((index, generation) for index in todo.pop(request))
-            except RequestNotFinite as error:
-                raise NotFinite(todo[error.request][0]) from error
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error) or (self.max_sequences == 1 and self.max_tokens == 1):
                     raise
@@ -80,12 +91,9 @@ class BatchDecoder:
                 self.max_tokens = max(1, self.max_tokens // 2)
                 logger.warning("out of memory: going on with %d sequences at a time", self.max_sequences)
                 self._slots = None
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            torch.cuda.empty_cache()
 
-    def _decode(
-        self, forward: TreeForward, requests: list[GenerateRequest]
-    ) -> Iterator[tuple[GenerateRequest, Generation]]:
+    def _decode(self, forward: TreeForward, requests: list[GenerateRequest]) -> Iterator[Finished]:
         fits = sequences_that_fit(forward, self.max_sequences, self.memory_share)
         n, capacity = self.kv_slots.size(requests, fits, self._slots)
         if self._slots is None or (self._slots.n, self._slots.capacity) != (n, capacity):
@@ -93,3 +101,149 @@ class BatchDecoder:
             self._slots = self.kv_slots(forward, n, capacity)
         queue = PrefillQueue(forward, requests, self.max_tokens)
         yield from Scheduler(self._slots, queue, self.stop_criteria).run()
+
+
+class PrefillQueue:
+    """The requests' prompts, those with a shared prefix one after the other."""
+
+    def __init__(self, forward: TreeForward, requests: Sequence[GenerateRequest], max_tokens: int) -> None:
+        self.forward, self.max_tokens = forward, max_tokens
+        self._unplanned = deque(requests)
+        self._planned: list[GenerateRequest] = []
+        self._blocks: deque[Block] = deque()
+        self._ready: deque[Prefilled] = deque()
+        self._prefix: KVCache = {}
+
+    @property
+    def waiting(self) -> bool:
+        """Whether prompts are left."""
+        return bool(self._ready or self._blocks or self._unplanned)
+
+    def next(self, most: int) -> list[Prefilled]:
+        """Up to ``most`` prompts, those of one forward pass at most; at least one if any is left."""
+        while not self._ready and (self._blocks or self._unplanned):
+            if not self._blocks:
+                self._plan()
+            self._prefill(most)
+        return [self._ready.popleft() for _ in range(min(most, len(self._ready)))]
+
+    def _plan(self) -> None:
+        """Plan the next requests. Blocks with the same shared prefix follow each other, longest first."""
+        size = min(PLANNED_TOGETHER, len(self._unplanned))
+        self._planned = [self._unplanned.popleft() for _ in range(size)]
+        inputs = [Input(request.prompt, len(request.prompt) - 1) for request in self._planned]
+        planned = plan(inputs, self.max_tokens, MAX_PREFIX)
+        self._prefix = self.forward.prefill(planned.prefix)
+        self._blocks = deque(
+            sorted(planned.blocks, key=lambda block: (block.prefix_rows, -len(block.tokens)))
+        )
+
+    def _prefill(self, wanted: int) -> None:
+        """One forward pass: blocks for ``wanted`` prompts, or as many as fit."""
+        blocks: list[Block] = []
+        n_tokens = n_prompts = 0
+        while self._blocks and n_prompts < wanted:
+            n_tokens += len(self._blocks[0].tokens)
+            if blocks and n_tokens > self.max_tokens:
+                break
+            blocks.append(self._blocks.popleft())
+            n_prompts += len(blocks[-1].paths)
+        batch = TreeBatch(blocks, self._prefix, self.forward.model.device, keep_cache=True)
+        hidden = self.forward.hidden(batch)
+        cache = PrefillCache(self._prefix, batch.cache)
+        start = 0
+        for block in blocks:
+            above = tuple(block.prefix_rows)
+            for i, path in block.paths:
+                rows = start + rows_of(path)
+                # a copy: a part of the pass's output would keep all of it
+                output = hidden[int(rows[-1])].clone()
+                self._ready.append(Prefilled(self._planned[i], cache, above, rows, output))
+            start += len(block.tokens)
+
+
+class Scheduler:
+    """One pass over distinct requests: admit prompts, take a decode step, accept tokens, and again.
+
+    With ``slots.lag`` 0 a step's tokens are accepted at once. A GPU would then wait for the host after each step, so
+    its slots have lag 1: a step starts before the tokens of the one before are looked at. What the host decides (a
+    sequence has finished) takes effect a step late, and the token computed in vain meanwhile is dropped.
+    """
+
+    def __init__(self, slots: KVSlots, queue: PrefillQueue, stop_criteria: StopCriteria) -> None:
+        self.slots, self.queue, self.stop_criteria = slots, queue, stop_criteria
+        # sampled tokens on their way to the host, and whose token each of its rows is
+        self.pending: deque[tuple[HostCopy, list[tuple[int, ActiveSequence]]]] = deque()
+
+    @torch.inference_mode()
+    def run(self) -> Iterator[Finished]:
+        """Yield generations as they finish."""
+        try:
+            while True:
+                yield from self._admit()
+                active = any(self.slots.sequences)
+                if active:
+                    self._step()
+                if not self.pending:
+                    return
+                yield from self._accept(self.slots.lag if active else 0)
+        finally:
+            for sequence in filter(None, self.slots.sequences):  # after a failure some are left
+                sequence.finished = True
+            self.slots.release()
+
+    def _admit(self) -> Iterator[Finished]:
+        """Prefill waiting prompts into free slots, once enough are free."""
+        enough = max(1.0, self.slots.admit_share * self.slots.n)
+        while self.queue.waiting:
+            free = self.slots.n - sum(sequence is not None for sequence in self.slots.sequences)
+            if free < enough:
+                return
+            self._prefill(free)
+            if self.slots.lag:
+                enough = 1  # nothing finishes before the next step: waiting for more free slots is of no use
+            else:
+                yield from self._accept(0)
+
+    def _prefill(self, free: int) -> None:
+        """One pass over prompts; their first tokens are sampled from the logits after the last of each."""
+        prompts = self.queue.next(free)
+        requests = [prompt.request for prompt in prompts]
+        sequences = [ActiveSequence(request, generator_of(request)) for request in requests]
+        logits = self.slots.forward.head(torch.stack([prompt.output for prompt in prompts]))
+        draws = self._draws(sequences)
+        temperatures = None if draws is None else temperatures_of(requests, logits.device)
+        first = sample(logits, temperatures, draws)
+        self.slots.admit(sequences, prompts, first)
+        self.pending.append((HostCopy(first), [*enumerate(sequences)]))
+
+    def _step(self) -> None:
+        """One decode step over all slots in use."""
+        slots = self.slots.sequences
+        tokens = self.slots.step(self._draws(slots))
+        in_use = [(row, sequence) for row, sequence in enumerate(slots) if sequence is not None]
+        self.pending.append((HostCopy(tokens), in_use))
+
+    def _draws(self, sequences: Sequence[ActiveSequence | None]) -> Tensor | None:
+        """A number for each sequence's next token; None when all of them are greedy."""
+        if not any(sequence and sequence.generator for sequence in sequences):
+            return None
+        numbers = [draw(sequence.generator if sequence else None) for sequence in sequences]
+        return on_device(numbers, self.slots.forward.model.device, torch.float64)
+
+    def _accept(self, keep: int) -> Iterator[Finished]:
+        """Append sampled tokens to their sequences, but for the ``keep`` newest steps; hand out what has finished."""
+        while len(self.pending) > keep:
+            sampled, rows = self.pending.popleft()
+            tokens = sampled.tolist()
+            for row, sequence in rows:
+                if sequence.finished:
+                    continue
+                if tokens[row] == NOT_FINITE:
+                    yield sequence.request, None
+                sequence.tokens.append(tokens[row])
+                generation = self.stop_criteria.finished(sequence.request, sequence.tokens)
+                if generation is not None:
+                    sequence.finished = True
+                    yield sequence.request, generation
+            self.slots.release()

@@ -78,13 +78,13 @@ class HostCopy:
 def kernels_for(q: Tensor) -> bool:
     """Whether the Triton kernels (kernels.py) take heads like those of ``q`` [..., size], where it is."""
     size = q.shape[-1]
-    return q.device.type == "cuda" and size >= 16 and size & (size - 1) == 0 and has_triton()
+    return size >= 16 and size & (size - 1) == 0 and use_kernels(q.device)
 
 
 @functools.cache
-def has_triton() -> bool:
-    """Whether Triton is installed; PyTorch for CUDA brings it on Linux."""
-    return importlib.util.find_spec("triton") is not None
+def use_kernels(device: torch.device) -> bool:
+    """Whether layers on Triton's kernels are worth a try; PyTorch for CUDA brings Triton on Linux."""
+    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
 
 
 def out_of_memory(error: BaseException) -> bool:

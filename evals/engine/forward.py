@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from evals.engine.attention import KVCache, PackedBatch, UnsupportedModel, packed_attention
-from evals.engine.device import has_triton, on_device
+from evals.engine.device import on_device, use_kernels
 from evals.engine.fused import FusedLayers
 from evals.engine.packed import TreeBatch
-from evals.engine.tree import Block, Input, last_rows, plan
+from evals.engine.tree import Block, Input, plan, rows_of
 
 BUFFER_BYTES = 100 * 2**20  # of log-probabilities at a time, on a CPU, in memory that is used again
 # Layers compared below float32: in a whole deep model, rounding alone hides what the trial looks for.
@@ -114,8 +114,7 @@ class TreeForward:
             raise UnsupportedModel(f"its forward pass does not fit ({error})") from error
         ours = []
         for i, path in sorted(block.paths):
-            rows = [row - n for row in last_rows(path, len(inputs[i].tokens) - inputs[i].first_output)]
-            ours.append(self.head(hidden[rows]).float())
+            ours.append(self.head(hidden[rows_of(path)[inputs[i].first_output :] - n]).float())
         return ours, [_logits(self.model, each) for each in inputs]
 
 
@@ -155,11 +154,6 @@ def _shortened(model: Any) -> Iterator[Any]:
     finally:
         if layers is not None:
             decoder.layers = layers
-
-
-def use_kernels(device: torch.device) -> bool:
-    """Whether layers on Triton's kernels are worth a try."""
-    return device.type == "cuda" and has_triton()
 
 
 class OutputHead:

@@ -16,8 +16,7 @@ from evals.core.requests import GenerateRequest
 from evals.engine.attention import AttentionKind, KVCache, attend
 from evals.engine.device import kernels_for, on_device
 from evals.engine.forward import TreeForward
-from evals.engine.kv_slots import ActiveSequence, Fits, KVSlots, longest_of
-from evals.engine.prefill import Prefilled
+from evals.engine.kv_slots import ActiveSequence, Fits, KVSlots, Prefilled, longest_of
 from evals.engine.sampling import sample, temperatures_of
 
 ROUND_CAPACITY = 256  # tokens of a slot are rounded up to this, so that slots serve the next requests too
@@ -93,13 +92,7 @@ class GpuSlots:
 
     def release(self) -> None:
         """See KVSlots."""
-        self._free([slot for slot, sequence in enumerate(self.sequences) if sequence and sequence.finished])
-
-    def close(self) -> None:
-        """See KVSlots."""
-        self._free([slot for slot, sequence in enumerate(self.sequences) if sequence])
-
-    def _free(self, slots: list[int]) -> None:
+        slots = [slot for slot, sequence in enumerate(self.sequences) if sequence and sequence.finished]
         for slot in slots:
             self.sequences[slot] = None
         if slots:

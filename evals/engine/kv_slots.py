@@ -9,18 +9,39 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from evals.core.requests import GenerateRequest
+from evals.engine.attention import KVCache
 from evals.engine.device import free_memory
 from evals.engine.forward import TreeForward
-from evals.engine.prefill import Prefilled
 
 CACHE_SHARE = 0.6  # of the free memory, at most: prefill and the logits of a step need some too
 
 # (tokens, reusable) to how many sequences of so many tokens fit, when the memory of ``reusable`` tokens is taken over.
 Fits = Callable[[int, int], int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PrefillCache:
+    """Keys and values of a plan's shared prefixes, and of one forward pass below them."""
+
+    prefix: KVCache
+    own: KVCache
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prefilled:
+    """A prompt that has gone through the model. Its tokens stand at ``prefix_rows``, then at ``rows``, of ``cache``;
+    ``output`` [hidden size] is the last one's."""
+
+    request: GenerateRequest
+    cache: PrefillCache
+    prefix_rows: tuple[int, ...]
+    rows: np.ndarray
+    output: Tensor
 
 
 @dataclass(slots=True, eq=False)
@@ -65,9 +86,6 @@ class KVSlots(Protocol):
 
     def release(self) -> None:
         """Free the slots of finished sequences."""
-
-    def close(self) -> None:
-        """Free all slots: the run is over, or has failed."""
 
 
 def longest_of(requests: Sequence[GenerateRequest]) -> int:

@@ -15,10 +15,7 @@ from evals.engine.attention import AttentionKind, KeyValues, KVCache, attend
 from evals.engine.device import kernels_for, on_device
 from evals.engine.tree import Block
 
-# Blocks attend in one call when their sizes are equal after rounding up. On a GPU that saves launches; on a CPU a call
-# costs little beside its work, and padding would cost more.
-ROUND_ON_CPU, ROUND_ON_GPU = 1, 16
-ROUND_PREFIX = 16  # the same for their shared prefixes, on either
+ROUND_PREFIX = 16  # blocks attend in one call when their prefixes are equally long after rounding up to this
 
 
 class TreeBatch:
@@ -87,10 +84,33 @@ class _Tiled:
 
 
 class _Grouped:
-    """Blocks of about equal shape in one call each, with PyTorch's own attention."""
+    """Blocks of one size, below prefixes of about one, in one call each, with PyTorch's own attention."""
 
     def __init__(self, blocks: Sequence[Block], n_prefix: int, device: torch.device) -> None:
-        self.groups, self.place = _groups(blocks, n_prefix, device)
+        alike: dict[tuple[bool, int, int], list[tuple[int, Block]]] = {}
+        start = 0
+        for block in blocks:
+            alike.setdefault(_likeness(block), []).append((start, block))
+            start += len(block.tokens)
+        self.groups: list[_Group] = []
+        place, offset = [0] * start, 0  # where each row of the batch stands in the groups' joined outputs
+        for (causal, _, size), members in alike.items():
+            above = max(len(block.prefix_rows) for _, block in members)
+            front = above if causal else 0
+            query_rows, key_rows = [], []
+            for first, block in members:
+                query_rows += [first] * front + [*range(first, first + size)]
+                own = range(n_prefix + first, n_prefix + first + size)
+                key_rows.append([*block.prefix_rows, *[0] * (above - len(block.prefix_rows)), *own])
+                place[first : first + size] = range(offset + front, offset + front + size)
+                offset += front + size
+            # most CPU batches are in order: a slice then saves copying the queries
+            rows: Tensor | slice = slice(query_rows[0], query_rows[0] + len(query_rows))
+            if query_rows != [*range(query_rows[0], query_rows[0] + len(query_rows))]:
+                rows = on_device(query_rows, device)
+            group = _Group([block for _, block in members], rows, on_device(key_rows, device), above, causal)
+            self.groups.append(group)
+        self.place = None if place == [*range(offset)] else on_device(place, device)
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, prefix: KeyValues | None, kind: AttentionKind
@@ -138,12 +158,11 @@ class _Group:
             times = queries.shape[1] // keys.shape[1]
             keys, values = (x.repeat_interleave(times, 1) for x in (keys, values))
             out = attend(queries, keys, values, self._mask(window, queries), kind)
-        elif self.causal and window is None:
-            out = scaled_dot_product_attention(
-                queries, keys, values, is_causal=True, scale=kind.scaling, enable_gqa=True
-            )
         else:
-            out = _attend_masked(queries, keys, values, self._mask(window, queries), kind.scaling)
+            mask = None if self.causal and window is None else self._mask(window, queries)
+            out = scaled_dot_product_attention(
+                queries, keys, values, mask, is_causal=mask is None, scale=kind.scaling, enable_gqa=True
+            )
         return out.transpose(1, 2).reshape(-1, q.shape[1], v.shape[2])
 
     def _longest(self) -> int:
@@ -171,72 +190,17 @@ class _Group:
 
     def _key_ends_and_positions(self, block: Block, n_keys: int) -> tuple[list[int], list[int]]:
         """Of each key: one past the last query that may see it (0 for padding), and its position."""
-        prefix, own = len(block.prefix_rows), len(block.tokens)
-        pad, after = self.n_prefix - prefix, n_keys - self.n_prefix - own
-        ends = [n_keys] * prefix + [0] * pad + [end + self.n_prefix for end in block.ends] + [0] * after
-        return ends, [*range(prefix), *([0] * pad), *block.positions, *([0] * after)]
+        above = len(block.prefix_rows)
+        pad = [0] * (self.n_prefix - above)
+        ends = [n_keys] * above + pad + [end + self.n_prefix for end in block.ends]
+        return ends, [*range(above), *pad, *block.positions]
 
 
-def _groups(
-    blocks: Sequence[Block], n_prefix: int, device: torch.device
-) -> tuple[list[_Group], Tensor | None]:
-    """Groups of blocks, and where each row of the batch stands in their joined outputs (None: in the same order)."""
-    step = ROUND_ON_CPU if device.type == "cpu" else ROUND_ON_GPU
-    alike: dict[tuple[bool, int, int], list[tuple[int, Block]]] = {}
-    start = 0
-    for block in blocks:
-        alike.setdefault(_likeness(block, step), []).append((start, block))
-        start += len(block.tokens)
-    groups, place, offset = [], [0] * start, 0
-    for (causal, _, width), members in alike.items():
-        above = max(len(block.prefix_rows) for _, block in members)
-        front = above if causal else 0
-        query_rows, key_rows = [], []
-        for first, block in members:
-            size = len(block.tokens)
-            own = range(first, first + size)
-            query_rows.append([first] * front + [*own] + [first] * (width - size))
-            above_rows = block.prefix_rows + [0] * (above - len(block.prefix_rows))
-            key_rows.append(above_rows + [n_prefix + row for row in own] + [0] * (width - size))
-            place[first : first + size] = range(offset + front, offset + front + size)
-            offset += front + width
-        flat = [row for rows in query_rows for row in rows]
-        # most CPU batches are: a slice then saves copying the queries
-        in_order = flat == [*range(flat[0], flat[0] + len(flat))]
-        groups.append(
-            _Group(
-                blocks=[block for _, block in members],
-                query_rows=slice(flat[0], flat[0] + len(flat)) if in_order else on_device(flat, device),
-                key_rows=on_device(key_rows, device),
-                n_prefix=above,
-                causal=causal,
-            )
-        )
-    return groups, None if place == [*range(offset)] else on_device(place, device)
-
-
-def _likeness(block: Block, step: int) -> tuple[bool, int, int]:
-    """Equal for blocks that go into one group: whether causal, prefix (rounded, if not causal), tokens rounded up."""
+def _likeness(block: Block) -> tuple[bool, int, int]:
+    """Equal for blocks that go into one group: whether causal, prefix (rounded, if not causal), tokens."""
     size, above = len(block.tokens), len(block.prefix_rows)
-    width = -(-size // step) * step
     # Queries that stand for the prefix's keys make attention causal, which is faster than a mask as long as they are
     # fewer than the block's own.
     if above < size and min(block.ends) == size:
-        return True, above, width
-    return False, -(-above // ROUND_PREFIX), width
-
-
-def _attend_masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float) -> Tensor:
-    """Attention over [blocks, heads, tokens, size], with grouped heads, under an additive mask."""
-    if q.device.type == "cpu":
-        return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=True)
-    return _attend_folded(q, k, v, mask, scaling)
-
-
-def _attend_folded(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float) -> Tensor:
-    """The same for GPUs, whose fused kernels take no mask with grouped heads: heads that share keys are made one."""
-    n, heads, length, size = q.shape
-    times = heads // k.shape[1]
-    packed = q.reshape(n, k.shape[1], times * length, size)
-    out = scaled_dot_product_attention(packed, k, v, attn_mask=mask.repeat(1, 1, times, 1), scale=scaling)
-    return out.reshape(n, heads, length, v.shape[3])
+        return True, above, size
+    return False, -(-above // ROUND_PREFIX), size

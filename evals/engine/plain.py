@@ -26,11 +26,9 @@ class PlainScorer:
     def _score(self, request: ScoreRequest) -> Score:
         n = request.n_continuation
         inputs = torch.tensor([request.tokens[:-1]], device=self.model.device)
-        logits = self.model(input_ids=inputs, use_cache=False, logits_to_keep=n).logits[
-            0, -n:
-        ]  # [n, vocabulary]
-        logprobs = torch.log_softmax(logits.float(), dim=-1)
-        targets = torch.tensor(request.tokens[-n:], device=logits.device)
+        logits = self.model(input_ids=inputs, use_cache=False, logits_to_keep=n).logits
+        logprobs = torch.log_softmax(logits[0, -n:].float(), dim=-1)  # [n, vocabulary]
+        targets = torch.tensor(request.tokens[-n:], device=logprobs.device)
         return Score(logprobs.gather(1, targets[:, None]).double().sum().item())
 
 
@@ -61,9 +59,7 @@ class PlainDecoder:
             out = self.model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
             cache = out.past_key_values
             draws = torch.tensor([draw(generator)], dtype=torch.float64) if generator else None
-            token = int(
-                sample(out.logits[:, -1].cpu(), temperature, draws)
-            )  # a draw falls alike on every device
+            token = int(sample(out.logits[:, -1].cpu(), temperature, draws))  # alike on every device
             if token == NOT_FINITE:
                 raise NotFinite(index)
             tokens.append(token)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from evals.engine.device import HostCopy, on_device, out_of_memory
 from evals.engine.forward import TreeForward
 from evals.engine.packed import TreeBatch
 from evals.engine.plain import PlainScorer
-from evals.engine.tree import Block, Input, batches, last_ranges, plan
+from evals.engine.tree import Block, Input, batches, plan, rows_of
 
 MAX_PREFIX = 2048  # tokens of shared prefixes whose KV cache is kept for one plan
 # Requests planned at a time. More of them share more; but a GPU has nothing to do before the first plan is made.
@@ -83,83 +82,62 @@ class PrefixScorer:
             todo = list(range(first, min(first + together, len(requests))))
             while not known.issuperset(todo):
                 started: set[int] = set()
-                for batch in self._attempt(forward, requests, todo, known):
-                    started.update(batch.names)
-                    yield batch
+                try:
+                    for batch in self._attempt(forward, requests, todo, known):
+                        started.update(batch.names)
+                        yield batch
+                except (RuntimeError, MemoryError) as error:
+                    if not out_of_memory(error) or self.max_tokens == 1:
+                        raise
+                    self.max_tokens //= 2
+                    logger.warning("out of memory: going on with %d tokens in a batch", self.max_tokens)
+                else:
+                    break
+                torch.cuda.empty_cache()
                 todo = [i for i in todo if i not in started and i not in known]
 
     @torch.inference_mode()
     def _attempt(
         self, forward: TreeForward, requests: list[ScoreRequest], todo: list[int], known: set[int]
     ) -> Iterator[_Batch]:
-        """Plan ``todo`` and start its batches; ends early, with a smaller budget, when memory runs out."""
+        """Plan ``todo`` and start its batches."""
         asked = [requests[i] for i in todo]
-        inputs = [input_of(request) for request in asked]
-        planned = plan(inputs, self.max_tokens, min(MAX_PREFIX, self.max_tokens))
-        prefix = self._or_smaller(functools.partial(forward.prefill, planned.prefix), [planned.prefix])
-        if prefix is None:
-            return
+        planned = plan([input_of(one) for one in asked], self.max_tokens, min(MAX_PREFIX, self.max_tokens))
+        prefix = forward.prefill(planned.prefix)
         for blocks in batches(planned.blocks, self.max_tokens):
             # skipped only as a whole: another batch would give the rest other last digits than an unbroken run
             if known and all(todo[i] in known for block in blocks for i, _ in block.paths):
                 continue
-            batch = _Batch(blocks, asked, todo)
-            if not self._or_smaller(functools.partial(batch.start, forward, prefix), blocks):
-                return
-            yield batch
-
-    def _or_smaller(self, compute: Callable[[], Any], blocks: Sequence[Block]) -> Any:
-        """What ``compute`` returns; None, and half the budget from now on, when memory runs out.
-
-        Raises the allocator's error for a single sequence, which cannot be divided.
-        """
-        try:
-            return compute()
-        except (RuntimeError, MemoryError) as error:
-            single = len(blocks) == 1 and len({path for _, path in blocks[0].paths}) == 1
-            if not out_of_memory(error) or single or self.max_tokens == 1:
-                raise
-            tokens = min(self.max_tokens, sum(len(block.tokens) for block in blocks))
-            self.max_tokens = max(1, tokens // 2)
-            logger.warning("out of memory: going on with %d tokens in a batch", self.max_tokens)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return None
+            yield _Batch(blocks, asked, todo, forward, prefix)
 
 
 class _Batch:
-    """Blocks that are scored in one pass: ``start`` does not wait for the device, ``finish`` does."""
+    """Blocks that are scored in one pass, which starts at once; only ``finish`` waits for the device."""
 
     def __init__(
-        self, blocks: Sequence[Block], requests: Sequence[ScoreRequest], names: Sequence[int]
+        self,
+        blocks: Sequence[Block],
+        requests: Sequence[ScoreRequest],
+        names: Sequence[int],
+        forward: TreeForward,
+        prefix: KVCache,
     ) -> None:
-        self.blocks = blocks
-        self.names: list[int] = []
-        self.targets: list[int] = []
-        lengths: list[int] = []
-        ranges: list[tuple[int, int]] = []
-        begin = 0
+        paths, begin = [], 0
         for block in blocks:
-            for i, path in block.paths:
-                n = requests[i].n_continuation
-                self.names.append(names[i])
-                self.targets.extend(requests[i].tokens[-n:])
-                lengths.append(n)
-                ranges.extend((begin + start, begin + stop) for start, stop in last_ranges(path, n))
+            paths += [(i, begin + rows_of(path)) for i, path in block.paths]
             begin += len(block.tokens)
-        self.owners = np.repeat(np.arange(len(lengths)), lengths)
-        starts, stops = np.array(ranges, np.int64).reshape(-1, 2).T
-        sizes = stops - starts
-        self.rows = np.repeat(starts - (sizes.cumsum() - sizes), sizes) + np.arange(sizes.sum())
-
-    def start(self, forward: TreeForward, prefix: KVCache) -> bool:
-        """Run the model; sums stay on the device for now."""
+        self.names = [names[i] for i, _ in paths]
+        lengths = [requests[i].n_continuation for i, _ in paths]
+        rows = np.concatenate([path[-n:] for (_, path), n in zip(paths, lengths, strict=True)])
+        targets = [
+            token for (i, _), n in zip(paths, lengths, strict=True) for token in requests[i].tokens[-n:]
+        ]
         device = forward.model.device
-        hidden = forward.hidden(TreeBatch(self.blocks, prefix, device))
-        logprobs = forward.head.logprobs(hidden, self.rows, self.targets).double()
-        sums = torch.zeros(len(self.names), dtype=torch.float64, device=device)
-        self.sums = HostCopy(sums.index_add_(0, on_device(self.owners, device), logprobs))
-        return True
+        hidden = forward.hidden(TreeBatch(blocks, prefix, device))
+        logprobs = forward.head.logprobs(hidden, rows, targets).double()
+        owners = on_device(np.repeat(np.arange(len(lengths)), lengths), device)
+        sums = torch.zeros(len(lengths), dtype=torch.float64, device=device)
+        self.sums = HostCopy(sums.index_add_(0, owners, logprobs))
 
     def finish(self) -> list[tuple[int, Score]]:
         """Each request's (index, score)."""

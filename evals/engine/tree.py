@@ -8,20 +8,18 @@ to a budget of tokens.
 
 from __future__ import annotations
 
-import gc
 import heapq
-import sys
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+import numpy as np
 
 # A token in the linear layers costs about as much as this many query-key pairs in attention: 24·h² operations against
 # 4·h a layer, for hidden sizes h of some hundreds, and attention runs at a lower rate.
 PAIRS_PER_TOKEN = 1024
 MIN_SAVING = 8  # tokens that a shared prefix must save; without one the tree is cut into fewer, larger blocks
-WIDTH = array("I").itemsize  # bytes of a token in a key
 
 Path = tuple[tuple[int, int], ...]  # rows of a block, as half-open ranges in order of position
 
@@ -39,7 +37,8 @@ class Block:
 
     ``ends[i]`` is one past token i's last descendant: token i sees token j exactly when ``j <= i < ends[j]``.
     ``prefix_rows``: where the shared prefix, which every token here sees, stands in the cache of all shared prefixes.
-    ``paths``: for each input that ends in this block, the rows of its tokens that stand here.
+    ``paths``: for each input that ends in this block (for each block that hangs from here, in the shared prefixes'
+    own), the rows of its tokens that stand here.
     """
 
     prefix_rows: list[int]
@@ -75,24 +74,12 @@ def plan(inputs: Sequence[Input], max_block: int, max_prefix: int) -> Plan:
     """
     if not inputs:
         return Plan(Block([]), [])
-    with _no_garbage_collection():
-        root, tops = _cut(_radix_tree(inputs), max_block, max_prefix)
-        prefix = root.emit(inputs)
-        blocks = [_emit(node, inputs, above.rows()) for node, above in tops]
-        blocks.sort(key=lambda block: block.shape, reverse=True)
-        return Plan(prefix, blocks)
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Planning makes many small objects and drops none: searching them for garbage takes longer than planning does."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
+    root, tops = _cut(_radix_tree(inputs), max_block, max_prefix)
+    prefix = _emit(root, inputs, [])
+    above = {k: rows_of(path).tolist() for k, path in prefix.paths}
+    blocks = [_emit(top, inputs, above[k]) for k, top in enumerate(tops)]
+    blocks.sort(key=lambda block: block.shape, reverse=True)
+    return Plan(prefix, blocks)
 
 
 def batches(blocks: Sequence[Block], budget: int) -> Iterator[list[Block]]:
@@ -109,23 +96,9 @@ def batches(blocks: Sequence[Block], budget: int) -> Iterator[list[Block]]:
         yield batch
 
 
-def last_ranges(path: Path, n: int) -> list[tuple[int, int]]:
-    """The last ``n`` rows of a path as half-open ranges, in order of position."""
-    start, stop = path[-1] if path else (0, 0)
-    if stop - start >= n:  # most often
-        return [(stop - n, stop)]
-    ranges: list[tuple[int, int]] = []
-    for start, stop in reversed(path):
-        if n <= 0:
-            break
-        ranges.insert(0, (max(start, stop - n), stop))
-        n -= stop - start
-    return ranges
-
-
-def last_rows(path: Path, n: int) -> list[int]:
-    """The last ``n`` rows of a path, in order of position."""
-    return [row for start, stop in last_ranges(path, n) for row in range(start, stop)]
+def rows_of(path: Path) -> np.ndarray:
+    """The rows of a path, in order of position."""
+    return np.concatenate([np.arange(0), *(np.arange(start, stop) for start, stop in path)])
 
 
 @dataclass(slots=True, eq=False)
@@ -143,20 +116,16 @@ class _Node:
 
 def _radix_tree(inputs: Sequence[Input]) -> _Node:
     """The root of the tree over ``inputs``; ends are ``terminals``, so inputs of equal tokens share a node."""
-    keys = [_key(each.tokens) for each in inputs]
+    # most significant byte first: sorts as the tokens do, and compares several times faster
+    keys = [np.array(array("I", each.tokens)).astype(">u4").tobytes() for each in inputs]
     # In sorted order an input leaves the path of the one before at some depth and never comes back to what lies deeper:
     # the path is a stack, and whatever is popped off it is finished.
     order = sorted(range(len(inputs)), key=keys.__getitem__)
     root = _Node(0, 0, order[0])
     stack = [root]
-    between = 0  # shared by the last two docs; mostly the next two share as much
     for i in order:
-        key, before = keys[i], keys[stack[-1].source]
-        first, length = inputs[i].first_output, len(inputs[i].tokens)
-        shared = _shared(key, before, first)  # choices of one doc share all before the first output
-        if shared < first:
-            shared = between = _shared(key, before, between)
-        shared = min(shared, stack[-1].depth)
+        length = len(inputs[i].tokens)
+        shared = min(_shared(keys[i], keys[stack[-1].source]), stack[-1].depth)
         while len(stack) > 1 and stack[-2].depth >= shared and stack[-1].depth > shared:
             _close(stack.pop(), inputs)
         top = stack[-1]
@@ -177,33 +146,12 @@ def _radix_tree(inputs: Sequence[Input]) -> _Node:
     return root
 
 
-def _key(tokens: tuple[int, ...]) -> bytes:
-    """Four bytes a token, most significant first: sorts as the tokens do, and compares several times faster."""
-    packed = array("I", tokens)
-    if sys.byteorder == "little":
-        packed.byteswap()
-    return packed.tobytes()
-
-
-def _shared(a: bytes, b: bytes, guess: int) -> int:
-    """Length in tokens of two keys' common prefix; found fast when it is ``guess`` or a little more."""
-    low, high = 0, min(len(a), len(b))
-    step = WIDTH * guess
-    if step <= high and a[:step] == b[:step]:
-        low, step = step, WIDTH
-        while low + step <= high and a[low : low + step] == b[low : low + step]:
-            low += step
-            step *= 2
-        high = min(high, low + step)
-    else:
-        high = min(high, step)
-    while low < high:  # bisected: slices compare fast
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low // WIDTH
+def _shared(a: bytes, b: bytes) -> int:
+    """How many tokens two keys begin with alike."""
+    n = min(len(a), len(b)) // 4
+    differ = np.frombuffer(a, np.uint32, n) != np.frombuffer(b, np.uint32, n)
+    first = int(differ.argmax()) if n else 0
+    return first if n and differ[first] else n
 
 
 def _close(node: _Node, inputs: Sequence[Input]) -> None:
@@ -218,69 +166,32 @@ def _close(node: _Node, inputs: Sequence[Input]) -> None:
     node.first_output = min(outputs, default=0)
 
 
-@dataclass(slots=True, eq=False)
-class _Prefix:
-    """An edge among the shared prefixes: tokens ``start`` to ``depth`` of input ``source``; the root's is empty."""
-
-    start: int
-    depth: int
-    source: int
-    above: _Prefix | None = None
-    children: list[_Prefix] = field(default_factory=list)
-    row: int = 0
-
-    def rows(self) -> list[int]:
-        """Rows of the shared prefix that ends here."""
-        parts = []
-        at: _Prefix | None = self
-        while at is not None:
-            parts.append(range(at.row, at.row + at.depth - at.start))
-            at = at.above
-        return [row for part in reversed(parts) for row in part]
-
-    def emit(self, inputs: Sequence[Input]) -> Block:
-        """All below this root as one block; numbers the rows."""
-        block = Block(prefix_rows=[])
-        order, stack = [], [self]
-        while stack:
-            at = stack.pop()
-            order.append(at)
-            at.row = len(block.tokens)
-            block.tokens.extend(inputs[at.source].tokens[at.start : at.depth])
-            block.positions.extend(range(at.start, at.depth))
-            stack.extend(at.children)
-        block.ends = [0] * len(block.tokens)
-        last: dict[_Prefix, int] = {}
-        for at in reversed(order):
-            stop = at.row + at.depth - at.start
-            last[at] = max([stop, *(last[child] for child in at.children)])
-            block.ends[at.row : stop] = [last[at]] * (stop - at.row)
-        return block
-
-
-def _cut(root: _Node, max_block: int, max_prefix: int) -> tuple[_Prefix, list[tuple[_Node, _Prefix]]]:
-    """Cut the tree: the root of the shared prefixes, and the top of each block with the prefix that it hangs from.
+def _cut(root: _Node, max_block: int, max_prefix: int) -> tuple[_Node, list[_Node]]:
+    """Cut the tree: the root of the shared prefixes, whose ``terminals`` number the blocks; each block's top.
 
     The node that saves most as a shared prefix comes first. A node that cannot become one (no place, too little saved,
     or its outputs are asked for, which a prefix does not give) is computed again in each child's block.
     """
-    prefix = _Prefix(0, 0, root.source)
-    tops: list[tuple[_Node, _Prefix]] = []
-    heap: list[tuple[int, int, _Node, _Prefix]] = [(0, 0, root, prefix)]
+    prefix = _Node(0, 0, root.source)
+    tops: list[_Node] = []
+    heap: list[tuple[int, int, _Node, list[_Node]]] = [(0, 0, root, [prefix])]  # with all prefixes above
     place, pushed = max_prefix, 1
     while heap:
         _, _, node, above = heapq.heappop(heap)
         if _stays_whole(node, max_block):
-            tops.append((node, above))
+            above[-1].terminals.append(len(tops))
+            tops.append(node)
             continue
         branches = len(node.children) + bool(node.terminals)
         kept = max(0, min(node.depth, node.first_output, node.start + place) - node.start)
         if kept * (branches - 1) < MIN_SAVING:
             kept = 0
         if kept:
-            part = _Prefix(node.start, node.start + kept, node.source, above)
-            above.children.append(part)
-            above = part
+            part = _Node(node.start, node.start + kept, node.source)
+            above[-1].children.append(part)
+            above = [*above, part]
+            for each in above:
+                each.size += kept
             place -= kept
         children = node.children
         if node.terminals:  # inputs that end here need a block of their own, be it an empty one

@@ -31,12 +31,10 @@ Series = tuple[str, str, str]
 
 
 class Judge(Protocol):
-    """What judging needs of a judge. `name` stands in results; `identity` is what its judgments depend on;
-    `at_a_time`: judgments under way together, at most."""
+    """What judging needs of a judge. `name` stands in results; `identity` is what its judgments depend on."""
 
     name: str
     identity: str
-    at_a_time: int
 
     def fits(self, system: str, user: str) -> bool:
         """Whether the prompt leaves room for a judgment."""
@@ -112,7 +110,7 @@ def judge_run(
     stored = len(known)
     unique = dict(zip(keys, requests, strict=True))
     todo = [key for key in unique if key not in known]
-    with progress.counting(f"judge {judge.name}", len(unique), stored, at_a_time=judge.at_a_time) as counter:
+    with progress.counting(f"judge {judge.name}", len(unique), stored) as counter:
         for i, result in judge.run([unique[key] for key in todo]):
             known[todo[i]] = result
             if isinstance(result, Generation):

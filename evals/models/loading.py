@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
@@ -24,7 +25,7 @@ from transformers.modeling_utils import str_to_torch_dtype
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from evals.core.errors import UserError
-from evals.engine.device import settle_vector_math
+from evals.engine.device import out_of_memory, settle_vector_math
 from evals.models import weights
 from evals.models.known import ModelSpec
 
@@ -49,10 +50,8 @@ class LoadedModel:
 def pick_device(name: str | None) -> torch.device:
     """`--device`: as given, else the first CUDA device, else Apple's, else the CPU."""
     if name is None:
-        if torch.cuda.is_available():
-            name = "cuda:0"
-        else:
-            name = "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda:0" if torch.cuda.is_available() else name
     try:
         device = torch.device(name)
         if device.type != "cpu":
@@ -101,7 +100,8 @@ def load_tokenizer(path: Path, chat: bool) -> Any:
 
 
 def _tokenizer(place: Path) -> Any:
-    return _guard(lambda: AutoTokenizer.from_pretrained(**_place(place)), f"the tokenizer of '{place.name}'")
+    with _one_line(f"the tokenizer of '{place.name}'"):
+        return AutoTokenizer.from_pretrained(**_place(place))
 
 
 def require_template(tokenizer: Any, name: str) -> None:
@@ -127,13 +127,10 @@ def load(path: Path, device: torch.device, dtype: str) -> LoadedModel:
         is_gguf = files[0].suffix == ".gguf"
         with _gguf_in_memory(files[0], digests) if is_gguf else _copied(files, digests) as place:
             tokenizer = _tokenizer(place)
-            model = _guard(
-                lambda: _load_model(place, files, digests, device, dtype), f"the model '{path.name}'"
-            )
-    parameters = sum(tensor.numel() for tensor in model.parameters())
-    return LoadedModel(
-        model, tokenizer, device, dtype, weights.fingerprint(digests), quantization, parameters
-    )
+            with _one_line(f"the model '{path.name}'"):
+                model = _load_model(place, files, digests, device, dtype)
+    size = sum(tensor.numel() for tensor in model.parameters())
+    return LoadedModel(model, tokenizer, device, dtype, weights.fingerprint(digests), quantization, size)
 
 
 @contextlib.contextmanager
@@ -177,10 +174,14 @@ def _copied(files: list[Path], digests: dict[str, str]) -> Iterator[Path]:
 
 
 def _place(path: Path) -> dict[str, Any]:
-    common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    if path.is_file():
-        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, **common}
-    return {"pretrained_model_name_or_path": str(path), **common}
+    named = {"gguf_file": path.name} if path.is_file() else {}
+    folder = str(path.parent if named else path)
+    return {
+        "pretrained_model_name_or_path": folder,
+        "local_files_only": True,
+        "trust_remote_code": False,
+        **named,
+    }
 
 
 def _load_model(
@@ -228,12 +229,9 @@ def _read_safetensors(file: Path, digests: dict[str, str]) -> dict[str, torch.Te
 
 def _generation_config(place: Path) -> GenerationConfig:
     """What from_pretrained makes of a folder: the file of that name, or else what config.json says."""
-    try:
+    if (place / "generation_config.json").exists():
         return GenerationConfig.from_pretrained(place)
-    except OSError:
-        return GenerationConfig.from_pretrained(
-            place, config_file_name="config.json", _from_model_config=True
-        )
+    return GenerationConfig.from_pretrained(place, config_file_name="config.json", _from_model_config=True)
 
 
 def _refuse_remote_code(place: Path) -> None:
@@ -253,66 +251,37 @@ def _refuse_remote_code(place: Path) -> None:
     )
 
 
-def _guard(action: Any, what: str) -> Any:
-    """Runs a loader; whatever a bad file makes it raise becomes one line."""
+@contextlib.contextmanager
+def _one_line(what: str) -> Iterator[None]:
+    """Whatever a bad file makes a loader raise becomes one line."""
     try:
-        return action()
+        yield
     except UserError:
         raise
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise UserError(
-            f"not enough memory for {what}: use a smaller model, --dtype bfloat16, or another --device"
-        ) from error
-    except RuntimeError as error:
-        if "allocate memory" in str(error):
-            raise UserError(
-                f"not enough memory for {what}: use a smaller model or --dtype bfloat16"
-            ) from error
-        raise UserError(f"cannot load {what}: {_first_line(error)}") from error
     except Exception as error:  # loaders raise whatever type a bad file leads them to
-        raise UserError(f"cannot load {what}: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"
+        if out_of_memory(error):
+            advice = "use a smaller model, --dtype bfloat16, or another --device"
+            raise UserError(f"not enough memory for {what}: {advice}") from error
+        first = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise UserError(f"cannot load {what}: {type(error).__name__}: {first[:300]}") from error
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silences transformers' own progress bars and chatter: this program shows its own."""
-    from huggingface_hub.utils import disable_progress_bars
+    import transformers.modeling_gguf_pytorch_utils as gguf_loader
     from transformers.utils import logging as transformers_logging
 
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    disable_progress_bars()
-    before = os.environ.get("TQDM_DISABLE")
-    os.environ["TQDM_DISABLE"] = "1"
     logging.getLogger("gguf").setLevel(logging.ERROR)
     try:
-        with _no_tqdm_in_gguf_loader():
+        # the GGUF loader takes tqdm directly, past every switch
+        with mock.patch.object(gguf_loader, "tqdm", lambda items, *_, **__: items):
             yield
     finally:
         transformers_logging.set_verbosity(level)
-        if before is None:
-            os.environ.pop("TQDM_DISABLE", None)
-        else:
-            os.environ["TQDM_DISABLE"] = before
-
-
-@contextlib.contextmanager
-def _no_tqdm_in_gguf_loader() -> Iterator[None]:
-    """The GGUF loader takes tqdm directly, past every switch."""
-    import transformers.modeling_gguf_pytorch_utils as loader
-
-    original = loader.tqdm
-    loader.tqdm = lambda items, *_, **__: items
-    try:
-        yield
-    finally:
-        loader.tqdm = original
 
 
 @contextlib.contextmanager
@@ -328,16 +297,12 @@ def _gguf_in_memory(file: Path, digests: dict[str, str]) -> Iterator[Path]:
     with weights.one_line(file):
         content = file.read_bytes()
     digests[file.name] = hashlib.sha256(content).hexdigest()
-    names = ("GGUFReader", "get_tensor_name_map")
-    originals = {name: getattr(gguf, name) for name in names}
-    with tempfile.TemporaryDirectory() as folder:
+    once: dict[str, Any] = {
+        name: functools.lru_cache(maxsize=1)(getattr(gguf, name))
+        for name in ("GGUFReader", "get_tensor_name_map")
+    }
+    with tempfile.TemporaryDirectory() as folder, mock.patch.multiple(gguf, **once):
         place = Path(folder, file.name)
         place.touch()
-        for name, original in originals.items():
-            setattr(gguf, name, functools.lru_cache(maxsize=1)(original))
-        try:
-            with weights.memory_mapped(place, content):
-                yield place
-        finally:
-            for name, original in originals.items():
-                setattr(gguf, name, original)
+        with weights.memory_mapped(place, content):
+            yield place

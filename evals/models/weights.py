@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
+from unittest import mock
 
 import gguf
 import numpy as np
@@ -200,13 +201,11 @@ class _Reader(gguf.GGUFReader):
 @contextlib.contextmanager
 def memory_mapped(file: Path, content: bytes) -> Iterator[None]:
     """Who maps `file` inside, as gguf's reader and transformers' do, gets an array in memory with `content`."""
-    original: Any = np.memmap
-    array = np.frombuffer(content, np.uint8)
-    np.memmap = lambda name, *a, **k: array if Path(name) == file else original(name, *a, **k)  # type: ignore
-    try:
+    original, array = np.memmap, np.frombuffer(content, np.uint8)
+    with mock.patch.object(
+        np, "memmap", lambda name, *a, **k: array if Path(name) == file else original(name, *a, **k)
+    ):
         yield
-    finally:
-        np.memmap = original  # type: ignore[misc]
 
 
 def beside(files: list[Path]) -> list[Path]:

@@ -22,9 +22,10 @@ class TextToRequests:
 
     def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:
         """One request a choice, for each doc."""
-        contexts, _ = self._contexts(docs)
         pairs = [
-            (context, choice) for doc, context in zip(docs, contexts, strict=True) for choice in doc.choices
+            (context, choice)
+            for doc, context in zip(docs, self._contexts(docs)[0], strict=True)
+            for choice in doc.choices
         ]
         encoded = iter(prompts.encode_pairs(self.tokenizer, pairs))
         return [
@@ -73,15 +74,9 @@ class TextToRequests:
         some = list(dict.fromkeys(texts[i] for i in doubtful))
         encoded = dict(zip(some, prompts.encode_contexts(self.tokenizer, some), strict=True))
         for i in doubtful:
-            if len(encoded[texts[i]]) > rooms[i]:
-                texts[i] = self._with_fewer_shots(docs[i], rooms[i])
+            doc = docs[i]
+            while len(encoded[texts[i]]) > rooms[i] and doc.fewshot_samples:
+                doc = prompts.with_a_shot_less(doc)
+                texts[i] = prompts.render(doc, self.tokenizer, self.chat)
+                encoded[texts[i]] = prompts.encode(self.tokenizer, [texts[i]])[0]
         return texts, encoded
-
-    def _with_fewer_shots(self, doc: Doc, room: int) -> str:
-        """The context with as many shots as fit, none if none does."""
-
-        def length(n_shots: int) -> int:
-            text = prompts.render(doc, self.tokenizer, self.chat, n_shots)
-            return len(prompts.encode(self.tokenizer, [text])[0])
-
-        return prompts.render(doc, self.tokenizer, self.chat, prompts.fit_shots(doc, room, length))

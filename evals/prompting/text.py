@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from evals.core.errors import RowUnavailable, UserError
@@ -36,26 +37,28 @@ def shot_answer(shot: Doc) -> str:
     return shot.choices[gold]
 
 
-def messages(doc: Doc, n_shots: int | None = None) -> list[Message]:
+def messages(doc: Doc) -> list[Message]:
     """The chat of a doc: each shot a user and an assistant turn, then the query. No system message of ours."""
     turns: list[Message] = []
-    for shot in doc.fewshot_samples[:n_shots]:
+    for shot in doc.fewshot_samples:
         turns.append({"role": "user", "content": shot.query})
         turns.append({"role": "assistant", "content": shot_answer(shot)})
     return [*turns, {"role": "user", "content": doc.query}]
 
 
-def plain_text(doc: Doc, n_shots: int | None = None) -> str:
+def plain_text(doc: Doc) -> str:
     """The plain prompt of a doc: shots and query joined by a blank line."""
-    shots = [shot.query + shot_answer(shot) for shot in doc.fewshot_samples[:n_shots]]
-    return "\n\n".join([*shots, doc.query])
+    return "\n\n".join([*(shot.query + shot_answer(shot) for shot in doc.fewshot_samples), doc.query])
 
 
-def render(doc: Doc, tokenizer: Tokenizer, chat: bool, n_shots: int | None = None) -> str:
+def render(doc: Doc, tokenizer: Tokenizer, chat: bool) -> str:
     """The context as the model gets it. Chat: the template with the generation prompt added."""
-    if not chat:
-        return plain_text(doc, n_shots)
-    return chat_text(tokenizer, messages(doc, n_shots), add_generation_prompt=True)
+    return chat_text(tokenizer, messages(doc), add_generation_prompt=True) if chat else plain_text(doc)
+
+
+def with_a_shot_less(doc: Doc) -> Doc:
+    """The doc without its last shot."""
+    return replace(doc, fewshot_samples=doc.fewshot_samples[:-1])
 
 
 def chat_text(tokenizer: Tokenizer, conversation: list[Message], **options: Any) -> str:
@@ -66,14 +69,6 @@ def chat_text(tokenizer: Tokenizer, conversation: list[Message], **options: Any)
         raise UserError(
             f"the model's chat template fails: {type(error).__name__}: {str(error)[:200]}"
         ) from error
-
-
-def fit_shots(doc: Doc, room: int, length: Callable[[int], int]) -> int:
-    """How many shots fit `room` tokens, dropping from the end. `length(n)`: tokens of the context with n shots."""
-    n_shots = len(doc.fewshot_samples)
-    while n_shots > 0 and length(n_shots) > room:
-        n_shots -= 1
-    return n_shots
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
@@ -118,28 +113,15 @@ def encode_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list
 
     The split is at the length of the encoded context; if both have the same length, one token earlier. A context that
     is empty leaves nothing to condition on: its first token is then the context.
-
-    What stands before a context's last special token (in chat: nearly all of it) is encoded once for all its choices
-    (see encode_contexts).
     """
-    cuts = _cut_tokens(tokenizer)
     seams = [split_seam(context, choice) for context, choice in pairs]
-    heads = {context: _last_cut(context, cuts) for context, _ in seams}
-    texts: dict[str, int] = {}
-    for context, choice in seams:
-        at = heads[context]
-        for text in (context[:at], context[at:], context[at:] + choice):
-            texts.setdefault(text, len(texts))
-    ids = encode(tokenizer, list(texts))
+    texts = list(dict.fromkeys(text for context, choice in seams for text in (context, context + choice)))
+    ids = dict(zip(texts, encode_contexts(tokenizer, texts), strict=True))
     out = []
     for context, choice in seams:
-        at = heads[context]
-        head = ids[texts[context[:at]]]
-        whole = (*head, *ids[texts[context[at:] + choice]])
-        split = len(head) + len(ids[texts[context[at:]]])
-        if split >= len(whole):
-            split = len(whole) - 1
-        out.append((whole, len(whole) - max(split, 1)))
+        whole = ids[context + choice]
+        split = min(len(ids[context]), len(whole) - 1)
+        out.append((tuple(whole), len(whole) - max(split, 1)))
     return out
 
 
@@ -159,11 +141,6 @@ def _cut_tokens(tokenizer: Tokenizer) -> list[str]:
 def _overlap(other: str, text: str) -> bool:
     """Whether a match of `other` can begin before one of `text`, or at it, and reach into it."""
     return text in other or any(text.startswith(other[-n:]) for n in range(1, len(other)))
-
-
-def _last_cut(context: str, cuts: Sequence[str]) -> int:
-    """Where the last special token of a context begins; 0 where there is none."""
-    return max(0, *(context.rfind(cut) for cut in cuts)) if cuts else 0
 
 
 def cut_to_window(

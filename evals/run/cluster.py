@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lighteval.tasks.requests import Doc
 
     from evals.models.known import ModelSpec
+    from evals.prompting.requests import TextToRequests
 
 PATIENCE = 300.0  # seconds without a single worker: nodes may start some minutes apart
 DEATHS = 3  # of each worker, in a row, with no result between: the reason is one that lasts
@@ -221,10 +222,10 @@ class ClusterBackend:
 
     It makes the tokens itself.
 
-    `texts`: makes requests of docs (evals/prompting/requests.py: TextToRequests).
+    `texts` makes requests of docs.
     """
 
-    def __init__(self, pool: Pool, number: int, suite: int, texts: Any) -> None:
+    def __init__(self, pool: Pool, number: int, suite: int, texts: TextToRequests) -> None:
         self._pool, self._number, self._suite, self._texts = pool, number, suite, texts
         self.chat: bool = texts.chat
         self.tokenizer = texts.tokenizer
@@ -243,11 +244,11 @@ class ClusterBackend:
 
     def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:
         """One request a choice, for each doc."""
-        return self._texts.score_requests(docs)  # type: ignore[no-any-return]
+        return self._texts.score_requests(docs)
 
     def generate_requests(self, docs: Sequence[Doc]) -> list[GenerateRequest]:
         """One request a doc."""
-        return self._texts.generate_requests(docs)  # type: ignore[no-any-return]
+        return self._texts.generate_requests(docs)
 
     def run(self, requests: Sequence[Request], skip: Collection[int] = ()) -> Iterator[tuple[int, Result]]:
         """Computes requests of one kind: (index, result), each index once, but not those in `skip`.

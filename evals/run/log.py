@@ -89,7 +89,7 @@ def _data(name: str, record: dict[str, Any]) -> TaskDataLog:
     from tasks import get_task
 
     task = get_task(name)
-    return TaskDataLog(repo=task.hf_repo, subset=task.hf_subset, split=task.split, **record)
+    return TaskDataLog(repo=task.repo, subset=task.subset, split=task.split, **record)
 
 
 def _task(run: Run, name: str) -> TaskLog:
@@ -97,7 +97,7 @@ def _task(run: Run, name: str) -> TaskLog:
 
     task, doc, columns = get_task(name), run.work.docs[name][0], run.columns[name]
     settings = {
-        "shots": task.num_fewshots,
+        "shots": task.shots,
         "max_new_tokens": doc.generation_size,
         "stops": [] if run.adapter.chat else list(doc.stop_sequences or ()),
     }

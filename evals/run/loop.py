@@ -199,13 +199,11 @@ class Run:
         return asked
 
     def _ask(self, row: Row) -> _Asked:
-        from lighteval.tasks.requests import SamplingMethod
-
         from tasks import get_task
 
         tasks = [get_task(name) for name in row.tasks if name in self.work.docs]
-        likelihood = [task for task in tasks if task.method == SamplingMethod.LOGPROBS]
-        generative = [task for task in tasks if task not in likelihood]
+        likelihood = [task for task in tasks if task.asks_choices]
+        generative = [task for task in tasks if not task.asks_choices]
         docs = [doc for task in generative for doc in self.work.docs[task.name]]
         return _Asked(
             [(task, self.adapter.score_requests(self.work.docs[task.name])) for task in likelihood],
@@ -284,8 +282,7 @@ class Run:
             first = [first_of[key] for key in planned]
             skip = {i for i, key in enumerate(planned) if key in known}
             costs = [0 if i in skip else _cost(requests[k]) for i, k in enumerate(first)]
-            at_a_time = self.adapter.at_a_time if isinstance(requests[0], GenerateRequest) else 1
-            with self.progress.counting(label, len(unique), cached, sum(costs), at_a_time) as counter:
+            with self.progress.counting(label, len(unique), cached, sum(costs)) as counter:
                 for i, result in self._run([requests[k] for k in first], skip, [owners[k] for k in first]):
                     known[planned[i]] = result
                     self.store.put([(planned[i], result)])

@@ -54,9 +54,9 @@ class Rates:
 
 
 def plan(
-    works: Sequence[Work], adapters: Sequence[Any], store: Store | None, workers: int = 1
-) -> tuple[list[RowPlan], Rates]:
-    """Every row's work, and the rates measured on a few docs of those not finished (nothing is stored)."""
+    works: Sequence[Work], adapters: Sequence[Any], store: Store | None, workers: int = 1, timed: bool = True
+) -> tuple[list[RowPlan], Rates | None]:
+    """Every row's work, and, if `timed`, the rates measured on a few docs of those not finished (nothing is stored)."""
     rows: list[RowPlan] = []
     scores: list[tuple[Any, Request]] = []
     answers: list[tuple[Any, Request]] = []
@@ -70,19 +70,17 @@ def plan(
                 (scores if isinstance(group[0], ScoreRequest) else answers).extend(
                     (adapter, r) for r in group
                 )
-    return rows, _measure(scores, answers[:: max(1, len(answers) // SAMPLE_ANSWERS)])
+    return rows, _measure(scores, answers[:: max(1, len(answers) // SAMPLE_ANSWERS)]) if timed else None
 
 
 def _requests(row: Row, work: Work, adapter: Any) -> list[list[Request]]:
     """A row's requests by doc; a conversation is counted by its first turn alone (see _row_plan)."""
-    from lighteval.tasks.requests import SamplingMethod
-
     from tasks import get_task
 
     groups: list[list[Request]] = []
     for name in row.tasks:
         docs = work.docs.get(name, [])
-        if get_task(name).method == SamplingMethod.LOGPROBS:
+        if get_task(name).asks_choices:
             groups += adapter.score_requests(docs)
         else:
             groups += [[one] for one in adapter.generate_requests(docs)]

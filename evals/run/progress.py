@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from typing import Protocol
 
 LINE_SECONDS = 15.0  # between two plain lines
-SEEN = 0.02  # share of the work before which no time left is told: the first batch says little
+SEEN = 0.05  # share of the work before which no time left is told
+BATCHES = 3  # before which none is told: the first one says little
+TOGETHER = 0.02  # share of the time so far within which results are taken for one batch's
+AGREE = 1.5  # how many times faster or slower the last eighth of the time may have gone than the last half
 
 
 class Counter(Protocol):
@@ -30,14 +33,12 @@ class Progress:
         print(text, file=sys.stderr, flush=True)
 
     @contextmanager
-    def counting(
-        self, label: str, total: int, done: int, work: float | None = None, at_a_time: int = 1
-    ) -> Iterator[Counter]:
+    def counting(self, label: str, total: int, done: int, work: float | None = None) -> Iterator[Counter]:
         """Shows one row: `total` requests, `done` of them stored before; `work` is what the others cost together.
 
-        Costs are in any unit (tokens, say); by default each request costs 1. `at_a_time`: requests under way together.
+        Costs are in any unit (tokens, say); by default each request costs 1.
         """
-        left = _Left(float(total - done) if work is None else work, total - done, at_a_time)
+        left = _Left(float(total - done) if work is None else work)
         if self.terminal and total > done:
             with _bar(label, total, done, left) as counter:
                 yield counter
@@ -46,25 +47,53 @@ class Progress:
 
 
 class _Left:
-    """The time left, by the work done so far; of what is under way, half is taken for done."""
+    """The time left, by the work done in the last half of the time.
 
-    def __init__(self, work: float, requests: int, at_a_time: int) -> None:
-        self.work, self.requests, self.at_a_time = work, requests, at_a_time
-        self.finished, self.n_finished = 0.0, 0
+    It is told only once it can be known: the first batches read prompts that later ones share, warm the machine up, or
+    hold the longest answers. So there must be several of them, and the last eighth of the time must have gone about as
+    fast as the last half.
+    """
+
+    def __init__(self, work: float) -> None:
+        self.work, self.finished, self.batches = work, 0.0, 0
         self.start = time.monotonic()
+        self.batch = 0.0  # when the results began to come that come now: a batch's come together
+        self.seen = [
+            (0.0, 0.0)
+        ]  # (seconds, work done) after each batch, from before the last half of the time on
 
     def advance(self, work: float) -> None:
         """One request more is finished."""
+        now = time.monotonic() - self.start
+        if now - self.batch > TOGETHER * now:
+            if self.finished:
+                self.batches += 1
+                self.seen.append((self.batch, self.finished))
+                self.seen = [*self.seen[self._before(1 / 2) :]]
+            self.batch = now
         self.finished += work
-        self.n_finished += 1
+
+    def _before(self, share: float) -> int:
+        """The position in `seen` of the last batch before the last `share` of the time."""
+        edge = self.seen[-1][0] * (1 - share)
+        return max(k for k, (seconds, _) in enumerate(self.seen) if k == 0 or seconds <= edge)
 
     def seconds(self) -> float | None:
-        """About how long the rest takes; None as long as too little is done to tell."""
-        if self.finished <= self.work * SEEN:
+        """About how long the rest takes; None as long as that cannot be told."""
+        then, done = self.seen[-1]
+        if self.batches < BATCHES or done <= self.work * SEEN:
             return None
-        under_way = min(self.at_a_time - 1, self.requests - self.n_finished)
-        done = min(self.work, self.finished + under_way * self.work / self.requests / 2)
-        return (time.monotonic() - self.start) * (self.work - done) / done
+        starts = (self.seen[self._before(share)] for share in (1 / 2, 1 / 8))
+        half, eighth = ((done - before) / (then - earlier) for earlier, before in starts)
+        if not half > 0 or not 1 / AGREE <= eighth / half <= AGREE:
+            return None
+        return max(0.0, (self.work - done) / half - (time.monotonic() - self.start - then))
+
+    @property
+    def words(self) -> str:
+        """The time left in words."""
+        seconds = self.seconds()
+        return "estimating the time left" if seconds is None else f"about {_span(seconds)} left"
 
 
 class _Lines:
@@ -79,11 +108,9 @@ class _Lines:
         self.left.advance(work)
         now = time.monotonic()
         if now - self.last >= LINE_SECONDS and self.done < self.total:
-            seconds = self.left.seconds()
-            if seconds is not None:
-                self.last = now
-                text = f"{self.label}: {self.done} of {self.total} requests, about {_span(seconds)} left"
-                print(text, file=sys.stderr, flush=True)
+            self.last = now
+            text = f"{self.label}: {self.done} of {self.total} requests, {self.left.words}"
+            print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -97,7 +124,9 @@ def _bar(label: str, total: int, done: int, left: _Left) -> Iterator[Counter]:
         rich_progress.TextColumn("{task.fields[count]} of {task.fields[requests]}{task.fields[left]}"),
     )
     with rich_progress.Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(label, total=left.work, count=done, requests=total, left="")
+        task = bars.add_task(
+            label, total=left.work, count=done, requests=total, left=", estimating the time left"
+        )
 
         class Bar:
             count = done
@@ -105,9 +134,7 @@ def _bar(label: str, total: int, done: int, left: _Left) -> Iterator[Counter]:
             def advance(self, work: float = 1.0) -> None:
                 self.count += 1
                 left.advance(work)
-                seconds = left.seconds()
-                text = "" if seconds is None else f", about {_span(seconds)} left"
-                bars.update(task, advance=work, count=self.count, left=text)
+                bars.update(task, advance=work, count=self.count, left=f", {left.words}")
 
         yield Bar()
 

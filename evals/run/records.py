@@ -8,7 +8,6 @@ import struct
 from array import array
 from collections.abc import Iterable
 from math import isfinite
-from typing import Any
 
 from evals.core.requests import Generation, Request, Result, Score, ScoreRequest, TextRequest
 
@@ -45,7 +44,7 @@ def request_key(identity: str, request: Request) -> bytes:
 
 
 @functools.lru_cache(maxsize=64)
-def _identity_digest(identity: str) -> Any:
+def _identity_digest(identity: str) -> hashlib._Hash:
     return hashlib.sha256(struct.pack("<I", FORMAT) + _text_bytes([identity]))
 
 

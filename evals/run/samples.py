@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evals.core.metric import METRICS, predict
@@ -77,7 +77,7 @@ def _common(docs: Sequence[Doc], chat: bool) -> Columns:
     }
 
 
-def _add_scores(columns: Columns, scores: Sequence[dict[str, Any]]) -> None:
+def _add_scores(columns: Columns, scores: Sequence[Mapping[str, Any]]) -> None:
     for name in scores[0] if scores else ():
         columns[name] = [one[name] for one in scores]
 

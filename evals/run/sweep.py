@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from evals.core.requests import GenerateRequest, Request, Result, ScoreRequest
+from evals.core.requests import Backend, GenerateRequest, Request, Result, ScoreRequest
 
 if TYPE_CHECKING:
     from lighteval.tasks.requests import Doc
@@ -29,7 +29,7 @@ class Remembered:
 class _Remembering:
     """A back end (evals/core/requests.py) that asks another one, and its memory first."""
 
-    def __init__(self, adapter: Any, kept: dict[Any, dict[int, tuple[Doc, Any]]], key: str) -> None:
+    def __init__(self, adapter: Backend, kept: dict[Any, dict[int, tuple[Doc, Any]]], key: str) -> None:
         self._adapter, self._kept, self._key = adapter, kept, key
         self.chat: bool = adapter.chat
         self.identity: str = adapter.identity
@@ -50,7 +50,7 @@ class _Remembering:
         """The adapter's own."""
         return self._adapter.run(requests, skip) if skip else self._adapter.run(requests)
 
-    def _look_up(self, kind: str, docs: Sequence[Doc], make: Any) -> Any:
+    def _look_up(self, kind: str, docs: Sequence[Doc], make: Callable[[Sequence[Doc]], list[T]]) -> list[T]:
         kept = self._kept.setdefault((self._key, self.chat, kind), {})
         new = [doc for doc in docs if id(doc) not in kept]
         kept.update((id(doc), (doc, made)) for doc, made in zip(new, make(new) if new else [], strict=True))

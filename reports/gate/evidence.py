@@ -103,7 +103,9 @@ def row_evidence(
 def doc_losses(metric: Metric, before: Side, after: Side, whole: Side) -> Array:
     """By how much each doc lost, [n_docs] in the metric's own unit; items count alike, as in the `whole` task."""
     if metric.parts:
-        return np.mean([doc_losses(METRICS[name], before, after, whole) for name in metric.parts], axis=0)
+        parts = [doc_losses(METRICS[name], before, after, whole) for name in metric.parts]
+        return sum(parts[1:], start=parts[0]) / len(parts)
+    losses: Array
     if metric.shape == "items":
         sums = [np.array([float(np.sum(one)) for one in side[metric.column]]) for side in (before, after)]
         losses = (sums[0] - sums[1]) / np.mean(_lengths(metric, whole))

@@ -1,72 +1,93 @@
-"""A forest plot of runs: each row's value with its 95 % interval, beside the published numbers."""
+"""Pictures of numbers with their 95 % intervals: how every one is drawn, and the forest plot of a report."""
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from evals.core.errors import UserError
+from evals.core.files import write_atomic
 from reports.card import Column, Section, sections
 from reports.render.tables import one_line
 from reports.runs import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 FORMATS = (".svg", ".png")
 # Okabe and Ito's colours, told apart by colour-blind readers too
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 HOLLOW = "#666666"
 SHAPES = ("D", "s", "^", "v", "P", "X")
-
-
+BARS = "Bars are 95 % intervals over the docs."
 # the same numbers give the same file; text stays text
 OPTIONS: dict[Any, Any] = {"svg.hashsalt": "smol-evals", "svg.fonttype": "none", "text.parse_math": False}
 
 
 def check_format(path: Path) -> None:
-    """Raises UserError for a picture's file that ends otherwise than .svg or .png."""
+    """Raises UserError for a picture's file that ends otherwise than .svg or .png, or whose folder is missing."""
     if path.suffix.lower() not in FORMATS:
         raise UserError(f"--plot writes .svg or .png, not '{path.name}'")
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write '{path}': there is no folder '{path.parent}'")
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Writes and closes a figure; the same one gives the same bytes. Raises UserError."""
-    from matplotlib import pyplot
+@contextmanager
+def picture(
+    paths: Sequence[Path],
+    size: tuple[float, float],
+    caption: str,
+    down: int = 1,
+    across: int = 1,
+    **grid: Any,
+) -> Iterator[list[Axes]]:
+    """Panels to draw on, row by row; then the files, the same bytes for the same numbers. Raises UserError.
 
-    try:
-        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
-    except OSError as error:
-        raise UserError(f"cannot write '{path}': {error.strerror}") from error
-    finally:
-        pyplot.close(figure)
-
-
-def forest(runs: Sequence[Run], path: Path, columns: Sequence[str] | None = None) -> None:
-    """Writes the picture as SVG or PNG; `columns`: as in `sections`. Raises UserError for another ending or place."""
-    check_format(path)
+    `size` in inches; `caption` says below what the bars are; `grid`: as matplotlib's gridspec.
+    """
+    for path in paths:
+        check_format(path)
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    panels = [(part, labels) for part in sections(runs, columns) for labels in _by_unit(part)]
     with matplotlib.rc_context(OPTIONS):
-        heights = [_height(part, labels) for part, labels in panels]
         figure, axes = pyplot.subplots(
-            len(panels),
-            1,
-            figsize=(9, sum(heights)),
-            gridspec_kw={"height_ratios": heights},
-            squeeze=False,
-            layout="constrained",
+            down, across, figsize=size, squeeze=False, layout="constrained", gridspec_kw=grid
         )
-        for axis, (part, labels) in zip(axes[:, 0], panels, strict=True):
+        try:
+            yield list(axes.flat)
+            figure.supxlabel(caption, x=0.01, ha="left", fontsize="small", color=HOLLOW)
+            for path in paths:
+                kind = path.suffix.lower().removeprefix(".")
+                buffer = io.BytesIO()
+                metadata = {"Date": None} if kind == "svg" else {"Software": None}
+                figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+                write_atomic(path, buffer.getvalue())
+        finally:
+            pyplot.close(figure)
+
+
+def quiet(axis: Axes, direction: Literal["both", "x", "y"]) -> None:
+    """A light grid behind the numbers, and no frame above and beside them."""
+    axis.grid(axis=direction, color="#dddddd", linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def forest(runs: Sequence[Run], path: Path, columns: Sequence[str] | None = None) -> None:
+    """Each row's value with its interval beside the published numbers; `columns` as in `sections`. Raises UserError."""
+    panels = [(part, labels) for part in sections(runs, columns) for labels in _by_unit(part)]
+    heights = [_height(part, labels) for part, labels in panels]
+    caption = f"{BARS} Hollow marks: published numbers, printed without an error."
+    with picture([path], (9, sum(heights) + 0.3), caption, len(panels), height_ratios=heights) as axes:
+        for axis, (part, labels) in zip(axes, panels, strict=True):
             _panel(axis, part, labels)
-        save(figure, path)
 
 
 def _by_unit(part: Section) -> list[list[str]]:
@@ -103,9 +124,7 @@ def _panel(axis: Axes, part: Section, labels: list[str]) -> None:
     axis.set_xlabel(metric.unit_words)
     low, high = (bound if math.isfinite(bound) else None for bound in (metric.low, metric.high))
     axis.set_xlim(low, None if metric.unit == "percent" else high)
-    axis.grid(axis="x", color="#dddddd", linewidth=0.6)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
+    quiet(axis, "x")
     if not _is_first(part, labels):
         return  # the panel above has the title and the legend
     axis.set_title(part.title, loc="left", fontweight="bold")
@@ -114,12 +133,9 @@ def _panel(axis: Axes, part: Section, labels: list[str]) -> None:
 
 
 def _published(axis: Axes, part: Section, column: Column, labels: list[str], shape: str) -> Any:
-    points = []
-    for y, label in enumerate(labels):
-        row = part.card.row(label)
-        value = row.value(column.model) if row else None
-        if value is not None:
-            points.append((value, y))
+    rows = [part.card.row(label) for label in labels]
+    values = [row.value(column.model) if row else None for row in rows]
+    points = [(value, y) for y, value in enumerate(values) if value is not None]
     xs, ys = zip(*points, strict=True) if points else ((), ())
     return axis.plot(xs, ys, shape, markerfacecolor="none", markeredgecolor=HOLLOW, markersize=6)[0]
 

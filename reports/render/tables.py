@@ -1,11 +1,14 @@
-"""Tables as data, and their text in markdown, HTML and LaTeX; text from models and data is escaped in each."""
+"""Tables as data, and their text: markdown by tabulate, HTML by jinja2, LaTeX, CSV by pandas.
+
+Text from models and data is escaped in each.
+"""
 
 from __future__ import annotations
 
-import html
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -19,12 +22,21 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: all rows as long as the header; the first column is a label. `notes` are numbered from 1."""
+    """A table: all rows as long as the header; the first column is a label.
+
+    `notes` are numbered from 1; `remarks` say how to read the whole table.
+    """
 
     title: str
     header: tuple[Cell, ...]
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+def cells(*texts: str) -> tuple[Cell, ...]:
+    """Plain cells of these texts."""
+    return tuple(map(Cell, texts))
 
 
 class Footnotes:
@@ -51,47 +63,52 @@ def markdown_text(text: str) -> str:
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
+def _markdown_cell(cell: Cell) -> str:
+    text = markdown_text(cell.text)
+    marks = f" [{','.join(map(str, cell.marks))}]" if cell.marks else ""
+    return (f"**{text}**" if cell.bold else text) + marks
+
+
 def markdown(table: Table) -> str:
     """A markdown table as the card writes it: label left, the rest centred, bold as `**x**`."""
+    from tabulate import tabulate  # a gate's verdict needs none of it
 
-    def cell(cell: Cell) -> str:
-        text = markdown_text(cell.text)
-        marks = f" [{','.join(map(str, cell.marks))}]" if cell.marks else ""
-        return (f"**{text}**" if cell.bold else text) + marks
-
-    grid = [[cell(one) for one in row] for row in (table.header, *table.rows)]
-    widths = [max(3, *(len(row[k]) for row in grid)) for k in range(len(table.header))]
-    rule = ["-" * width for width in widths]
-    rule = [f":{rule[0]}-", *(f":{dashes}:" for dashes in rule[1:])]
-    lines = [
-        "| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |"
-        for row in grid
-    ]
-    lines.insert(1, f"|{'|'.join(rule)}|")
+    head, *body = ([_markdown_cell(cell) for cell in row] for row in (table.header, *table.rows))
+    align = ("left", *["center"] * (len(head) - 1))
+    grid = tabulate(body, head, "pipe", colalign=align if body else None, disable_numparse=True)
     notes = [f"- [{number}] {markdown_text(text)}" for number, text in enumerate(table.notes, 1)]
-    blocks = [f"## {markdown_text(table.title)}", "\n".join(lines)] + ["\n".join(notes)] * bool(notes)
+    notes += [f"- {markdown_text(text)}" for text in table.remarks]
+    blocks = [f"## {markdown_text(table.title)}", grid] + ["\n".join(notes)] * bool(notes)
     return "\n\n".join(blocks) + "\n"
+
+
+_HTML = """\
+{% macro cell(one, tag) -%}
+<{{ tag }}>{% if one.bold %}<strong>{{ one.text|one_line }}</strong>{% else %}{{ one.text|one_line }}{% endif %}
+{%- if one.marks %}<sup>{{ one.marks|join(",") }}</sup>{% endif %}</{{ tag }}>
+{%- endmacro -%}
+<table>
+<caption>{{ table.title|one_line }}</caption>
+<thead><tr>{% for one in table.header %}{{ cell(one, "th") }}{% endfor %}</tr></thead>
+<tbody>
+{% for row in table.rows -%}
+<tr>{% for one in row %}{{ cell(one, "th" if loop.first else "td") }}{% endfor %}</tr>
+{% endfor -%}
+</tbody>
+</table>
+{% if table.notes %}<ol>{% for note in table.notes %}<li>{{ note|one_line }}</li>{% endfor %}</ol>
+{% endif %}
+{%- if table.remarks %}<ul>{% for note in table.remarks %}<li>{{ note|one_line }}</li>{% endfor %}</ul>
+{% endif %}"""
 
 
 def html_text(table: Table) -> str:
     """A table as an HTML fragment without scripts, styles or references."""
+    from jinja2 import Environment
 
-    def cell(cell: Cell, tag: str) -> str:
-        text = html.escape(one_line(cell.text))
-        marks = f"<sup>{','.join(map(str, cell.marks))}</sup>" if cell.marks else ""
-        return f"<{tag}>{f'<strong>{text}</strong>' if cell.bold else text}{marks}</{tag}>"
-
-    head = "".join(cell(one, "th") for one in table.header)
-    body = "\n".join(
-        "<tr>" + cell(row[0], "th") + "".join(cell(one, "td") for one in row[1:]) + "</tr>"
-        for row in table.rows
-    )
-    notes = "".join(f"<li>{html.escape(one_line(text))}</li>" for text in table.notes)
-    title = html.escape(one_line(table.title))
-    head = f"<caption>{title}</caption>\n<thead><tr>{head}</tr></thead>"
-    return f"<table>\n{head}\n<tbody>\n{body}\n</tbody>\n</table>\n" + (
-        f"<ol>{notes}</ol>\n" if notes else ""
-    )
+    environment = Environment(autoescape=True)
+    environment.filters["one_line"] = one_line
+    return environment.from_string(_HTML).render(table=table) + "\n"
 
 
 _LATEX = {
@@ -103,6 +120,7 @@ _LATEX = {
     "≥": r"$\geq$",
     "–": "--",
 } | {char: f"\\{char}" for char in "&%$#_{}"}
+PREAMBLE = r"% in the preamble: \usepackage{booktabs} and \usepackage{threeparttable}"
 
 
 def latex_text(text: str) -> str:
@@ -110,36 +128,52 @@ def latex_text(text: str) -> str:
     return "".join(_LATEX.get(char, char) for char in one_line(text))
 
 
-def latex(table: Table) -> str:
-    """A LaTeX table (packages booktabs and threeparttable); numbers centred, bold as textbf."""
-
-    def cell(cell: Cell) -> str:
+def _latex_line(row: Sequence[Cell]) -> str:
+    def one(cell: Cell) -> str:
         text = latex_text(cell.text)
         marks = rf"\tnote{{{','.join(map(str, cell.marks))}}}" if cell.marks else ""
         return (rf"\textbf{{{text}}}" if cell.bold else text) + marks
 
-    def line(row: Sequence[Cell]) -> str:
-        return " & ".join(cell(one) for one in row) + r" \\"
+    return " & ".join(map(one, row)) + r" \\"
 
+
+def latex(table: Table) -> str:
+    """A LaTeX table, under a comment that names the packages it needs; numbers centred, bold as textbf."""
     notes = [rf"\item[{number}] {latex_text(text)}" for number, text in enumerate(table.notes, 1)]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\begin{threeparttable}",
-            rf"\caption{{{latex_text(table.title)}}}",
-            rf"\begin{{tabular}}{{l{'c' * (len(table.header) - 1)}}}",
-            r"\toprule",
-            line(table.header),
-            r"\midrule",
-            *(line(row) for row in table.rows),
-            r"\bottomrule",
-            r"\end{tabular}",
-            *([r"\begin{tablenotes}", *notes, r"\end{tablenotes}"] if notes else []),
-            r"\end{threeparttable}",
-            r"\end{table}",
-            "",
-        ]
-    )
+    notes += [rf"\item {latex_text(text)}" for text in table.remarks]
+    lines = [
+        PREAMBLE,
+        r"\begin{table}",
+        r"\begin{threeparttable}",
+        rf"\caption{{{latex_text(table.title)}}}",
+        rf"\begin{{tabular}}{{l{'c' * (len(table.header) - 1)}}}",
+        r"\toprule",
+        _latex_line(table.header),
+        r"\midrule",
+        *map(_latex_line, table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        *([r"\begin{tablenotes}", *notes, r"\end{tablenotes}"] if notes else []),
+        r"\end{threeparttable}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 RENDERERS = {"md": markdown, "html": html_text, "latex": latex}
+
+
+def csv_text(records: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """The columns of these records as CSV, numbers unrounded; no text can turn into a spreadsheet's formula."""
+    import pandas
+
+    lines = [[_harmless(record.get(name)) for name in columns] for record in records]
+    frame = pandas.DataFrame(lines, columns=list(columns), dtype=object)
+    return str(frame.to_csv(index=False, lineterminator="\n"))
+
+
+def _harmless(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = one_line(value)
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text

@@ -39,7 +39,7 @@ class Answers:
 
     def hashes(self) -> list[str]:
         """The prompts' hashes in evaluation order: what makes two runs' docs the same docs."""
-        return self.table.column("prompt_hash").to_pylist()
+        return [str(one) for one in self.table.column("prompt_hash").to_pylist()]
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def evaluation_docs(
     rng = random.Random(SHUFFLE_SEED)
     order = list(range(len(docs)))
     rng.shuffle(order)
-    if task.few_shots_split == task.split:
+    if task.shot_split == task.split:
         shots = _fixed_shots(task, rows, [str(doc.get_golds()[0]) for doc in docs])
     else:
         shots = _drawn_shots(task, shot_rows, rng)
@@ -49,12 +49,12 @@ def evaluation_docs(
 def build_doc(task: CardTask, row: Row, number: int, split: str | None = None) -> Doc:
     """The doc of a row with what the task sets on each; ValueError naming split and row number (from 0)."""
     try:
-        doc = task.prompt_function(dict(row), task.name)
+        doc = task.prompt(dict(row), task.name)
     except ValueError as error:
         raise ValueError(f"{split or task.split} row {number}: {error}") from None
     doc.id = str(number)
-    doc.generation_size = task.generation_size
-    doc.stop_sequences = list(task.stop_sequence or ())
+    doc.generation_size = task.budget
+    doc.stop_sequences = list(task.stops)
     doc.sampling_methods = [task.method]
     return doc
 
@@ -100,23 +100,23 @@ def _fixed_shots(task: CardTask, rows: Sequence[Row], targets: Sequence[str]) ->
     """The shots of a doc, by row number, from one set for all; the set has one doc more than a doc needs,
     so that each of its own members still gets its number of shots without itself.
     """
-    n = task.num_fewshots
+    n = task.shots
     pool = {i: build_doc(task, rows[i], i) for i in fixed_set(targets, n + 1)}
     return lambda number: [shot for i, shot in pool.items() if i != number][:n]
 
 
 def _drawn_shots(task: CardTask, rows: Sequence[Row], rng: random.Random) -> Callable[[int], list[Doc]]:
     """The shots of a doc, drawn anew for each; it must be asked doc after doc, in evaluation order."""
-    n = task.num_fewshots
+    n = task.shots
     if n and not rows:
-        raise ValueError(f"split '{task.few_shots_split}' is empty: the {n} shots are drawn from it")
+        raise ValueError(f"split '{task.shot_split}' is empty: the {n} shots are drawn from it")
     built: dict[int, Doc] = {}
 
     def draw(number: int) -> list[Doc]:
         picks = rng.sample(range(len(rows)), min(n, len(rows)))
         for i in picks:
             if i not in built:
-                built[i] = build_doc(task, rows[i], i, task.few_shots_split)
+                built[i] = build_doc(task, rows[i], i, task.shot_split)
         return [built[i] for i in picks]
 
     return draw

@@ -187,3 +187,36 @@ def test_help_needs_nothing_heavy(command):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "usage: run_evals.py" in done.stdout
+
+
+def test_the_version_is_shown(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"smol-evals {cli.version()}\n"
+
+
+def test_tasks_lists_docs_shots_budgets_and_data(capsys):
+    assert main(["tasks"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    row = next(line for line in lines if line.startswith("GSM8K (5-shot)")).split()
+    assert row == [
+        "GSM8K",
+        "(5-shot)",
+        "gsm8k",
+        "1,319",
+        "5",
+        "256",
+        "openai/gsm8k,",
+        "test",
+        "final_answer_match",
+    ]
+    arc = next(line for line in lines if line.startswith("ARC (Average)"))
+    assert "2,376 + 1,172" in arc and " - " in arc
+
+
+@pytest.mark.model
+def test_prompts_takes_a_row(capsys):
+    assert main(["prompts", "ARC (Average)", "--mode", "plain"]) == 0
+    out = capsys.readouterr().out
+    assert "=== arc_easy, doc" in out and "=== arc_challenge, doc" in out

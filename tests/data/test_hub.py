@@ -35,7 +35,7 @@ def sleep(seconds):
     with open(os.environ["SLEPT"], "a") as file:
         file.write(f"{{seconds}}\\n")
 time.sleep = sleep
-task = SimpleNamespace(name="toy", hf_repo="org/toy", hf_subset="default", hf_revision={revision!r})
+task = SimpleNamespace(name="toy", repo="org/toy", subset="default", revision={revision!r})
 try:
     {body}
 except UserError as error:

@@ -13,7 +13,7 @@ import pytest
 
 from evals.core.errors import UserError
 from evals.data.sources import Source, load
-from tasks import TASKS_TABLE, get_task
+from tasks import TASKS, get_task
 from tests.support.benchmarks import SMOKE, add_benchmarks
 from tests.support.hub_standin import Fault, StandInHub, standin_hub
 
@@ -59,10 +59,10 @@ def entries(folder: Path) -> dict[str, dict[str, object]]:
 
 def test_whole_card_read_back_as_data(hub: StandInHub, snapshot: Snapshot, folder: Path) -> None:
     done = snapshot()
-    assert f"{len(TASKS_TABLE)} of {len(TASKS_TABLE)} tasks" in done.stdout
+    assert f"{len(TASKS)} of {len(TASKS)} tasks" in done.stdout
     known = entries(folder)
-    assert set(known) == {f"{task.stem(split)}.parquet" for task in TASKS_TABLE for split in task.splits}
-    for task in TASKS_TABLE:
+    assert set(known) == {f"{task.stem(split)}.parquet" for task in TASKS.values() for split in task.splits}
+    for task in TASKS.values():
         data = load(task, Source("folder", folder))
         if task.name == "piqa":
             assert data.record["complete"] and len(data.rows) == 1838

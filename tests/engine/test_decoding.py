@@ -15,9 +15,9 @@ from evals.engine import cpu_slots, forward, kv_slots, plain
 from evals.engine.cpu_slots import CpuSlots, split_by_length
 from evals.engine.decoding import BatchDecoder
 from evals.engine.gpu_slots import GpuSlots
+from evals.engine.kv_slots import PrefillCache
 from evals.engine.packed import TreeBatch
 from evals.engine.plain import PlainDecoder
-from evals.engine.prefill import PrefillCache
 from evals.engine.sampling import sample
 from tests.support.tiny_models import CONFIGS, EOS, VOCABULARY, byte_tokenizer, readable, tiny_model
 

@@ -23,15 +23,15 @@ def test_models_below_float32_are_shared(name, dtype):
 
 def test_a_deep_model_whose_rounding_grows_is_shared_in_bfloat16(monkeypatch):
     """How a machine rounds is its own affair, so the shared pass is made to round otherwise here."""
-    attend = packed._attend_masked
+    attend = packed.scaled_dot_product_attention
 
-    def rounded_otherwise(*args):
+    def rounded_otherwise(*args, **options):
         """Attention of which every other number is off by a unit in bfloat16's last place."""
-        out = attend(*args)
+        out = attend(*args, **options)
         steps = 1 + 2**-7 * (torch.arange(out.numel()).reshape(out.shape) % 2)
         return (out.float() * steps).to(out.dtype)
 
-    monkeypatch.setattr(packed, "_attend_masked", rounded_otherwise)
+    monkeypatch.setattr(packed, "scaled_dot_product_attention", rounded_otherwise)
     torch.manual_seed(0)
     config = LlamaConfig(**COMMON | {"num_hidden_layers": 48, "head_dim": 16, "initializer_range": 0.6})
     model = LlamaForCausalLM(config).eval()
@@ -45,8 +45,10 @@ def test_a_deep_model_whose_rounding_grows_is_shared_in_bfloat16(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, *LOW], ids=str)
 def test_attention_that_errs_by_a_tenth_is_refused(dtype, monkeypatch):
-    right = packed._attend_masked
-    monkeypatch.setattr(packed, "_attend_masked", lambda *args: right(*args) * 1.1)
+    right = packed.scaled_dot_product_attention
+    monkeypatch.setattr(
+        packed, "scaled_dot_product_attention", lambda *args, **options: right(*args, **options) * 1.1
+    )
     model = tiny_model("llama").to(dtype)
     with pytest.raises(UnsupportedModel, match="a trial"):
         TreeForward(model)

@@ -60,15 +60,6 @@ def test_random_docs(name, requests, budget):
     assert_same_as_plain(model_of(name), requests, PrefixScorer(model_of(name), budget))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_as_on_a_gpu(monkeypatch, name):
-    """There, blocks are padded to common sizes and heads that share keys are folded; here, the same on the CPU."""
-    monkeypatch.setattr(packed, "ROUND_ON_CPU", 8)
-    monkeypatch.setattr(packed, "_attend_masked", packed._attend_folded)
-    for budget in (60, 4096):
-        assert_same_as_plain(model_of(name), some_requests(60), PrefixScorer(model_of(name), budget))
-
-
 def test_many_plans(monkeypatch):
     monkeypatch.setattr(scoring, "PLANNED_ON_CPU", 7)
     assert_same_as_plain(model_of("llama"), some_requests())
@@ -164,7 +155,7 @@ def test_a_model_that_cannot_share_is_scored_plainly_and_says_so(caplog):
 def test_a_model_whose_numbers_would_differ_is_scored_plainly(monkeypatch, caplog):
     """Stands in for an architecture that ignores what it is told about who sees whom."""
 
-    monkeypatch.setattr(packed, "_attend_masked", lambda q, k, v, mask, scaling: torch.zeros_like(q))
+    monkeypatch.setattr(packed, "scaled_dot_product_attention", lambda q, *_, **__: torch.zeros_like(q))
     with caplog.at_level(logging.WARNING):
         assert_same_as_plain(tiny_model("llama"), some_requests(6))
     assert "other numbers" in caplog.text

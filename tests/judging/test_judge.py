@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CATEGORIES, question
 from pyarrow import parquet
 
 from evals.adapters import client as client_module
@@ -26,6 +25,7 @@ from evals.run.progress import Progress
 from evals.run.store import Store
 from reports.runs import load_run
 from tests.support.fault_server import Act, FaultServer, Seen, chat_reply
+from tests.support.judged_runs import CATEGORIES, question
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "sk-test-91be27d05c6f4a38"

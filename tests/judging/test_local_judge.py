@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CATEGORIES, question
 
 from evals.adapters import judges as judge_module
 from evals.adapters.judges import LocalJudge
@@ -20,6 +19,7 @@ from evals.models.known import EMBEDDED_NAME
 from evals.models.loading import LoadedModel
 from evals.run.progress import Progress
 from evals.run.store import Store
+from tests.support.judged_runs import CATEGORIES, question
 
 pytestmark = pytest.mark.model
 

@@ -66,7 +66,7 @@ VERDICTS = [
     # HellaSwag's card says 42.1 for this model, on 10042 docs
     (drawn(0.423, 10042), "42.3", "+0.2", "reproduced (within ±2)"),
     (drawn(0.30, 10042), "30.0", "−12.1", "differs"),
-    (drawn(0.43, 100), "43.0", "+0.9", "cannot tell at n = 100 (n = "),
+    (drawn(0.43, 100), "43.0", "+0.9", "cannot tell at n = 100 (about "),
 ]
 
 
@@ -166,7 +166,13 @@ def test_columns_choose_and_order(tmp_path):
     with pytest.raises(UserError, match="no column 'nobody'"):
         card.render_tables([run], ["nobody"])
     alone = cells(section(card.render_tables([run], ["SmolLM2-135M:measured"]), "## Base"))
-    assert [row[0] for row in alone[1:]] == ["HellaSwag", "ARC (Average)", "PIQA", "TriviaQA"]
+    assert [row[0] for row in alone[1:]] == [
+        "HellaSwag",
+        "ARC (Average)",
+        "PIQA",
+        "TriviaQA",
+        "Mean of 4 rows",
+    ]
     assert "**" not in str(alone)
 
 
@@ -179,7 +185,9 @@ def test_every_row_of_both_suites_can_be_shown(tmp_path):
     assert text.index("## Base") < text.index("## Instruction")
     for suite in EXPECTED:
         rows = cells(section(text, SUITE_TITLES[suite]))
-        assert [row[0] for row in rows] == [row[0] for row in EXPECTED[suite]]
+        *labels, mean = [row[0] for row in rows]
+        assert labels == [row[0] for row in EXPECTED[suite]]
+        assert mean == f"Mean of {len(labels) - (1 if suite == 'base' else 2)} rows"  # no unjudged MT-Bench
 
 
 HOSTILE = "<script>alert(1)</script>|*x* [y](z) \n=cmd & {\\bad} $x_1% `c`"
@@ -200,7 +208,7 @@ def test_hostile_names_stay_text(tmp_path):
     parser = html.parser.HTMLParser()
     parser.handle_starttag = lambda tag, attrs: (seen.add(tag), seen.update(str(a) for a in attrs))
     parser.feed(page)
-    assert seen == {"table", "caption", "thead", "tbody", "tr", "th", "td", "strong"}
+    assert seen == {"table", "caption", "thead", "tbody", "tr", "th", "td", "strong", "ul", "li"}
     latex = card.render_tables([run], fmt="latex")
     assert r"\{\textbackslash{}bad\} \$x\_1\%" in latex
     lines = list(csv.DictReader(io.StringIO(card.render_tables([run], fmt="csv"))))
@@ -232,6 +240,75 @@ def arguments(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     report.add_arguments(parser)
     return parser.parse_args(list(words))
+
+
+def test_the_mean_is_over_the_rows_that_all_columns_have(tmp_path):
+    """By hand: plain mean of the values, errors as independent; the published columns over the same rows."""
+    scores = {"piqa": [1] * 60 + [0] * 40, "hellaswag": [1] * 30 + [0] * 70, "trivia_qa": [0, 1] * 50}
+    run = run_with(tmp_path, scores=scores, labels=("HellaSwag", "PIQA", "TriviaQA"))
+    text = card.render_tables([run], ["tiny", "SmolLM2-360M"])
+    mean = cells(section(text, "## Base Pre-Trained Model"))[-1]
+    half = 1.96 * np.sqrt(60 * 40 + 30 * 70 + 50 * 50) / np.sqrt(99) / 3
+    published = np.mean(
+        [
+            float(row["SmolLM2-360M"])
+            for row in (
+                r.published for r in load_card("base").rows if r.label in ("HellaSwag", "PIQA", "TriviaQA")
+            )
+        ]
+    )
+    assert mean == ["Mean of 3 rows", f"46.7 ± {half:.1f}", f"{published:.1f}"]
+    assert "without ARC (Average), MMLU (cloze)" in text
+    assert cells(section(text, "row by row"))[-1][:3] == ["Mean of 3 rows", "300", "46.7"]
+    (part,) = json.loads(card.render_tables([run], ["tiny", "SmolLM2-360M"], fmt="json"))
+    assert [entry["value"] for entry in part["cells"] if entry["row"] == "Mean of 3 rows"] == [
+        pytest.approx(140 / 3), pytest.approx(published),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("fmt", report.FORMATS)
+def test_every_format_says_what_its_interval_is(tmp_path, fmt):
+    run = run_with(tmp_path, labels=("ARC (Average)", "PIQA"), model=own())
+    text = card.render_tables([run], fmt=fmt)
+    if fmt == "csv":
+        lines = {
+            line["row"]: line for line in csv.DictReader(io.StringIO(text)) if line["kind"] == "measured"
+        }
+        assert lines["PIQA"]["interval"] == "95 %, Wilson"
+        assert lines["ARC (Average)"]["interval"] == lines["Mean of 2 rows"]["interval"] == "95 %, normal"
+    else:
+        plain = text.replace("\\", "").replace("$pm$", "±").replace("&#39;", "'")
+        assert "half the width of the 95 % interval, not a standard error" in plain
+        assert "within ±2 points" in plain
+    if fmt in ("md", "html", "latex"):
+        assert "two one-sided z tests" in plain and "correlation 0.9 for choices" in plain
+        assert "correction over the 2 tested rows" in plain
+    if fmt == "latex":
+        assert text.startswith(r"% in the preamble: \usepackage{booktabs} and \usepackage{threeparttable}")
+
+
+def test_a_plain_table_has_its_intervals_row_by_row(tmp_path):
+    folder = run_with(tmp_path, labels=("PIQA", "HellaSwag")).folder
+    text = card.render_tables([load_run(folder)], plain=True)
+    table, rows = text.split("(measured): row by row")
+    assert "±" not in table and "stand in the tables row by row" in table
+    assert all(" to " in row[3] for row in cells("|" + rows.split("|", 1)[1])[1:])
+
+
+def test_nothing_is_printed_before_all_options_are_checked(tmp_path, capsys):
+    folder = str(run_with(tmp_path).folder)
+    for words in (
+        ("--plot", str(tmp_path / "x.pdf")),
+        ("--plot", str(tmp_path / "no" / "x.svg")),
+        ("--model-index", str(tmp_path / "no" / "x.yaml")),
+        ("--plain", "--format", "csv"),
+        ("--steps", "1,2"),
+        ("--curve", "--steps", "1,x"),
+        ("--curve", "--format", "json"),
+    ):
+        with pytest.raises(UserError):
+            report.main(arguments(folder, *words))
+        assert capsys.readouterr().out == ""
 
 
 def test_the_command_prints_or_writes(tmp_path, capsys):

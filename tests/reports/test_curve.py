@@ -39,7 +39,9 @@ def made(results: Path, name: str, right: int, **changes: object) -> Path:
 
 
 def args(*runs: Path, **options: Path) -> argparse.Namespace:
-    return argparse.Namespace(**({"runs": list(map(str, runs)), "plot": None, "output": None} | options))
+    return argparse.Namespace(
+        **({"runs": list(map(str, runs)), "plot": None, "output": None, "steps": None} | options)
+    )
 
 
 def test_table_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,7 +54,7 @@ def test_table_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         [cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith("| ")
     ]
     assert [line[0] for line in cells] == ["Step", "200", "1,000", "3,000"]
-    assert cells[0][1:] == ["PIQA"]
+    assert cells[0][1:] == ["PIQA (n = 100)"]
     assert cells[1][1].startswith("50.0 ± ")
     assert [line[1].startswith("**60.0 ± ") for line in cells[1:]] == [False, True, True]
     assert "Base Pre-Trained Model: run" in out and "SmolLM2" not in out
@@ -104,3 +106,19 @@ def test_no_training_is_one_line(tmp_path: Path) -> None:
         command.main(args(tmp_path))
     with pytest.raises(UserError, match="no run folder"):
         command.main(args(tmp_path / "nowhere"))
+
+
+def test_steps_can_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """For checkpoints whose names say nothing, in the order in which they are given."""
+    runs = [made(tmp_path, name, right) for name, right in (("late", 70), ("early", 40))]
+    with pytest.raises(UserError, match="or give --steps"):
+        command.main(args(*runs))
+    command.main(args(*runs, steps="2000, 10"))
+    lines = [line.split("|")[1:3] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [(step.strip(), value.strip()[:6]) for step, value in lines[1:]] == [
+        ("10", "40.0 ±"),
+        ("2,000", "**70.0"),
+    ]
+    for steps, why in (("1", "1 numbers for 2 runs"), ("1,x", "'x' is no step")):
+        with pytest.raises(UserError, match=why):
+            command.main(args(*runs, steps=steps))

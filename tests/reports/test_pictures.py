@@ -38,6 +38,7 @@ def test_svg_is_text_and_the_same_twice(runs, tmp_path):
         "SmolLM2-360M-Instruct",
     }
     assert expected <= set(texts)
+    assert any("Bars are 95 % intervals" in text and "printed without an error" in text for text in texts)
 
 
 def test_png(runs, tmp_path):

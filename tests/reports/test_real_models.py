@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reports.compare import compare_rows
+from reports.compare import compare_runs
 from reports.runs import find_runs, load_run
 from tests.support.damaged import damage
 
@@ -59,7 +59,7 @@ def test_another_dtype_is_no_regression(runs, policy):
     assert "dtype float32 against bfloat16" in refused.stderr
     allowed = command(*words, "--allow", "dtype", "--allow-inconclusive")
     assert allowed.returncode == 0, allowed.stdout
-    (row,) = compare_rows(load_run(runs["float32"]), load_run(runs["bfloat16"]))
+    ((row,),) = (one.rows for one in compare_runs([load_run(runs["float32"]), load_run(runs["bfloat16"])]))
     assert row.difference.changed <= DOCS // 10
 
 

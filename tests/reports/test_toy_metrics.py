@@ -73,12 +73,12 @@ def test_compare_knows_which_way_is_better(tmp_path: Path, card: Card, level: fl
         load_run(toy.made(tmp_path, card, "a", 2, 1.0)),
         load_run(toy.made(tmp_path, card, "b", 2, level)),
     )
-    rows = {one.label: one for one in compare.compare_rows(first, second)}
+    rows = {one.label: one for one in compare.compare_runs([first, second])[0].rows}
     books = rows["Books (bits)"]
     assert books.verdict.startswith(verdict) and rows["Words (F1)"].verdict == "same on every doc"
     assert books.difference.changed == (0 if level == 1.0 else 400)
     assert (books.difference.p_worse < 0.01) == (level > 1.0)
-    json.loads(compare.as_json(first, second))
+    json.loads(compare.as_json([first, second]))
 
 
 def test_flips_show_the_docs_that_turned_worse_first(tmp_path: Path, card: Card) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.abc
 import importlib.metadata
@@ -49,18 +50,17 @@ def hide_metadata(name: str) -> None:
 
 def break_scoring() -> None:
     """GSM8K's metric fails on what a model writes, not on a made-up answer."""
-    from tasks import get_task
+    import tasks
+    from tasks.common.metrics import score
 
-    (metric,) = get_task("gsm8k").metrics
-    computation = metric.sample_level_fn
-    match = computation.function
+    task = tasks.TASKS["gsm8k"]
 
-    def failing(doc: Any, response: Any) -> float:
+    def failing(doc: Any, response: Any) -> Any:
         if response.final_text != ["Ready."]:
             raise KeyError("a bug of the metric")
-        return match(doc, response)
+        return score(task, doc, response)
 
-    computation.function = failing
+    tasks.TASKS["gsm8k"] = dataclasses.replace(task, scorer=failing)
     short_answers()
 
 

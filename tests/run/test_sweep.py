@@ -15,7 +15,7 @@ from evals.commands.plan_table import table
 from evals.core.card import load_card
 from evals.core.errors import UserError
 from evals.core.requests import ScoreRequest
-from evals.models.choice import read_sweep, resolve_all
+from evals.models.known import read_sweep, resolve_all
 from evals.run.plan import Rates, RowPlan
 from evals.run.sweep import Remembered, tokenizer_key
 from reports.render.tables import markdown
@@ -189,5 +189,38 @@ def test_nothing_is_measured_for_what_is_stored(tmp_path: Path, monkeypatch: Any
         raise AssertionError("all of it is stored")
 
     monkeypatch.setattr("evals.adapters.local.PrefixModel.run", computed)
-    assert main(["run", *what, *results, "--dry-run"]) == 0
+    assert main(["run", *what, *results, "--dry-run", "--plan"]) == 0
     assert "tokens read and" not in capfd.readouterr().out
+    with pytest.raises(
+        AssertionError, match="all of it is stored"
+    ):  # the trial of what is not stored is noticed
+        main(["run", *what, *results, "--dry-run", "--plan", "--fresh", "--debug"])
+
+
+def test_a_dry_run_computes_nothing_unless_its_time_is_asked_for(
+    tmp_path: Path, monkeypatch: Any, capfd: Any
+) -> None:
+    model = write_tiny_model(tmp_path / "tiny", 1)
+    words = [
+        "run",
+        "--model",
+        str(model),
+        "--suite",
+        "base",
+        "--data",
+        "smoke",
+        "--tasks",
+        "piqa",
+        "--dry-run",
+    ]
+    words += ["--output-dir", str(tmp_path / "results")]
+    assert main([*words, "--plan"]) == 0
+    assert "tokens read and" in capfd.readouterr().out
+
+    def computed(*_: Any) -> Any:
+        raise AssertionError("something is computed")
+
+    monkeypatch.setattr("evals.adapters.local.PrefixModel.run", computed)
+    assert main([*words, "--debug"]) == 0
+    planned = capfd.readouterr().out
+    assert "base: PIQA" in planned and "Time" not in planned and "--plan adds the time" in planned

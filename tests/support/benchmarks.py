@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks import TASKS_TABLE
+from tasks import TASKS
 from tests.support.hub_standin import StandInHub
 
 SMOKE = Path(__file__).resolve().parents[2] / "tasks" / "smoke"
@@ -40,16 +40,16 @@ def add_benchmarks(hub: StandInHub) -> None:
     """Every task's smoke items on the hub; PIQA whole, from a copy in another repo, as its own has no conversion."""
     pinned: dict[tuple[str, str], dict[str, bytes]] = {}
     converted: dict[str, dict[str, bytes]] = {}
-    for task in TASKS_TABLE:
-        files = pinned.setdefault((task.hf_repo, task.hf_revision or "main"), {"README.md": b"card"})
+    for task in TASKS.values():
+        files = pinned.setdefault((task.repo, task.revision or "main"), {"README.md": b"card"})
         for split in task.splits:
             path = SMOKE / (task.stem(split) + ".jsonl")
             content = parquet_bytes([json.loads(line) for line in path.read_text("utf-8").splitlines()])
-            if task.hf_repo in SCRIPTS:
+            if task.repo in SCRIPTS:
                 files["script.py"] = CODE
-                converted.setdefault(task.hf_repo, {})[f"{task.hf_subset}/{split}/0000.parquet"] = content
+                converted.setdefault(task.repo, {})[f"{task.subset}/{split}/0000.parquet"] = content
             else:
-                folder = "data" if task.hf_subset == "default" else task.hf_subset
+                folder = "data" if task.subset == "default" else task.subset
                 files[f"{folder}/{split}-00000-of-00001.parquet"] = content
     for (repo, revision), files in pinned.items():
         hub.add(f"datasets/{repo}", files, revision, licence="mit")

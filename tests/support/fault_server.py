@@ -22,6 +22,7 @@ class Act:
     body: Any = None  # JSON object; bytes are sent as they are
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0
+    until: threading.Event | None = None  # the reply waits for it
     cut: str = ""  # "before": no answer at all; "within": half a body, then a reset
     drip: float = 0.0  # seconds between two bytes of the body
     endless: bool = False  # the body again and again, as long as somebody listens
@@ -101,6 +102,8 @@ class FaultServer:
             self._now += 1
             self.most_at_once = max(self.most_at_once, self._now)
         time.sleep(act.delay)
+        if act.until is not None:
+            act.until.wait(60)
         with self._lock:
             self._now -= 1
         self._send(handler, act)
@@ -114,6 +117,7 @@ class FaultServer:
         try:
             handler.send_response(act.status)
             handler.send_header("Content-Type", "application/json")
+            handler.send_header("Connection", "close")  # or a client asks again on it while it closes
             if not act.endless:
                 handler.send_header("Content-Length", str(len(body)))
             for name, value in act.headers.items():

@@ -9,6 +9,7 @@ from lighteval.tasks.lighteval_task import LightevalTask
 
 from tasks import get_task
 from tasks.common.fewshot import evaluation_docs, fixed_set
+from tasks.common.lighteval import config
 
 
 def math_rows(n, word):
@@ -66,11 +67,11 @@ FIRST_GSM8K_SHOTS = [[7268, 4403, 1111, 3183, 3716], [3039, 5492, 6087, 5705, 44
 
 
 def test_gsm8k_draws_are_those_of_lighteval():
-    config = get_task("gsm8k")
-    task = LightevalTask(config)
+    own = get_task("gsm8k")
+    task = LightevalTask(config(own))
     task.dataset = {"test": math_rows(50, "test"), "train": math_rows(200, "train")}
     theirs = task.get_docs()
-    ours = evaluation_docs(config, math_rows(50, "test"), math_rows(200, "train"))
+    ours = evaluation_docs(own, math_rows(50, "test"), math_rows(200, "train"))
     assert [(d.query, [s.query for s in d.fewshot_samples]) for d in ours] == [
         (d.query, [s.query for s in d.fewshot_samples]) for d in theirs
     ]
@@ -134,7 +135,7 @@ def test_fixed_set_by_hand(targets):
 
 @pytest.mark.parametrize("targets", TARGETS)
 def test_fixed_set_is_lightevals_pool(targets):
-    task = LightevalTask(get_task("bbh_snarks"))
+    task = LightevalTask(config(get_task("bbh_snarks")))
     task.dataset = {"train": puzzles(targets)}
     sampler = task.fewshot_sampler
     sampler._init_fewshot_sampling_balanced(num_fewshot=3, variance_seed=0)

@@ -137,7 +137,7 @@ def test_prompt_level_needs_all_instructions():
         "kwargs": [{"num_words": None}, {}],
     }
     task = get_task("ifeval")
-    doc = task.prompt_function(row, "ifeval")
+    doc = task.prompt(row, "ifeval")
     assert score(task, doc, ModelResponse(text=["Here:\noak and elm"])) == {
         "prompt_level_strict_acc": 0,
         "prompt_level_loose_acc": 0,

@@ -13,7 +13,8 @@ from lighteval.tasks.registry import Registry
 from lighteval.tasks.requests import SamplingMethod
 
 import tasks
-from tasks import TASKS_TABLE, get_task
+from tasks import TASKS, get_task
+from tasks.common.lighteval import config
 
 ROOT = Path(tasks.__file__).resolve().parent.parent
 NAMES = [
@@ -33,7 +34,7 @@ NAMES = [
 
 
 def test_names():
-    names = [task.name for task in TASKS_TABLE]
+    names = list(TASKS)
     assert names[:12] == NAMES
     assert len(names) == len(set(names)) == 12 + 27
     assert all(name.startswith("bbh_") for name in names[12:])
@@ -46,23 +47,23 @@ def test_names():
 def test_registry_extracts_the_configs(source):
     module = Registry.create_custom_tasks_module(source)
     configs = Registry._extract_configs(module)
-    assert set(configs) == {task.name for task in TASKS_TABLE}
+    assert set(configs) == set(TASKS)
     assert all(isinstance(config, LightevalTaskConfig) for config in configs.values())
 
 
-@pytest.mark.parametrize("config", TASKS_TABLE, ids=lambda config: config.name)
-def test_lightevals_task_class_takes_the_config(config):
-    task = LightevalTask(config)
-    assert task.full_name == f"{config.name}|{config.num_fewshots}"
+@pytest.mark.parametrize("own", TASKS.values(), ids=lambda task: task.name)
+def test_lightevals_task_class_takes_the_config(own):
+    task = LightevalTask(config(own))
+    assert task.full_name == f"{own.name}|{own.shots}"
     assert all(isinstance(metric, Metric) for metric in task.metrics)
     assert set(task.aggregation()) == {name for m in task.metrics for name in m.get_corpus_aggregations()}
-    expected = [] if config.name == "mt_bench" else [config.method]
+    expected = [] if own.name == "mt_bench" else [own.method]
     assert task.sampling_methods == expected
-    assert config.name in str(config)
+    assert own.name in str(task.config)
 
 
 def test_lighteval_makes_docs_of_rows():
-    task = LightevalTask(get_task("piqa"))
+    task = LightevalTask(config(get_task("piqa")))
     task.dataset = {
         "validation": [{"goal": f"g{i}", "sol1": "a", "sol2": "b", "label": 0} for i in range(5)],
     }
@@ -73,7 +74,7 @@ def test_lighteval_makes_docs_of_rows():
 
 
 def test_official_sizes():
-    sizes = {task.name: task.docs for task in TASKS_TABLE}
+    sizes = {task.name: task.docs for task in TASKS.values()}
     assert sum(size for name, size in sizes.items() if name.startswith("bbh_")) == 6511
     assert {name: sizes[name] for name in NAMES} == {
         "hellaswag": 10042,
@@ -109,12 +110,12 @@ def test_splits_and_places(name, splits, stems):
 
 
 def test_revisions_are_whole_commits():
-    for task in TASKS_TABLE:
+    for task in TASKS.values():
         if task.name in ("ifeval", "mt_bench"):
-            assert task.hf_revision is None  # the recipe pins none
+            assert task.revision is None  # the recipe pins none
         else:
-            assert len(task.hf_revision) == 40
-            assert int(task.hf_revision, 16) > 0
+            assert len(task.revision) == 40
+            assert int(task.revision, 16) > 0
 
 
 OFFLINE = """
@@ -126,7 +127,8 @@ def refuse(*args, **kwargs):
 socket.socket.connect = socket.getaddrinfo = refuse
 import tasks, sys
 built_in = [name for name in sys.modules if name.startswith("lighteval.tasks.tasks")]
-print(len(tasks.TASKS_TABLE), len(tried), built_in, "langdetect" in sys.modules)
+heavy = [name for name in ("lighteval.metrics", "inspect_ai", "sklearn", "langdetect", "torch") if name in sys.modules]
+print(len(tasks.TASKS), len(tried), built_in, heavy)
 """
 
 
@@ -140,4 +142,4 @@ def test_import_needs_no_network_and_none_of_lightevals_own_tasks(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "39 0 [] False"
+    assert done.stdout.strip() == "39 0 [] []"

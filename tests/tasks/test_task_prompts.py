@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks import TASKS_TABLE, get_task
+from tasks import TASKS, get_task
 from tasks.hellaswag import clean
 from tasks.mt_bench import follow_up
 
@@ -120,20 +120,20 @@ GOLDEN = {
             ["True"],
             0,
         )
-        for task in TASKS_TABLE
+        for task in TASKS.values()
         if task.name.startswith("bbh_")
     },
 }
 
 
 def test_every_task_has_a_golden_prompt():
-    assert {task.name for task in TASKS_TABLE} == set(GOLDEN)
+    assert {task.name for task in TASKS.values()} == set(GOLDEN)
 
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_golden_prompt(name):
     row, query, choices, gold = GOLDEN[name]
-    doc = get_task(name).prompt_function(row, name)
+    doc = get_task(name).prompt(row, name)
     assert (doc.query, doc.choices, doc.gold_index) == (query, choices, gold)
     assert doc.task_name == name
     assert doc.instruction is None  # lighteval would put a blank line around one
@@ -155,11 +155,11 @@ def test_hellaswag_cleaning(scene, cleaned):
 
 def test_hellaswag_without_second_part_keeps_one_trailing_space():
     row = {**GOLDEN["hellaswag"][0], "ctx_b": ""}
-    assert get_task("hellaswag").prompt_function(row, "").query == "Sailing: Two girls pull up a sail. "
+    assert get_task("hellaswag").prompt(row, "").query == "Sailing: Two girls pull up a sail. "
 
 
 def test_mmlu_group_is_the_subject():
-    doc = get_task("mmlu").prompt_function(GOLDEN["mmlu"][0], "mmlu")
+    doc = get_task("mmlu").prompt(GOLDEN["mmlu"][0], "mmlu")
     assert doc.specific == {"group": "high_school_biology"}
 
 
@@ -169,7 +169,7 @@ def test_ifeval_drops_only_null_arguments():
         "instruction_id_list": ["length_constraints:number_words"],
         "kwargs": [{"num_words": 0, "relation": "at least", "language": None}],
     }
-    doc = get_task("ifeval").prompt_function(row, "ifeval")
+    doc = get_task("ifeval").prompt(row, "ifeval")
     assert doc.specific == {
         "instruction_id_list": ["length_constraints:number_words"],
         "kwargs": [{"num_words": 0, "relation": "at least"}],
@@ -191,12 +191,12 @@ def test_ifeval_drops_only_null_arguments():
 )
 def test_mt_bench_temperature_by_category(category, temperature):
     row = {**GOLDEN["mt_bench"][0], "category": category}
-    specific = get_task("mt_bench").prompt_function(row, "mt_bench").specific
+    specific = get_task("mt_bench").prompt(row, "mt_bench").specific
     assert (specific["group"], specific["temperature"]) == (category, temperature)
 
 
 def test_mt_bench_second_turn_sees_the_first_and_its_answer():
-    first = get_task("mt_bench").prompt_function(GOLDEN["mt_bench"][0], "mt_bench")
+    first = get_task("mt_bench").prompt(GOLDEN["mt_bench"][0], "mt_bench")
     second = follow_up(first, " Meow\n")
     assert second.query == "And now a dog."
     assert [(shot.query, shot.choices[shot.gold_index]) for shot in second.fewshot_samples] == [
@@ -210,7 +210,7 @@ def test_mt_bench_seeds_differ_by_question_and_turn():
     task = get_task("mt_bench")
     seeds = []
     for question in range(81, 161):
-        first = task.prompt_function({**GOLDEN["mt_bench"][0], "question_id": question}, "mt_bench")
+        first = task.prompt({**GOLDEN["mt_bench"][0], "question_id": question}, "mt_bench")
         seeds += [first.specific["seed"], follow_up(first, "").specific["seed"]]
     assert len(set(seeds)) == 160
 
@@ -220,7 +220,7 @@ def test_mt_bench_seeds_differ_by_question_and_turn():
     [(None, []), ([], []), ([""], []), (["4", "8"], ["4", "8"]), (["4"], ["4", ""]), (["", "8"], ["", "8"])],
 )
 def test_mt_bench_references(given, kept):
-    doc = get_task("mt_bench").prompt_function({**GOLDEN["mt_bench"][0], "reference": given}, "mt_bench")
+    doc = get_task("mt_bench").prompt({**GOLDEN["mt_bench"][0], "reference": given}, "mt_bench")
     assert doc.specific["reference"] == kept
 
 
@@ -236,7 +236,7 @@ def test_mt_bench_references(given, kept):
 )
 def test_generation_settings(name, budget, stops, shots):
     task = get_task(name)
-    assert (task.generation_size, tuple(task.stop_sequence), task.num_fewshots) == (budget, stops, shots)
+    assert (task.budget, task.stops, task.shots) == (budget, stops, shots)
 
 
 LABEL_COLUMN = {"hellaswag": "label", "piqa": "label", "mmlu": "answer", "winogrande": "answer"}
@@ -247,14 +247,14 @@ LABEL_COLUMN = {"hellaswag": "label", "piqa": "label", "mmlu": "answer", "winogr
 def test_label_out_of_range_or_odd(name, label):
     column = LABEL_COLUMN[name]
     with pytest.raises(ValueError, match=f"'{column}'"):
-        get_task(name).prompt_function({**GOLDEN[name][0], column: label}, name)
+        get_task(name).prompt({**GOLDEN[name][0], column: label}, name)
 
 
 @pytest.mark.parametrize("name", ["arc_easy", "arc_challenge", "commonsense_qa", "openbook_qa"])
 @pytest.mark.parametrize("answer", ["E", "0", "", None, 1])
 def test_answer_key_must_be_a_label(name, answer):
     with pytest.raises(ValueError, match="'answerKey'"):
-        get_task(name).prompt_function({**GOLDEN[name][0], "answerKey": answer}, name)
+        get_task(name).prompt({**GOLDEN[name][0], "answerKey": answer}, name)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_answer_key_must_be_a_label(name, answer):
 def test_lettered_choices_must_fit(choices):
     row = {"question": "?", "choices": choices, "answerKey": "A"}
     with pytest.raises(ValueError, match=r"label|text|choices"):
-        get_task("arc_easy").prompt_function(row, "arc_easy")
+        get_task("arc_easy").prompt(row, "arc_easy")
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -284,7 +284,7 @@ def test_missing_columns_are_named(name):
     for column in task.columns:
         rest = {key: value for key, value in row.items() if key != column}
         with pytest.raises(ValueError, match=column):
-            task.prompt_function(rest, name)
+            task.prompt(rest, name)
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -294,7 +294,7 @@ def test_text_must_be_text(name, value):
     may_be_blank = ("ctx_a", "ctx_b") if isinstance(value, str) and not value.strip() else ()
     for column in (key for key, field in row.items() if isinstance(field, str) and key not in may_be_blank):
         with pytest.raises(ValueError, match=column):
-            get_task(name).prompt_function({**row, column: value}, name)
+            get_task(name).prompt({**row, column: value}, name)
 
 
 @pytest.mark.parametrize(
@@ -319,4 +319,4 @@ def test_text_must_be_text(name, value):
 )
 def test_odd_rows(name, change, message):
     with pytest.raises(ValueError, match=message):
-        get_task(name).prompt_function({**GOLDEN[name][0], **change}, name)
+        get_task(name).prompt({**GOLDEN[name][0], **change}, name)

@@ -8,9 +8,10 @@ from functools import cache
 import pytest
 from lighteval.tasks.lighteval_task import LightevalTask
 
-from tasks import TASKS_TABLE, get_task
+from tasks import TASKS, get_task
 from tasks.common.fewshot import evaluation_docs, fixed_set
 from tasks.common.ifeval_checks import _registry, build, follow
+from tasks.common.lighteval import config
 
 pytestmark = pytest.mark.data
 
@@ -24,7 +25,7 @@ def read(folder, stem):
     return parquet.read_table(folder / f"{stem}.parquet").to_pylist()
 
 
-@pytest.mark.parametrize("task", TASKS_TABLE, ids=lambda task: task.name)
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
 def test_every_row_makes_a_doc(task, data_dir):
     rows = read(data_dir, task.stem(task.split))
     assert len(rows) in (task.docs, INCOMPLETE.get(task.name))
@@ -32,7 +33,7 @@ def test_every_row_makes_a_doc(task, data_dir):
     assert len(shot_rows) == task.shot_docs
     docs = evaluation_docs(task, rows, shot_rows)
     assert sorted(int(doc.id) for doc in docs) == list(range(len(rows)))
-    assert {len(doc.fewshot_samples) for doc in docs} == {task.num_fewshots}
+    assert {len(doc.fewshot_samples) for doc in docs} == {task.shots}
 
 
 @pytest.mark.parametrize(
@@ -59,10 +60,10 @@ def test_mmlu_has_57_subjects(data_dir):
     assert len({doc.specific["group"] for doc in docs}) == 57
 
 
-@pytest.mark.parametrize("task", [t for t in TASKS_TABLE if t.folder == "bbh"], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", [t for t in TASKS.values() if t.folder == "bbh"], ids=lambda task: task.name)
 def test_bbh_sets_are_lightevals(task, data_dir):
     rows = read(data_dir, task.stem(task.split))
-    theirs = LightevalTask(task)
+    theirs = LightevalTask(config(task))
     theirs.dataset = {"train": [dict(row) for row in rows]}
     theirs.fewshot_sampler._init_fewshot_sampling_balanced(num_fewshot=3, variance_seed=0)
     pool = [int(doc.id) for doc in theirs.fewshot_sampler._fewshot_cache[0]]
@@ -72,7 +73,7 @@ def test_bbh_sets_are_lightevals(task, data_dir):
 def test_gsm8k_is_lightevals(data_dir):
     task = get_task("gsm8k")
     rows, shots = read(data_dir, "gsm8k/test"), read(data_dir, "gsm8k/train")
-    theirs = LightevalTask(task)
+    theirs = LightevalTask(config(task))
     theirs.dataset = {"test": [dict(row) for row in rows], "train": [dict(row) for row in shots]}
     expected = [(d.query, [s.query for s in d.fewshot_samples]) for d in theirs.get_docs(max_samples=100)]
     ours = evaluation_docs(task, rows, shots, limit=100)

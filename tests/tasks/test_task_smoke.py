@@ -9,12 +9,12 @@ import pytest
 
 import tasks
 from evals.core.metric import final_answer
-from tasks import TASKS_TABLE, get_task
+from tasks import TASKS, get_task
 from tasks.common.fewshot import evaluation_docs
 from tasks.common.ifeval_checks import follow
 
 SMOKE = Path(tasks.__file__).parent / "smoke"
-BBH = [task for task in TASKS_TABLE if task.folder == "bbh"]
+BBH = [task for task in TASKS.values() if task.folder == "bbh"]
 
 
 def items(task, split):
@@ -23,19 +23,19 @@ def items(task, split):
     return [json.loads(line) for line in lines]
 
 
-@pytest.mark.parametrize("task", TASKS_TABLE, ids=lambda task: task.name)
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
 def test_items_make_docs_with_all_their_shots(task):
     rows = {split: items(task, split) for split in task.splits}
     shot_rows = rows.get("train", []) if task.shot_docs else []
     docs = evaluation_docs(task, rows[task.split], shot_rows)
     assert len(docs) >= (4 if task.folder == "bbh" else 8)
-    assert {len(doc.fewshot_samples) for doc in docs} == {task.num_fewshots}
+    assert {len(doc.fewshot_samples) for doc in docs} == {task.shots}
     assert len({doc.query for doc in docs}) == len(docs) or task.name == "winogrande"
     assert all(set(task.columns) <= set(row) for row in rows[task.split])
 
 
 def test_no_file_without_a_task():
-    expected = {f"{task.stem(split)}.jsonl" for task in TASKS_TABLE for split in task.splits}
+    expected = {f"{task.stem(split)}.jsonl" for task in TASKS.values() for split in task.splits}
     assert {str(path.relative_to(SMOKE)) for path in SMOKE.rglob("*.*")} == expected
 
 
@@ -114,7 +114,7 @@ def test_ifeval_instructions_are_varied_and_can_be_followed():
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("task", TASKS_TABLE, ids=lambda task: task.name)
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
 def test_items_have_the_real_columns_and_none_of_the_real_texts(task, data_dir):
     import pyarrow.parquet as parquet
 

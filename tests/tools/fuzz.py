@@ -138,11 +138,11 @@ def flipped(draw: random.Random, content: bytes) -> bytes:
 
 def data_rows(draw: random.Random, report: Report) -> Iterator[None]:
     """Rows of data through the tasks' prompt functions; the caller turns their ValueError into a UserError."""
-    from tasks import TASKS_TABLE
+    from tasks import TASKS
     from tasks.common.fewshot import build_doc
 
     smoke = ROOT / "tasks" / "smoke"
-    tasks = [(task, _rows(smoke / f"{task.stem(task.split)}.jsonl")) for task in TASKS_TABLE]
+    tasks = [(task, _rows(smoke / f"{task.stem(task.split)}.jsonl")) for task in TASKS.values()]
     while True:
         task, rows = draw.choice(tasks)
         if draw.random() < 0.85:
@@ -163,14 +163,12 @@ def outputs(draw: random.Random, report: Report) -> Iterator[None]:
     from lighteval.models.model_output import ModelResponse
 
     from evals.judging.prompts import rating_of
-    from tasks import TASKS_TABLE
+    from tasks import TASKS
     from tasks.common.fewshot import build_doc
     from tasks.common.metrics import score
 
     smoke = ROOT / "tasks" / "smoke"
-    generative = [
-        task for task in TASKS_TABLE if task.method.name == "GENERATIVE" and task.name != "mt_bench"
-    ]
+    generative = [task for task in TASKS.values() if not task.asks_choices and task.name != "mt_bench"]
     docs = [
         (task, build_doc(task, row, number))
         for task in generative

@@ -108,7 +108,7 @@ def line(command: Command, situation: Situation, *chosen: Words) -> list[str]:
 
 
 def run_effect(options: Any) -> Any:
-    """What a run would do: which budgets the variants change, whether the plan is shown; the rest as it is."""
+    """What a run would do: which budgets the variants change; the rest as it is."""
     smoke = options.settings.source.kind == "smoke"
     changed = {
         (suite.name, task): tokens
@@ -116,16 +116,15 @@ def run_effect(options: Any) -> Any:
         for task, tokens in suite.budgets(options.settings.variants).items()
         if task in row.tasks and not smoke
     }
-    plan = True if options.dry_run else options.plan
     rows = [(suite.name, row) for suite, row in options.rows]
     settings = replace(options.settings, variants=[], tasks=None)
-    return replace(options, plan=plan, settings=settings), rows, changed
+    return replace(options, settings=settings), rows, changed
 
 
 def report_effect(options: Any) -> Any:
     """What `report` would read and write."""
     if options.curve:
-        return "curve", options.runs, options.plot, options.output
+        return "curve", options.runs, options.plot, options.output, options.steps
     return asdict(options)
 
 
@@ -209,20 +208,18 @@ def run_command(folder: Path) -> Command:
         Situation("smoke items", (*here[:2], ("--data", "smoke"), *common[2:])),
         Situation("a plan alone", (*here, ("--dry-run",))),
     )
-    return Command(
-        "run", options, situations, run_effect, agree=(frozenset(("--plan", "--dry-run")),)
-    )  # --dry-run shows the plan: --plan says so again
+    return Command("run", options, situations, run_effect)
 
 
 def other_commands(folder: Path) -> list[Command]:
     """All commands with options but `run`. Those with no table of situations have one."""
     none = (Situation("", ()),)
-    file, run = str(folder / "file"), str(folder / "run")
+    file, picture, run = str(folder / "file"), str(folder / "picture.svg"), str(folder / "run")
     return [
-        Command("report", (("--columns", "A"), ("--format", "json"), ("--output", file), ("--plot", file),
-                           ("--curve",), ("--model-index", file), ("--margin", "1"), ("--alpha", "0.01")),
-                none, report_effect, (run,)),
-        Command("curve", (("--plot", file), ("--output", file)), none, asdict, (run,)),
+        Command("report", (("--columns", "A"), ("--format", "json"), ("--output", file), ("--plot", picture),
+                           ("--curve",), ("--steps", "1"), ("--plain",), ("--model-index", file), ("--margin", "1"),
+                           ("--alpha", "0.01")), none, report_effect, (run,)),
+        Command("curve", (("--plot", picture), ("--output", file), ("--steps", "1")), none, asdict, (run,)),
         Command("compare", (("--show-flips", "3"), ("--format", "json"), ("--output", file),
                             ("--margin", "1"), ("--alpha", "0.01")), none, asdict, (run, run)),
         Command("gate", (("--baseline", "main"), ("--candidate", "other"), ("--policy", file), ("--allow", "dtype"),

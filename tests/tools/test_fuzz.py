@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from evals.core.metric import alias_match, exact_match, final_answer, final_answer_match
 from evals.judging.prompts import rating_of
-from tasks import TASKS_TABLE
+from tasks import TASKS
 from tasks.common.fewshot import build_doc
 from tests.support.forks import ROOT
 
@@ -41,7 +41,7 @@ aliases = st.fixed_dictionaries({"aliases": st.lists(hostile_text, max_size=4)})
 @settings(max_examples=400, deadline=None)
 @given(st.data())
 def test_a_row_is_a_doc_or_an_error_that_names_it(data: st.DataObject) -> None:
-    task = data.draw(st.sampled_from(TASKS_TABLE))
+    task = data.draw(st.sampled_from(list(TASKS.values())))
     cell = (
         hostile_text | st.lists(hostile_text, max_size=4) | st.integers(-1, 5) | choices | aliases | anything
     )
