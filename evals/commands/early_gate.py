@@ -21,7 +21,7 @@ from evals.commands.run_options import DTYPES
 from evals.core.files import run_lock
 from evals.core.runlog import RunLog
 from evals.data.sources import parse_source
-from evals.models.choice import resolve_all
+from evals.models.known import resolve_all
 from evals.run import provenance
 from evals.run.loop import Run as Loop
 from evals.run.loop import Work, prepare, publish
