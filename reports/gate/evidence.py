@@ -150,7 +150,7 @@ def reached(sizes: tuple[int, ...], counts: Sequence[int]) -> int:
 
 
 def docs_of_tasks(sizes: tuple[int, ...], drawn: int) -> list[int]:
-    """How many docs of each task to measure for the first `drawn` of the order: no fewer than two, which tell an error."""
+    """How many docs of each task to measure for the first `drawn` of the order: at least two, which tell an error."""
     counts = np.bincount(interleaved(sizes)[:drawn], minlength=len(sizes))
     return [max(int(count), min(2, size)) for count, size in zip(counts, sizes, strict=True)]
 

@@ -30,7 +30,7 @@ CERTAIN = 20.0
 """A stake of so much is sure what the whole row would show: wrong in one of so many cases."""
 UNCHANGED = 0.65
 """Soft accuracy that lost less than this part of what is allowed says that accuracy did not lose more: of damaged
-copies it lost about 0.7 to 0.9 times as much (tests/tools/README.md)."""
+copies it lost about 0.6 to 0.9 times as much (tests/tools/README.md)."""
 
 
 @dataclass(frozen=True)
