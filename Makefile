@@ -10,7 +10,7 @@ STAMP  := $(VENV)/.installed
 PLAIN  := ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=1
 PYTEST  = $(BIN)/python -m pytest
 
-.PHONY: eval test test-all test-plain lint bench clean
+.PHONY: eval test test-all test-plain attack lint bench clean
 
 eval: $(STAMP)
 	$(BIN)/python run_evals.py --suite all --data smoke
@@ -23,6 +23,9 @@ test-all: test
 
 test-plain: $(STAMP)
 	$(PLAIN) $(PYTEST) --numprocesses auto --dist loadfile tests/engine
+
+attack: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/tools/attack.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

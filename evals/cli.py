@@ -54,7 +54,8 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(str(error))
     except KeyboardInterrupt:
         again = " ".join(shlex.quote(word) for word in ["python", "run_evals.py", *argv])
-        print(f"\nstopped; what was finished is kept. Go on with: {again}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # a closed terminal hears nothing
+            print(f"\nstopped; what was finished is kept. Go on with: {again}", file=sys.stderr, flush=True)
         return INTERRUPTED
     except BrokenPipeError:
         # the reader of our output went away (such as `head`): not an error of ours
@@ -139,4 +140,6 @@ def _terminate_like_interrupt() -> None:
         raise KeyboardInterrupt
 
     with contextlib.suppress(ValueError):  # not the main thread: a test or an embedding program
-        signal.signal(signal.SIGTERM, stop)
+        for number in (signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
+            if signal.getsignal(number) != signal.SIG_IGN:  # ignored under nohup, and to stay so
+                signal.signal(number, stop)

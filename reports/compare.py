@@ -23,6 +23,8 @@ from reports.render.tables import Cell, Footnotes, Table, cells, markdown, markd
 from reports.runs import RowResult, Run, shared_columns
 from reports.significance import Difference
 
+NAMED = 4
+"""Rows that a sentence names one by one."""
 WORSE, BETTER, EQUAL, OPEN, UNKNOWN = "worse", "better", "equal", "open", "not compared"
 
 
@@ -63,18 +65,23 @@ class Comparison:
     @property
     def sentence(self) -> str:
         """What came out, in one sentence."""
-        found = {kind: [one.label for one in self.rows if one.kind == kind] for kind in (WORSE, BETTER)}
         counts = {kind: sum(one.kind == kind for one in self.rows) for kind in (EQUAL, OPEN, UNKNOWN)}
-        named = {kind: f" ({', '.join(labels)})" if labels else "" for kind, labels in found.items()}
         text = (
-            f"{self.name} is worse in {len(found[WORSE])} of {len(self.rows)} rows{named[WORSE]}, "
-            f"better in {len(found[BETTER])}{named[BETTER]}, equal in {counts[EQUAL]}, open in {counts[OPEN]}"
+            f"{self.name} is worse in {self._named(WORSE, f' of {len(self.rows)} rows')}, "
+            f"better in {self._named(BETTER)}, equal in {counts[EQUAL]}, open in {counts[OPEN]}"
         )
         text += f", not compared in {counts[UNKNOWN]}" if counts[UNKNOWN] else ""
         if self.mean is None or self.mean.difference is None:
             return f"{text}."
         d = self.mean.difference
         return f"{text}; {self.mean.label.lower()} {signed(d.value, 2)}{plus_minus((d.low, d.high), 2)}."
+
+    def _named(self, kind: str, of: str = "") -> str:
+        """How many rows are of a kind, and which where that says more."""
+        labels = [one.label for one in self.rows if one.kind == kind]
+        more = f" and {len(labels) - NAMED} more" if len(labels) > NAMED else ""
+        every = len(labels) == len(self.rows) > 1
+        return f"{len(labels)}{of}" + ("" if every or not labels else f" ({', '.join(labels[:NAMED])}{more})")
 
 
 def check_suites(first: Run, second: Run) -> None:
@@ -316,7 +323,7 @@ def _line(one: Pair, notes: Footnotes) -> tuple[Cell, ...]:
         Cell(f"{signed(d.low, digits + 1)} to {signed(d.high, digits + 1)}"),
         Cell(f"{one.docs[0]} / {one.docs[1]}{changed}"),
         Cell(str(d.n)),
-        Cell("< 0.001" if one.p < 0.001 else f"{one.p:.3f}", marks=(notes.mark(TESTS.get(d.test, d.test)),)),
+        Cell("≤ 0.001" if one.p < 0.001 else f"{one.p:.3f}", marks=(notes.mark(TESTS.get(d.test, d.test)),)),
         Cell(DASH if one.mde is None else f"{one.mde:.{digits + 1}f}"),
         Cell(one.verdict),
     )

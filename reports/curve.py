@@ -96,7 +96,7 @@ def tables(curves: Sequence[Curve]) -> list[Table]:
 
 
 def _table(curve: Curve) -> Table:
-    labels, notes = _labels([curve]), Footnotes()
+    labels, notes = labels_of([curve]), Footnotes()
     columns = {label: dict(curve.values(label)) for label in labels}
     first = curve.points[0][1]
     lines = []
@@ -130,7 +130,7 @@ def _cell(column: dict[int | None, RowResult], step: int | None) -> Cell:
     return Cell(shown[str(step)] + plus_minus(row.interval, row.metric.digits), bold=str(step) in top)
 
 
-def _labels(curves: Sequence[Curve]) -> list[str]:
+def labels_of(curves: Sequence[Curve]) -> list[str]:
     """The measured rows' labels, in the card's order."""
     runs = [run for curve in curves for _, run in curve.points]
     measured = {row.label for run in runs for row in run.rows if row.value is not None}
@@ -143,7 +143,7 @@ def draw(curves: Sequence[Curve], path: Path) -> None:
     groups: dict[tuple[str, bool], list[Curve]] = {}
     for curve in curves:
         groups.setdefault((curve.suite, curve.smoke), []).append(curve)
-    panels = [(members, label) for members in groups.values() for label in _labels(members)]
+    panels = [(members, label) for members in groups.values() for label in labels_of(members)]
     across = min(3, len(panels))
     down = -(-len(panels) // across)
     caption = f"{BARS} Dashed: a model without a step, its interval as a band."

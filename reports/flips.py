@@ -39,7 +39,7 @@ class Flip:
     second_score: Any
 
 
-def changed_docs(metric: Metric, first: Columns, second: Columns) -> Array:
+def changed_docs(metric: Metric, first: Mapping[str, Any], second: Mapping[str, Any]) -> Array:
     """Which docs have other scores of their own in the second run, [n_docs]; the columns hold the same docs."""
     columns = [name for name in metric.columns if name in first and name in second]
     n = len(first[columns[0]]) if columns else 0

@@ -40,7 +40,7 @@ def prompt(row: dict[str, Any], task_name: str) -> Doc:
         query=query,
         choices=[],
         gold_index=[],
-        specific={"instruction_id_list": ids, "kwargs": kwargs},
+        specific={"item_names": ids, "kwargs": kwargs},
     )
 
 
@@ -50,7 +50,7 @@ def follow(doc: Doc, response: ModelResponse) -> dict[str, int | list[int]]:
 
     assert doc.specific is not None
     answer = text_line(doc, response)["output"]
-    strict, loose = follow(doc.query, doc.specific["instruction_id_list"], doc.specific["kwargs"], answer)
+    strict, loose = follow(doc.query, doc.specific["item_names"], doc.specific["kwargs"], answer)
     return {
         "prompt_level_strict_acc": int(all(strict)),
         "prompt_level_loose_acc": int(all(loose)),
@@ -83,5 +83,6 @@ TASK = generative_task(
     ),
     scorer=follow,
     budget=1280,
+    keep=("item_names",),
     ready=ready,
 )

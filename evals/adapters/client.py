@@ -117,8 +117,30 @@ class _BoundedHttp(openai.DefaultHttpxClient):
     """Reads a reply to its end within the time limit: the library's own holds from one packet to the next."""
 
     def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
-        """The reply to a request, its body read. Raises _Transient for one that does not end."""
-        ends = time.monotonic() + (self.timeout.read or float("inf"))
+        """The reply to a request, its body read. Raises _Transient for one that does not end.
+
+        It is read in a thread, which is left behind when it is late: headers can drip for ever as well.
+        """
+        outcomes: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        late = threading.Event()
+
+        def read() -> None:
+            try:
+                outcomes.put(self._whole(request, late, **options))
+            except Exception as error:  # raised below
+                outcomes.put(error)
+
+        threading.Thread(target=read, daemon=True).start()
+        try:
+            outcome = outcomes.get(timeout=self.timeout.read)
+        except queue.Empty:
+            late.set()
+            raise _Transient("a reply that was not whole in time") from None
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def _whole(self, request: Any, late: threading.Event, **options: Any) -> Any:
         response = super().send(request, stream=True, **options)
         body = bytearray()
         with contextlib.closing(response):
@@ -126,8 +148,8 @@ class _BoundedHttp(openai.DefaultHttpxClient):
                 body += part
                 if len(body) > LARGEST_REPLY:
                     raise _Transient(f"a reply of more than {LARGEST_REPLY >> 20} MB")
-                if time.monotonic() > ends:
-                    raise _Transient("a reply that was not whole in time")
+                if late.is_set():
+                    break
         told = {name: value for name, value in response.headers.items() if name not in _OF_TRANSFER}
         return type(response)(response.status_code, headers=told, content=bytes(body), request=request)
 

@@ -9,6 +9,7 @@ from evals.adapters.client import Client
 from evals.adapters.texts import ask_texts, shown_model
 from evals.core.errors import UserError
 from evals.core.requests import GenerateRequest, Generation, NotFinite, RequestRefused, TextRequest
+from evals.prompting import text as prompts
 
 JUDGMENT_TOKENS = 2048  # FastChat's budget for a judgment
 LEAST_JUDGMENT_TOKENS = 512  # of a local judge's window, kept free for the judgment
@@ -72,7 +73,7 @@ class LocalJudge:
             {"role": "system", "content": self._harmless(system)},
             {"role": "user", "content": self._harmless(user)},
         ]
-        text = self.model.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        text = prompts.chat_text(self.model.tokenizer, chat, add_generation_prompt=True)
         return tuple(self.model.tokenizer([text], add_special_tokens=False)["input_ids"][0])
 
     def _harmless(self, text: str) -> str:

@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from evals.commands.options import Use, refuse_unused
+from evals.commands.options import Use, refuse_unused, require_positive
 from evals.core.errors import EXIT_OK
 
 FORMATS = ("md", "csv", "site")
@@ -26,10 +26,13 @@ class Options:
     output: Path
     formats: tuple[str, ...]
     no_samples: bool
+    samples: int | None = None
 
 
 USES: tuple[Use[Options], ...] = (
     Use("--no-samples", lambda o: "site" in o.formats, "is about the site, which is not written: add --format site"),
+    Use("--samples", lambda o: "site" in o.formats, "is about the site, which is not written: add --format site"),
+    Use("--samples", lambda o: not o.no_samples, "contradicts --no-samples"),
 )  # fmt: skip
 
 
@@ -60,6 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="a site without prompts and answers: small, and free to publish",
     )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        metavar="N",
+        help="a site with the first N samples of each task (default: all): 200 keep a hundred checkpoints small",
+    )
 
 
 def options_from(args: argparse.Namespace) -> Options:
@@ -70,7 +79,9 @@ def options_from(args: argparse.Namespace) -> Options:
         output=args.output or args.folder / "leaderboard",
         formats=tuple(args.format or FORMATS),
         no_samples=args.no_samples,
+        samples=args.samples,
     )
+    require_positive(args, "--samples")
     refuse_unused(args, options, USES)
     return options
 
@@ -86,14 +97,15 @@ def main(args: argparse.Namespace) -> int:
     runs, refused = load_all(options.folder)
     boards = build_boards(runs if options.all else latest(runs))
     written = []
-    if "md" in options.formats:
-        written.append(options.output / "LEADERBOARD.md")
-        write_atomic(written[-1], markdown(boards, refused).encode())
-    if "csv" in options.formats:
-        written.append(options.output / "leaderboard.csv")
-        write_atomic(written[-1], csv_text(boards, options.folder).encode())
+    files = {"leaderboard.md": markdown(boards, refused), "leaderboard.csv": csv_text(boards, options.folder)}
+    for kind, name in (("md", "LEADERBOARD.md"), ("csv", "leaderboard.csv")):
+        if kind in options.formats:
+            written.append(options.output / name)
+            write_atomic(written[-1], files[name.lower()].encode())
     if "site" in options.formats:
-        site = write_site(options.output / "site", boards, refused, not options.no_samples)
+        site = write_site(
+            options.output / "site", boards, refused, not options.no_samples, options.samples, files
+        )
         written.append(site / "index.html")
     for line in refused:
         print(f"left out: {line}", file=sys.stderr)

@@ -23,7 +23,7 @@ from evals.data.sources import check_folder
 from evals.models import weights
 from evals.models.known import ModelSpec
 from evals.run import provenance
-from evals.run.progress import Progress
+from evals.run.progress import Progress, outliving_readers
 from evals.run.store import Store
 
 if TYPE_CHECKING:
@@ -172,7 +172,8 @@ def _measure(
     workers = 1 if pool is None else pool.workers
     if options.plan or options.dry_run:
         timed = not options.dry_run or bool(options.plan)
-        print(_plan(works, adapters, stored, settings.fresh, workers, timed), flush=True)
+        with outliving_readers(sys.stdout):
+            print(_plan(works, adapters, stored, settings.fresh, workers, timed), flush=True)
     elif options.plan is None and _is_long(works) and (built.on_cpu or pool is not None):
         progress.note(_plan(works, adapters, stored, settings.fresh, workers))
     done = Measured()
@@ -181,11 +182,11 @@ def _measure(
     lock = cache / f"run-{provenance.joint_hash([adapter.identity for adapter in adapters])}.lock"
     with run_lock(lock, f"this model in '{settings.output}'", progress.note), \
             Store.open(stored, on_note=progress.note) as store:  # fmt: skip
-        for work, adapter in zip(works, adapters, strict=True):
+        for work, adapter, backend in zip(works, adapters, built.adapters, strict=True):
             run = Run(work, adapter, store, settings, progress)
             run.execute()
             store.flush()
-            done.logs.append(publish(run, spec, built.describe(adapter), phases))
+            done.logs.append(publish(run, spec, built.describe(backend), phases))
             if any(name not in run.columns for row in work.rows for name in row.tasks):
                 done.code = EXIT_ROWS_MISSING
     if options.judge:
@@ -229,5 +230,6 @@ def _show(logs: list[RunLog]) -> None:
     from reports.card import render_tables
     from reports.runs import load_run
 
-    print(render_tables([load_run(log.folder) for log in logs]))
-    print("\n".join(f"run: {log.folder}" for log in logs))
+    tables = render_tables([load_run(log.folder) for log in logs])
+    with outliving_readers(sys.stdout):
+        print(tables, *(f"run: {log.folder}" for log in logs), sep="\n", flush=True)

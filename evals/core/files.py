@@ -9,7 +9,6 @@ import hashlib
 import os
 import shutil
 import socket
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -63,7 +62,8 @@ def partial_folder(final: Path | str) -> Path:
     with writing(beside):
         partial.mkdir(parents=True)
         for old in beside.glob(f"{PARTIAL}*"):
-            if old.is_dir() and time.time() - old.stat().st_mtime > PARTIAL_KEPT_SECONDS:
+            # by the file system's own clock: this machine's can be days away from it
+            if old.is_dir() and partial.stat().st_mtime - old.stat().st_mtime > PARTIAL_KEPT_SECONDS:
                 shutil.rmtree(old, ignore_errors=True)
     return partial
 
@@ -130,7 +130,11 @@ def run_lock(path: Path | str, what: str, on_note: Callable[[str], None]) -> Ite
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
         with contextlib.suppress(OSError):  # a full disk: only those who wait would read it
             path.write_text(f"process {os.getpid()} on {socket.gethostname()} (since {since} UTC)")
-        yield
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                file.truncate(0)  # the host's name is for those who wait, not for those who get the folder
 
 
 def _locked(file: TextIO, how: int) -> bool:

@@ -43,6 +43,7 @@ class PlainDecoder:
         self.model = model
         self.tokenizer = tokenizer
         self.eos = frozenset(eos_token_ids)
+        self.caches = True
 
     @torch.inference_mode()
     def run(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Generation]]:
@@ -56,8 +57,13 @@ class PlainDecoder:
         cache = None
         tokens: list[int] = []
         while len(tokens) < request.max_new_tokens:
-            out = self.model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache = out.past_key_values
+            out = self.model(input_ids=inputs, past_key_values=cache, use_cache=self.caches, logits_to_keep=1)
+            cache = getattr(out, "past_key_values", None)
+            if (
+                self.caches and cache is None
+            ):  # its state is of another kind: from here on, all tokens each time
+                self.caches = False
+                return self._generate(index, request)
             draws = torch.tensor([draw(generator)], dtype=torch.float64) if generator else None
             token = int(sample(out.logits[:, -1].cpu(), temperature, draws))  # alike on every device
             if token == NOT_FINITE:
@@ -69,7 +75,8 @@ class PlainDecoder:
                 text = detokenize(self.tokenizer, tokens)
                 if (end := first_stop(text, request.stops)) is not None:
                     return Generation(text[:end], tuple(tokens), "stop")
-            inputs = torch.tensor([[token]], device=self.model.device)
+            new = [token] if self.caches else [*request.prompt, *tokens]
+            inputs = torch.tensor([new], device=self.model.device)
         return Generation(detokenize(self.tokenizer, tokens), tuple(tokens), "length")
 
 

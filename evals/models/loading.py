@@ -26,7 +26,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from evals.core.errors import UserError
 from evals.engine.device import out_of_memory, settle_vector_math
-from evals.models import weights
+from evals.models import trials, weights
 from evals.models.known import ModelSpec
 
 logger = logging.getLogger(__name__)
@@ -105,12 +105,13 @@ def _tokenizer(place: Path) -> Any:
 
 
 def require_template(tokenizer: Any, name: str) -> None:
-    """Refuses chat mode for a tokenizer without a chat template."""
+    """Refuses chat mode for a tokenizer without a chat template, or with one that does not end."""
     if not tokenizer.chat_template:
         raise UserError(
             f"the model '{name}' has no chat template, which the instruct suite needs: use --suite base, "
             "or give weights whose tokenizer has one"
         )
+    trials.template_ends(tokenizer, name)
 
 
 def load(path: Path, device: torch.device, dtype: str) -> LoadedModel:
@@ -129,6 +130,7 @@ def load(path: Path, device: torch.device, dtype: str) -> LoadedModel:
             tokenizer = _tokenizer(place)
             with _one_line(f"the model '{path.name}'"):
                 model = _load_model(place, files, digests, device, dtype)
+        trials.tokens_have_rows(tokenizer, model, path.name)
     size = sum(tensor.numel() for tensor in model.parameters())
     return LoadedModel(model, tokenizer, device, dtype, weights.fingerprint(digests), quantization, size)
 
@@ -168,8 +170,8 @@ def _copied(files: list[Path], digests: dict[str, str]) -> Iterator[Path]:
         for file in weights.beside(files):
             with weights.one_line(file):
                 content = file.read_bytes()
+                (place / file.name).write_bytes(content)
             digests[file.name] = hashlib.sha256(content).hexdigest()
-            (place / file.name).write_bytes(content)
         yield place
 
 
@@ -207,7 +209,9 @@ def _load_model(
         raise UserError(f"the weights of '{place.name}' are not whole: {names} missing")
     if place.is_dir():
         model.generation_config = _generation_config(place)
-    return model.to(device).eval()
+    model = model.to(device).eval()
+    trials.predicts_the_next_token(model, place.name)
+    return model
 
 
 def _read_safetensors(file: Path, digests: dict[str, str]) -> dict[str, torch.Tensor]:

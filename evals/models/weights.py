@@ -8,6 +8,7 @@ is found before that is imported.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -93,6 +94,11 @@ def check(path: Path | str) -> str | None:
     files = find(path)
     if files[0].suffix == ".gguf":
         return _check_gguf(files[0])
+    if files[0].with_name("adapter_config.json").exists():
+        raise UserError(
+            f"'{path}' holds an adapter (adapter_config.json), which is not applied: merge it into the weights and "
+            "save them alone, or remove it"
+        )
     config = read_json(files[0].with_name("config.json"))
     found = {name: tensor for file in files for name, tensor in safetensors(file).items()}
     for part in (config, *config.values()):
@@ -242,6 +248,11 @@ def one_line(file: Path) -> Iterator[None]:
     except (UserError, MemoryError):
         raise
     except Exception as error:  # readers raise whatever type a bad file leads them to
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            place = tempfile.gettempdir()
+            raise UserError(
+                f"no room for temporary files in '{place}' ({error.strerror}): free some, or set TMPDIR"
+            ) from error
         reason = shown(error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}")
         raise UserError(f"'{file}' cannot be read ({reason}): download or convert it again") from error
 

@@ -309,12 +309,14 @@ class Run:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Adds the time inside to the phase `name`."""
-        start, clock = time.monotonic(), time.time()
+        start = time.monotonic()
         try:
             yield
         finally:
-            self.phases[name] = self.phases.get(name, 0.0) + time.monotonic() - start
-            self.spans.append((name, self._label, clock, time.time()))
+            end = time.monotonic()
+            shift = self.began - self.clock  # to Unix seconds, whatever the clock is set to meanwhile
+            self.phases[name] = self.phases.get(name, 0.0) + end - start
+            self.spans.append((name, self._label, start + shift, end + shift))
 
     def _keep(self, columns_of: Callable[..., Columns], task: CardTask, *results: Any) -> None:
         """Scores a task; if that fails the task is missing, with the reason. Its answers are in the store already."""

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, TextIO
 
 LINE_SECONDS = 15.0  # between two plain lines
 SEEN = 0.05  # share of the work before which no time left is told
 BATCHES = 3  # before which none is told: the first one says little
 TOGETHER = 0.02  # share of the time so far within which results are taken for one batch's
 AGREE = 1.5  # how many times faster or slower the last eighth of the time may have gone than the last half
+
+
+@contextmanager
+def outliving_readers(stream: TextIO) -> Iterator[None]:
+    """Around lines for people: who reads them may go away (head, a closed terminal) without ending the work."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Counter(Protocol):
@@ -30,7 +43,8 @@ class Progress:
 
     def note(self, text: str) -> None:
         """One line for people."""
-        print(text, file=sys.stderr, flush=True)
+        with outliving_readers(sys.stderr):
+            print(text, file=sys.stderr, flush=True)
 
     @contextmanager
     def counting(self, label: str, total: int, done: int, work: float | None = None) -> Iterator[Counter]:
@@ -110,7 +124,8 @@ class _Lines:
         if now - self.last >= LINE_SECONDS and self.done < self.total:
             self.last = now
             text = f"{self.label}: {self.done} of {self.total} requests, {self.left.words}"
-            print(text, file=sys.stderr, flush=True)
+            with outliving_readers(sys.stderr):
+                print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 
 Columns = dict[str, list[Any]]
 
-_TYPES = {"choices": ["string"], "turns": ["string"], "reference": ["string"], "group": "string"}
-_TYPES |= {"logprobs": ["float64"], "n_tokens": ["int64"]}
+_TYPES: dict[str, str | list[str]] = {
+    **{name: ["string"] for name in ("choices", "turns", "reference", "item_names")},
+    "group": "string",
+    "logprobs": ["float64"],
+    "n_tokens": ["int64"],
+}
 """Columns whose type no value may decide: an arrow type, or a list of one. Scores have those of their metric."""
 
 

@@ -111,7 +111,7 @@ def doc_losses(metric: Metric, before: Side, after: Side, whole: Side) -> Array:
         losses = (sums[0] - sums[1]) / np.mean(_lengths(metric, whole))
     else:
         losses = np.asarray(before[metric.column], float) - np.asarray(after[metric.column], float)
-    return losses if metric.higher_is_better else -losses
+    return np.asarray(losses if metric.higher_is_better else -losses)
 
 
 def _lengths(metric: Metric, columns: Side) -> list[int]:

@@ -118,6 +118,7 @@ _LATEX = {
     "±": r"$\pm$",
     "−": r"$-$",
     "≥": r"$\geq$",
+    "≤": r"$\leq$",
     "–": "--",
 } | {char: f"\\{char}" for char in "&%$#_{}"}
 PREAMBLE = r"% in the preamble: \usepackage{booktabs} and \usepackage{threeparttable}"

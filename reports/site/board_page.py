@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from evals.core.statistics import Estimate
+from reports import significance
 from reports.boards import ALPHA, Board, Entry, judge
 from reports.site import figures
 from reports.site.naming import Shown, count, notes_text
@@ -34,6 +36,11 @@ def index_page(boards: Sequence[Board], shown: Sequence[Shown], refused: Sequenc
 
 
 READING = (
+    "Docs are a benchmark’s questions; n counts them. Shots are worked examples before a question (0-shot: none). The "
+    "number type (dtype: float32, bfloat16) is what the model was computed in; Q4_1 and the like are weights that are "
+    "stored in fewer bits. A row is a line of the model’s card, over one task or several.",
+    "Lines marked “published” are the numbers on the models’ cards: printed without an error, measured by their "
+    "authors, and not ranked. They stand only beside whole measurements.",
     "Runs stand in one table only if they were asked the same docs with the same prompts, with the same kind of "
     "weights and the same budgets. A label names what keeps a table from being the whole benchmark; numbers of "
     "different tables are not measured alike.",
@@ -59,7 +66,25 @@ def _board(board: Board, shown: Sequence[Shown]) -> dict[str, Any]:
         "mean_note": f"of {count(board.mean_rows, 'row')}",
         "columns": [_column(board, k) for k in kept],
         "lines": [_board_line(entry, shown, scale, kept) for entry in board.entries],
+        "published": _published(board, kept),
     }
+
+
+def _published(board: Board, kept: Sequence[int]) -> list[dict[str, Any]]:
+    """The card's own columns beside a whole measurement: printed numbers, and their mean where all rows have one."""
+    if board.labels:
+        return []
+    rows = [board.rows[k] for k in kept]
+    lines = []
+    for model in board.card.models:
+        printed = [board.card.row(row.label) for row in rows]
+        texts = [row.published.get(model, "") if row else "" for row in printed]
+        ours = [(row.metric, row.value is not None) for row in rows]
+        parts = [(metric, Estimate(float(text), None, 0) if text else None)
+                 for (metric, known), text in zip(ours, texts, strict=True) if known and metric.in_percent]  # fmt: skip
+        mean = significance.mean_of_rows(parts) if all(estimate for _, estimate in parts) else None
+        lines.append({"name": model, "texts": texts, "mean": f"{mean.value:.1f}" if mean else ""})
+    return [line for line in lines if any(line["texts"])]
 
 
 def board_title(board: Board) -> str:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
@@ -17,6 +20,8 @@ from reports.boards import Board
 from reports.runs import Run
 from reports.site import fields, samples
 from reports.site.board_page import index_page
+from reports.site.compare_page import compare_page, pairs_of
+from reports.site.curve_page import curve_page
 from reports.site.model_page import model_page
 from reports.site.naming import Shown, show, task_page
 from reports.site.samples import Answers
@@ -28,13 +33,23 @@ MARK = ".smol-evals-site"
 """A file that says that a folder was made here, so that it may be replaced."""
 
 
-def write_site(folder: Path, boards: Sequence[Board], refused: Sequence[str], with_samples: bool) -> Path:
-    """Writes or replaces the site in ``folder``, whole or not at all. Raises UserError."""
+def write_site(
+    folder: Path,
+    boards: Sequence[Board],
+    refused: Sequence[str],
+    with_samples: bool,
+    most: int | None = None,
+    files: Mapping[str, str] = MappingProxyType({}),
+) -> Path:
+    """Writes or replaces the site in ``folder``, whole or not at all. Raises UserError.
+
+    `most`: samples of a task, at most (None: all). `files`: to be downloaded, {name: text}.
+    """
     if folder.exists() and not (folder / MARK).is_file():
         raise UserError(f"'{folder}' was not made by 'leaderboard': choose another --output")
     partial = partial_folder(folder)
     try:
-        fill_site(partial, boards, refused, with_samples)
+        _fill(partial, boards, refused, with_samples, most, files)
         _swap(partial, folder)
     except OSError as error:
         raise cannot_write(folder, error) from error
@@ -43,19 +58,43 @@ def write_site(folder: Path, boards: Sequence[Board], refused: Sequence[str], wi
     return folder
 
 
-def fill_site(folder: Path, boards: Sequence[Board], refused: Sequence[str], with_samples: bool) -> None:
+def _fill(
+    folder: Path,
+    boards: Sequence[Board],
+    refused: Sequence[str],
+    with_samples: bool,
+    most: int | None,
+    files: Mapping[str, str],
+) -> None:
     """Writes all files of the site into an empty folder."""
     shown = show([entry.run for board in boards for entry in board.entries])
     shutil.copytree(HERE / "static", folder / "static")
     (folder / MARK).touch()
-    for name, template, context in _pages(boards, shown, refused, with_samples):
+    pages = _pages(boards, shown, refused, with_samples)
+    environment = _environment()
+    environment.globals.update(
+        has_samples=with_samples,
+        has=[context["here"] for _, _, context in pages],
+        files=sorted(files),
+        made=f"smol-evals {project_version()}, {datetime.now(UTC):%Y-%m-%d}",
+    )
+    for name, template, context in pages:
         path = folder / name
         path.parent.mkdir(exist_ok=True)
-        root = "../" * name.count("/")
-        text = _environment().get_template(template).render(root=root, has_samples=with_samples, **context)
+        text = environment.get_template(template).render(root="../" * name.count("/"), **context)
         path.write_text(text, encoding="utf-8")
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
     if with_samples:
-        _write_samples(folder / "data", shown)
+        _write_samples(folder / "data", shown, most)
+
+
+def project_version() -> str:
+    """This project's version, or nothing where its metadata cannot be had."""
+    try:
+        return metadata.version("smol-evals")
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _swap(partial: Path, folder: Path) -> None:
@@ -87,11 +126,16 @@ def _pages(
     boards: Sequence[Board], shown: Sequence[Shown], refused: Sequence[str], with_samples: bool
 ) -> list[tuple[str, str, Mapping[str, Any]]]:
     """(path, template, context) of every page."""
+    pairs = pairs_of(boards, shown)
     found: list[tuple[str, str, Mapping[str, Any]]] = [
         ("index.html", "index.html", index_page(boards, shown, refused)),
         ("tasks/index.html", "tasks.html", tasks_page(shown)),
     ]
-    found += [(item.page, "model.html", model_page(item, shown)) for item in shown]
+    found += [(item.page, "model.html", model_page(item, shown, pairs)) for item in shown]
+    if pairs:
+        found.append(("compare.html", "compare.html", compare_page(pairs)))
+    if curves := curve_page([item.run for item in shown]):
+        found.append(("curve.html", "curve.html", curves))
     for task in dict.fromkeys(task for item in shown for task in item.run.tasks):
         found.append((task_page(task), "task.html", task_context(task, boards, shown)))
     if with_samples:
@@ -99,13 +143,13 @@ def _pages(
     return found
 
 
-def _write_samples(folder: Path, shown: Sequence[Shown]) -> None:
+def _write_samples(folder: Path, shown: Sequence[Shown], most: int | None) -> None:
     """One task at a time, so that memory holds the samples of one task alone."""
     sets = []
     tasks = {(item.run.suite, task): row_label(item.run, task) for item in shown for task in item.run.tasks}
     for (suite, task), row in tasks.items():
         answers = [
-            _answers(number, item.run, task)
+            _answers(number, item.run, task, most)
             for number, item in enumerate(shown)
             if item.run.suite == suite and task in item.run.tasks
         ]
@@ -115,7 +159,8 @@ def _write_samples(folder: Path, shown: Sequence[Shown]) -> None:
             entry = samples.write_set(folder, group, shots) | _grades(main_metric(first, task))
             sets.append(entry | {"suite": suite, "row": row})
     runs = [
-        {"key": item.key, "name": item.name, "suite": item.run.suite, "page": item.page} for item in shown
+        {"key": item.key, "name": item.name, "title": item.title, "suite": item.run.suite, "page": item.page}
+        for item in shown
     ]
     titles = [
         [suite, card.heading] for suite, card in {item.run.suite: item.run.card for item in shown}.items()
@@ -123,12 +168,12 @@ def _write_samples(folder: Path, shown: Sequence[Shown]) -> None:
     write_script(folder, "index", {"suites": titles, "runs": runs, "sets": sets})
 
 
-def _answers(number: int, run: Run, task: str) -> Answers:
-    table, columns = run.table(task), run.columns(task)
+def _answers(number: int, run: Run, task: str, most: int | None) -> Answers:
+    table, columns = run.table(task).slice(0, most), run.columns(task)
     if "question_id" in table.column_names and (run.folder / samples.JUDGMENTS).is_file():
         judged = samples.judgments(run.folder, table.column("question_id").to_pylist())
         table = table.append_column("judgments", [judged])
-    return Answers(number, task, table, doc_scores(columns, main_metric(run, task)))
+    return Answers(number, task, table, doc_scores(columns, main_metric(run, task))[:most])
 
 
 def doc_scores(columns: Mapping[str, Any], metric: Metric | None) -> list[float | None]:

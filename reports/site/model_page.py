@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from evals.core.runlog import Provenance, TaskDataLog
 from reports.boards import labels
 from reports.runs import RowResult, Run
 from reports.site import fields, figures
+from reports.site.compare_page import address
 from reports.site.figures import Line
 from reports.site.naming import Shown, count, notes_text, task_page, when
 from reports.site.task_pages import main_figure
@@ -17,7 +19,9 @@ from reports.verdicts import row_verdicts
 MANY = 12  # tasks of a row that are named one by one
 
 
-def model_page(item: Shown, everyone: Sequence[Shown]) -> dict[str, Any]:
+def model_page(
+    item: Shown, everyone: Sequence[Shown], pairs: Sequence[tuple[Shown, Shown]] = ()
+) -> dict[str, Any]:
     """One run: its rows as a picture and a table, and where they come from."""
     run = item.run
     verdicts = row_verdicts(run)
@@ -39,12 +43,13 @@ def model_page(item: Shown, everyone: Sequence[Shown]) -> dict[str, Any]:
         "rows": rows,
         "facts": [fact for fact in _facts(run) if fact["value"]],
         "tasks": [_model_task(run, task) for task in run.tasks],
+        "pairs": [
+            {"id": address(*pair), "title": next(one for one in pair if one is not item).title}
+            for pair in pairs
+            if item in pair
+        ],
         "others": [
-            {
-                "page": other.page,
-                "title": f"{other.name}, {other.run.suite}, {when(other.run)}",
-                "labels": labels(other.run),
-            }
+            {"page": other.page, "title": f"{other.title}, {other.run.suite}", "labels": labels(other.run)}
             for other in others
         ],
     }
@@ -108,7 +113,7 @@ def _model_task(run: Run, task: str) -> dict[str, Any]:
 
 def _facts(run: Run) -> list[dict[str, Any]]:
     model, provenance = run.model, run.log.provenance
-    git, seconds = provenance.git, fields.number(run.log.timing.get("total_seconds"))
+    git = provenance.git
     commit = fields.text(git.get("commit"))
     limit = fields.thousands(run.log.limit)
     return [
@@ -134,13 +139,23 @@ def _facts(run: Run) -> list[dict[str, Any]]:
         ),
         _fact("Started", provenance.started),
         _fact("Finished", provenance.finished),
-        _fact("Time taken", "" if seconds is None else f"{seconds:,.0f} s"),
+        _fact("Time taken", _time_taken(provenance)),
         _fact("Run folder", f"{run.folder.parent.name}/{run.folder.name}", code=True),
     ]
 
 
 def _fact(name: str, value: object, code: bool = False) -> dict[str, Any]:
     return {"name": name, "value": fields.text(value), "code": code}
+
+
+def _time_taken(provenance: Provenance) -> str:
+    """From started to finished, loading and all; nothing where these are no times."""
+    try:
+        start, end = (datetime.fromisoformat(one) for one in (provenance.started, provenance.finished))
+        seconds = (end - start).total_seconds()
+    except (TypeError, ValueError, OverflowError):
+        return ""
+    return f"{seconds:,.0f} s" if seconds >= 0 else ""
 
 
 def _device(provenance: Provenance) -> str:

@@ -30,6 +30,12 @@ class Shown:
         return " · ".join((self.run.name, *self.tells))
 
     @property
+    def title(self) -> str:
+        """The name with the time of the run, for menus."""
+        time = when(self.run)
+        return self.name if not time or time in self.name else f"{self.name} · {time}"
+
+    @property
     def under(self) -> str:
         """What stands below the model's name: what tells it apart, then number type, size, day."""
         model = self.run.model

@@ -17,6 +17,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from evals.core.runlog import inside, refuse
+from reports.questions import question_start
 from reports.site.scripts import slug, write_script
 
 CHUNK_CHARS = 250_000  # a script of this size is parsed within one frame
@@ -25,7 +26,7 @@ JUDGMENTS = "judgments.parquet"
 JUDGED = ("question_id", "turn", "judge", "prompt_set", "score", "judgment")
 NO_RATING = -1.0
 # What a run was asked; all other columns are what it answered.
-ASKED = ("doc_id", "question_id", "group", "prompt", "turns", "choices", "gold", "reference")
+ASKED = ("doc_id", "question_id", "group", "prompt", "turns", "choices", "gold", "reference", "item_names")
 
 
 @dataclass(frozen=True)
@@ -70,21 +71,29 @@ def group_sets(answers: Sequence[Answers]) -> list[SampleSet]:
 
 
 def write_set(folder: Path, samples: SampleSet, shots: int) -> dict[str, Any]:
-    """Writes a set's script files; returns its entry for the index of the browser."""
+    """Writes a set's script files; returns its entry for the index of the browser.
+
+    ``groups.js`` numbers the docs' groups, where there are several, so that the browser can filter by them.
+    """
     first = samples.members[0].table
     columns = {name: first.column(name).to_pylist() for name in ASKED if name in first.column_names}
     answered = [_answered(member) for member in samples.members]
     starts = list(_chunk_starts([columns, *answered], first.num_rows))
     ends = [*starts[1:], first.num_rows]
     for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        write_script(folder, f"{samples.name}/docs-{number}", _front_coded(columns, start, end))
+        write_script(folder, f"{samples.name}/docs-{number}", _front_coded(columns, start, end, shots))
         for member, values in zip(samples.members, answered, strict=True):
             if start < member.table.num_rows:
                 chunk = [[name, items[start:end]] for name, items in values.items()]
                 write_script(folder, f"{samples.name}/run-{member.run}-{number}", chunk)
     for member in samples.members:
         write_script(folder, f"{samples.name}/scores-{member.run}", _packed(member.scores))
+    groups = list(dict.fromkeys(group for group in columns.get("group", ()) if group is not None))
+    if len(groups) > 1:
+        numbers = {group: k for k, group in enumerate(sorted(groups))}
+        write_script(folder, f"{samples.name}/groups", [numbers.get(one, -1) for one in columns["group"]])
     return {
+        "groups": sorted(groups) if len(groups) > 1 else [],
         "name": samples.name,
         "task": samples.task,
         "n": first.num_rows,
@@ -139,19 +148,24 @@ def _length(value: Any) -> int:
     return sum(map(_length, value)) if isinstance(value, list) else 6
 
 
-def _front_coded(columns: dict[str, list[Any]], start: int, end: int) -> dict[str, Any]:
+def _front_coded(columns: dict[str, list[Any]], start: int, end: int, shots: int = 0) -> dict[str, Any]:
     """A chunk of docs whose prompts leave out what they share with the one before: few-shot prompts shrink tenfold.
 
-    ``shared`` counts UTF-16 units, as the browser does.
+    ``shared`` counts UTF-16 units, as the browser does; ``begin`` says where each prompt's own question begins.
     """
-    shared, rest, before = [], [], ""
+    shared, rest, before, begin = [], [], "", []
     for prompt in columns["prompt"][start:end]:
         length = _common(before, prompt)
-        shared.append(len(prompt[:length].encode("utf-16-le", "surrogatepass")) // 2)
+        shared.append(_units(prompt[:length]))
+        begin.append(_units(prompt[: question_start(prompt, shots)]))
         rest.append(prompt[length:])
         before = prompt
     others = [[name, values[start:end]] for name, values in columns.items() if name != "prompt"]
-    return {"shared": shared, "rest": rest, "columns": others}
+    return {"shared": shared, "rest": rest, "begin": begin, "columns": others}
+
+
+def _units(text: str) -> int:
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 def _common(one: str, other: str) -> int:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import math
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
 # A page opened from file:// may load scripts but not fetch JSON, so data comes as calls of one function.
 CALL = "smol.put"
+PACK, PACKED_CHARS = (
+    "smol.pack",
+    1_000,
+)  # longer values are deflated: texts and scores shrink to about a quarter
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "'": "\\u0027"}
 
 
@@ -28,7 +34,10 @@ def write_script(folder: Path, key: str, value: Any) -> None:
     """Writes ``folder/key.js``, which hands ``value`` to the page under ``key`` when it is loaded."""
     path = folder / f"{key}.js"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{CALL}({script_json(key)},{script_json(value)});\n", encoding="ascii")
+    call, text = CALL, script_json(value)
+    if len(text) > PACKED_CHARS:
+        call, text = PACK, f'"{base64.b64encode(zlib.compress(text.encode("ascii"), 9)).decode("ascii")}"'
+    path.write_text(f"{call}({script_json(key)},{text});\n", encoding="ascii")
 
 
 def slug(name: str, *more: str) -> str:

@@ -11,6 +11,7 @@ from reports.boards import Board
 from reports.runs import Run
 from reports.site import fields, figures
 from reports.site.board_page import board_title
+from reports.site.breakdown import breakdowns
 from reports.site.figures import Figure, Line
 from reports.site.naming import Shown, count
 from reports.site.scripts import slug
@@ -98,7 +99,8 @@ def _task_group(task: str, board: Board, shown: Sequence[Shown]) -> dict[str, An
         "labels": board.labels,
         "caption": _task_caption(items, task),
     }
-    return group | {"pictures": pictures, "metrics": [metric.name for metric in metrics], "lines": lines}
+    group |= {"pictures": pictures, "metrics": [metric.name for metric in metrics], "lines": lines}
+    return group | {"parts": breakdowns(task, metrics, items)}
 
 
 def _task_caption(items: Sequence[Shown], task: str) -> str:

@@ -83,6 +83,14 @@ def test_a_reply_that_drips_is_not_waited_for_beyond_the_timeout() -> None:
         assert len(server.seen) == 2
 
 
+def test_headers_that_drip_are_not_waited_for_beyond_the_timeout() -> None:
+    """Each comes in time for a limit from one packet to the next, and there is no end of them."""
+    with FaultServer([Act(drip_headers=0.2, body=chat_reply("late"))]) as server:
+        client = make(server, timeout=1.0)
+        assert reply_text(client.ask(hello(client))) == "fine"
+        assert len(server.seen) == 2
+
+
 @pytest.mark.parametrize("status", [200, 500])
 def test_a_reply_without_end_is_not_read_to_its_end(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_module, "LARGEST_REPLY", 3 << 20)

@@ -95,6 +95,17 @@ def test_what_a_killed_run_left_goes_after_a_day(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {f"{PARTIAL}young", partial.name}
 
 
+def test_a_clock_that_is_not_the_file_systems_removes_nothing_young(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that jumped, or a file server whose clock is days behind."""
+    (tmp_path / f"{PARTIAL}young").mkdir()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 40 * 86400)
+    partial = partial_folder(tmp_path / "run")
+    assert {path.name for path in tmp_path.iterdir()} == {f"{PARTIAL}young", partial.name}
+
+
 HOLDER = """
 import signal, sys
 from evals.core.files import run_lock
@@ -129,5 +140,6 @@ def test_a_free_lock_says_nothing(tmp_path: Path) -> None:
     notes: list[str] = []
     for _ in range(2):
         with run_lock(tmp_path / "lock", "m", notes.append):
-            pass
+            assert f"process {os.getpid()} on" in (tmp_path / "lock").read_text()
+        assert (tmp_path / "lock").read_text() == "", "a host's name would travel with the folder"
     assert notes == []

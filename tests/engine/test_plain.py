@@ -6,6 +6,7 @@ import random
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from evals.core.requests import GenerateRequest, ScoreRequest
 from evals.engine.plain import PlainDecoder, PlainScorer, first_stop
@@ -66,3 +67,25 @@ def test_no_budget_generates_nothing():
 def test_the_earliest_stop_wins_and_an_empty_one_never():
     assert first_stop("abcabc", ("c", "b", "")) == 1
     assert first_stop("abc", ("", "x")) is None
+
+
+@pytest.mark.parametrize("kind", ["mamba", "rwkv", "recurrent_gemma"])
+def test_models_whose_state_is_no_kv_cache_are_greedy_too(kind):
+    """Written out: the most likely token after all tokens so far, each time."""
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+    config = AutoConfig.for_model(
+        kind, **sizes, intermediate_size=48, eos_token_id=EOS, initializer_range=0.3
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    prompts = [tuple(random.Random(n).randrange(1, VOCABULARY) for _ in range(n)) for n in (1, 5, 12)]
+    results = dict(
+        PlainDecoder(model, byte_tokenizer(), [EOS]).run([GenerateRequest(prompt, 8) for prompt in prompts])
+    )
+    for index, prompt in enumerate(prompts):
+        tokens = list(prompt)
+        while len(tokens) < len(prompt) + 8 and (len(tokens) == len(prompt) or tokens[-1] != EOS):
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([tokens]), use_cache=False).logits
+            tokens.append(int(logits[0, -1].argmax()))
+        assert list(results[index].tokens) == tokens[len(prompt) :]

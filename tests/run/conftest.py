@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.forks import Forks
-from tests.support.run_bench import GSM8K, PIQA, Bench, write_jsonl
+from tests.support.run_bench import Bench, write_data
 from tests.support.tiny_checkpoint import write_tiny_model
 
 
@@ -26,11 +26,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    folder = tmp_path / "data"
-    write_jsonl(folder / "piqa" / "validation.jsonl", PIQA)
-    write_jsonl(folder / "gsm8k" / "test.jsonl", GSM8K[:3])
-    write_jsonl(folder / "gsm8k" / "train.jsonl", GSM8K)
-    return folder
+    return write_data(tmp_path / "data")
 
 
 @pytest.fixture

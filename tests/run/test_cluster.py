@@ -282,7 +282,7 @@ def test_workers_of_this_machine_and_a_driver_that_is_killed(nodes: Any, command
     told = command.run("cluster", "--cluster", nodes.address)
     counts = [line.split() for line in told.splitlines() if "stored before" in line]
     assert sum(int(words[words.index("of") - 1]) for words in counts) == kept, "all that was stored is used"
-    command.run("here", "--workers", "2")
+    command.run("here", "--workers", "2", "--plan")
     assert_same(command.samples("here"), command.samples("cluster"))
     command.run("alone")
     assert_same(command.samples("alone"), command.samples("here"))

@@ -111,4 +111,4 @@ def test_another_tokenizer_recomputes_everything(bench: Bench, tmp_path: Path) -
     tokenizer = json.loads((bench.model / "tokenizer.json").read_text())
     tokenizer["version"] = "1.0"
     (bench.model / "tokenizer.json").write_text(json.dumps(tokenizer))
-    assert computed(bench.run()) in (0, ALL)  # as its bytes did change
+    assert computed(bench.run()) == ALL  # its bytes changed: what they mean is not guessed at

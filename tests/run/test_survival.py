@@ -116,7 +116,7 @@ def test_an_output_folder_that_cannot_be_made_again_ends_the_run_with_one_line(
     assert computed(bench.run()) <= ALL - 3
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stopped_run_ends_soon_keeps_what_is_done_and_says_how_to_go_on(bench: Bench, stop: int) -> None:
     counter = bench.log.with_suffix(".count")
     pid = bench.forks.start(bench.arguments(), bench.log, "tests.support.run_bench:slow", str(counter))
@@ -176,3 +176,29 @@ def test_a_read_only_folder_gives_one_line(bench: Bench, disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     bench.output = disk / "results"
     assert "--output-dir" in bench.fails()
+
+
+def test_a_run_outlives_those_who_read_its_output(bench: Bench) -> None:
+    """`… | head`, a pager that is left: exit 0 must not come of a run that was never made."""
+    bench.run()
+    (before,) = bench.folders()
+    bench.hook = ("tests.support.run_bench:nobody_listens",)
+    bench.run("--fresh")
+    assert samples(bench.last) == samples(before)
+
+
+def test_nohup_is_heeded(bench: Bench) -> None:
+    """A run that was told to ignore SIGHUP goes on."""
+    counter = bench.log.with_suffix(".count")
+    hook = ("tests.support.run_bench:nohup", str(counter))
+    pid = bench.forks.start(bench.arguments(), bench.log, *hook)
+    wait_for(lambda: counter.exists() and counter.stat().st_size >= 4)
+    os.kill(pid, signal.SIGHUP)
+    assert bench.forks.wait(pid) == 0
+
+
+def test_durations_are_true_though_the_clock_is_set_meanwhile(bench: Bench) -> None:
+    bench.hook = ("tests.support.run_bench:jumping_clock", [-86400.0] * 50)
+    timing = bench.run()["timing"]
+    lengths = [end - begin for _, _, begin, end in timing["spans"]]
+    assert all(0 <= length <= timing["total_seconds"] + 0.01 for length in lengths)

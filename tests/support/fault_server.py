@@ -25,6 +25,7 @@ class Act:
     until: threading.Event | None = None  # the reply waits for it
     cut: str = ""  # "before": no answer at all; "within": half a body, then a reset
     drip: float = 0.0  # seconds between two bytes of the body
+    drip_headers: float = 0.0  # seconds between two headers, of which there is no end
     endless: bool = False  # the body again and again, as long as somebody listens
 
 
@@ -122,6 +123,8 @@ class FaultServer:
                 handler.send_header("Content-Length", str(len(body)))
             for name, value in act.headers.items():
                 handler.send_header(name, value)
+            if act.drip_headers:
+                self._drip_headers(handler, act.drip_headers)
             handler.end_headers()
             for part in self._parts(act, body):
                 handler.wfile.write(part)
@@ -130,6 +133,11 @@ class FaultServer:
                 self._reset(handler)
         except OSError:
             pass  # the client went away: its right
+
+    def _drip_headers(self, handler: BaseHTTPRequestHandler, seconds: float) -> None:
+        while not self._closed.wait(seconds):
+            handler.send_header("X-More", "to come")
+            handler.flush_headers()
 
     def _parts(self, act: Act, body: bytes) -> Iterator[bytes]:
         if act.endless:

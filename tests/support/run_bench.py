@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -30,6 +32,14 @@ ALL = 2 * len(PIQA) + 3  # requests: a choice each, an answer each
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_data(folder: Path) -> Path:
+    """The handful of docs as a data folder."""
+    write_jsonl(folder / "piqa" / "validation.jsonl", PIQA)
+    write_jsonl(folder / "gsm8k" / "test.jsonl", GSM8K[:3])
+    write_jsonl(folder / "gsm8k" / "train.jsonl", GSM8K)
+    return folder
 
 
 class Bench:
@@ -123,6 +133,42 @@ def slow(counter: str) -> None:
             time.sleep(0.2)
 
     PrefixModel.run = slowly  # type: ignore[method-assign]
+    short_answers()
+
+
+def nobody_listens() -> None:
+    """What reads the output has gone away: stdout and stderr are pipes without a reader."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.dup2(writer, 1)
+    os.dup2(writer, 2)
+    short_answers()
+
+
+def nohup(counter: str) -> None:
+    """As `nohup` starts a command; slow, so that a signal falls in its middle."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    slow(counter)
+
+
+def jumping_clock(jumps: list[float]) -> None:
+    """The time of day jumps by so many seconds at each call, one after the other, then stays (patched in Python)."""
+    real, left, shift = time.time, list(jumps), [0.0]
+
+    def jumped() -> float:
+        if left:
+            shift[0] += left.pop(0)
+        return real() + shift[0]
+
+    class Jumping(datetime.datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime.datetime:
+            return datetime.datetime.fromtimestamp(jumped(), tz)
+
+    time.time = jumped
+    for name, module in list(sys.modules.items()):
+        if name.startswith("evals.") and getattr(module, "datetime", None) is datetime.datetime:
+            module.datetime = Jumping  # type: ignore[attr-defined]
     short_answers()
 
 

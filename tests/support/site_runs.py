@@ -19,9 +19,13 @@ from evals.core import statistics
 from evals.core.card import load_card
 from evals.core.metric import get_metric
 from evals.run import samples
+from reports.boards import Board, build_boards, latest
+from reports.runs import load_run
 from tests.support import made_runs
 from tests.support.made_runs import GENERATED, digest, edit
 
+EVIL = "</script><script>alert(1)</script><!--\u2028<img src=x onerror=alert(2)>"
+"""Text that tries to leave a script or an element."""
 WORDS = (
     "small",
     "lamp",
@@ -94,6 +98,12 @@ def make_run(results: Path, made: MadeRun) -> Path:
     return folder
 
 
+def boards_of(results: Path, *made: MadeRun, every: bool = False) -> list[Board]:
+    """The boards of these runs."""
+    runs = [load_run(make_run(results, one)) for one in made]
+    return build_boards(runs if every else latest(runs))
+
+
 def edit_run(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
     """Lets `change` alter the parsed run.json in place."""
     return edit(folder, change)
@@ -162,12 +172,19 @@ def _doc(task: str, position: int, docs: random.Random) -> dict[str, Any]:
         doc |= {"group": CATEGORIES[position % len(CATEGORIES)], "question_id": 81 + position}
         return doc | {"prompt": question, "turns": turns, "reference": []}
     if task == "ifeval":
-        return doc | {"prompt": f"{question} Answer in two lines, without commas.", "gold": []}
+        return doc | {
+            "prompt": f"{question} Answer in two lines, without commas.",
+            "gold": [],
+            "item_names": ["two_lines", "no_commas"],
+        }
     if task in GENERATED or task.startswith("bbh_"):
         shots = [f"Question: What is {k} plus {k}?\nAnswer: It is {2 * k}. #### {2 * k}" for k in range(1, 6)]
         prompt = asked if task == "trivia_qa" else "\n\n".join([*shots, asked])
         number = docs.randrange(1000)
         return doc | {"prompt": prompt, "gold": [f"#### {number}" if task == "gsm8k" else f"count {number}"]}
+    if task == "mmlu":
+        subject = ("law", "physics", "art")[position % 3]
+        doc["group"], asked = subject, f"The following are questions about {subject}.\n{asked}"
     choices = [f" {word} {docs.choice(WORDS)}" for word in docs.sample(WORDS, 4)]
     return doc | {"prompt": asked, "choices": choices, "gold": docs.randrange(4)}
 

@@ -85,7 +85,7 @@ def test_ifeval_instructions_all_build(data_dir):
     pairs = [
         (kind, arguments)
         for doc in docs
-        for kind, arguments in zip(doc.specific["instruction_id_list"], doc.specific["kwargs"], strict=True)
+        for kind, arguments in zip(doc.specific["item_names"], doc.specific["kwargs"], strict=True)
     ]
     assert (len(docs), len(pairs), len({kind for kind, _ in pairs})) == (541, 834, 25)
     # lighteval would drop arguments that are 0 or empty: none is, so both readings are one here
@@ -107,7 +107,7 @@ def test_ifeval_scores_any_text(data_dir):
     for doc in docs:
         specific = doc.specific
         for answer in ("", "Ok.", doc.query):
-            strict, loose = follow(doc.query, specific["instruction_id_list"], specific["kwargs"], answer)
+            strict, loose = follow(doc.query, specific["item_names"], specific["kwargs"], answer)
             assert len(strict) == len(loose) == len(specific["kwargs"])
             assert all(one <= other for one, other in zip(strict, loose, strict=True))
             assert answer or not any(loose)

@@ -99,7 +99,7 @@ def test_mt_bench_has_each_category_and_references_where_a_judge_wants_them():
 def test_ifeval_instructions_are_varied_and_can_be_followed():
     task = get_task("ifeval")
     docs = evaluation_docs(task, items(task, "train"))
-    kinds = {kind for doc in docs for kind in doc.specific["instruction_id_list"]}
+    kinds = {kind for doc in docs for kind in doc.specific["item_names"]}
     assert len(kinds) >= 10
     by_row = {int(doc.id): doc for doc in docs}
     for row, answer in {
@@ -109,7 +109,7 @@ def test_ifeval_instructions_are_varied_and_can_be_followed():
         5: '"Dear neighbour, come and eat with us. See you on Friday."',
     }.items():
         specific = by_row[row].specific
-        strict, _ = follow("", specific["instruction_id_list"], specific["kwargs"], answer)
+        strict, _ = follow("", specific["item_names"], specific["kwargs"], answer)
         assert all(strict), row
 
 

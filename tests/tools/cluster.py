@@ -3,6 +3,7 @@
 Speed: one process against 1, 2, 4 workers. Efficiency is by counted tokens (read and generated), not by time: the
 tokens of one process, divided by workers times the tokens of the busiest. Kills: on three nodes on this machine, a
 worker, a node or the driver is killed at a random moment, again and again; each run must end with the same samples.
+With --checkpoints N, instead: a sweep over N models of random weights, every likelihood row; what Ray costs there.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import itertools
 import json
 import os
 import random
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +153,37 @@ def kills(bench: Bench, needed: int, times: int, generator: random.Random) -> No
     cluster.shutdown()
 
 
+LIKELIHOOD = "hellaswag,arc_easy,arc_challenge,piqa,mmlu,commonsense_qa,winogrande,openbook_qa"
+
+
+def checkpoints(bench: Bench, n: int) -> None:
+    """The third table: every request of every model is stored once, and computed once."""
+    sweep = bench.folder / "sweep.txt"
+    models = [str(write_tiny_model(bench.folder / "models" / f"step-{k}", seed=k)) for k in range(n)]
+    sweep.write_text("\n".join(models))
+    bench.options = ["--sweep", str(sweep), *bench.options]
+    print(
+        f"| {n} checkpoints | wall s | requests stored | computed | against one process |\n|---|---|---|---|---|"
+    )
+    alone = 0.0
+    for workers in (0, 1, 2):
+        name, begun = f"sweep-{workers}", time.monotonic()
+        bench.forget()
+        bench.finish(name, bench.start(name, *(["--workers", str(workers)] if workers else [])))
+        wall = time.monotonic() - begun
+        alone = alone or wall
+        with closing(sqlite3.connect(bench.folder / name / ".cache" / "requests.sqlite")) as store:
+            (stored,) = store.execute("SELECT count(*) FROM records").fetchone()
+        if bench.results() != stored:
+            raise SystemExit(f"{bench.results()} results were computed for {stored} that are stored")
+        assert_same(read_samples(bench.folder / "sweep-0"), read_samples(bench.folder / name))
+        label = f"{workers} workers, the same samples" if workers else "one process"
+        print(
+            f"| {label} | {wall:.0f} | {stored:,} | {bench.results():,} | {wall / alone - 1:+.0%} |",
+            flush=True,
+        )
+
+
 def live(bench: Bench) -> list[str]:
     pids = sorted(name for name in bench.counted() if psutil.pid_exists(int(name)))
     assert pids, "no worker to kill"
@@ -167,7 +201,7 @@ def await_(condition: Callable[[], bool]) -> None:
 
 
 def main() -> None:
-    """Both tables."""
+    """The tables that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, help="a folder of benchmarks, or smoke")
     parser.add_argument("--model", help="a folder or .gguf file (default: random weights)")
@@ -175,25 +209,29 @@ def main() -> None:
     parser.add_argument("--tasks", help="default: all rows of both suites")
     parser.add_argument("--workers", default="1,2,4")
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--checkpoints", type=int, default=0, help="a sweep over so many models instead")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         os.environ.update(machines.QUIET, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="ab" * 16)
         os.environ.update(COUNTS=str(folder / "counts"), PYTHONPATH=str(ROOT))
-        model = args.model or str(write_tiny_model(folder / "tiny"))
         options = [
-            "--model",
-            model,
-            "--suite",
-            "all",
             "--data",
             args.data,
             "--limit",
             args.limit,
             "--no-plan",
+            "--device",
+            "cpu",
+            "--dtype",
+            "float32",
         ]
-        options += ["--device", "cpu", "--dtype", "float32", *(["--tasks", args.tasks] if args.tasks else [])]
+        if args.checkpoints:
+            tasks = ["--suite", "base", "--tasks", args.tasks or LIKELIHOOD]
+            return checkpoints(Bench(folder, options + tasks), args.checkpoints)
+        model = args.model or str(write_tiny_model(folder / "tiny"))
+        options += ["--model", model, "--suite", "all", *(["--tasks", args.tasks] if args.tasks else [])]
         bench = Bench(folder, options)
         needed = speed(bench, [int(n) for n in args.workers.split(",")])
         if args.kills:

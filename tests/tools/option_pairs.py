@@ -195,6 +195,8 @@ def run_command(folder: Path) -> Command:
         ("--device", "cpu"),
         ("--dtype", "float16"),
         ("--engine", "plain"),
+        ("--workers", "2"),
+        ("--cluster", "127.0.0.1:6379"),
     )
     situations = (
         Situation("the embedded model", common),
@@ -207,6 +209,8 @@ def run_command(folder: Path) -> Command:
         Situation("a server, judged here", (*server, *local_judge)),
         Situation("smoke items", (*here[:2], ("--data", "smoke"), *common[2:])),
         Situation("a plan alone", (*here, ("--dry-run",))),
+        Situation("a folder, two workers", (*here, ("--workers", "2"))),
+        Situation("a folder, a cluster", (*here, ("--cluster", "auto"))),
     )
     return Command("run", options, situations, run_effect)
 
@@ -231,7 +235,7 @@ def other_commands(folder: Path) -> list[Command]:
         Command("bless", (("--as", "name"), ("--baselines", file)), (Situation("", (("--as", "main"),)),), asdict,
                 (run,)),
         Command("leaderboard", (("--all",), ("--output", file), ("--format", "md"), ("--format", "site"),
-                                ("--no-samples",)), none, leaderboard_effect, (str(folder),)),
+                                ("--no-samples",), ("--samples", "9")), none, leaderboard_effect, (str(folder),)),
         Command("judge", (("--judge", "openai:other"), ("--judge", f"local:{folder / 'other'}"),
                           ("--judge-url", "http://127.0.0.1:3/v1"), ("--judge-key-env", "JUDGE_KEY"),
                           ("--judge-prompts", "own"), ("--same-judge-as-published",), ("--judge-parallel", "3"),

@@ -4,7 +4,7 @@
 smol.load("index").then((index) => {
   const { el } = smol.detail;
   const by = (id) => document.getElementById(id);
-  const controls = { suite: by("suite"), a: by("run-a"), b: by("run-b"), task: by("task"), show: by("show"), query: by("query") };
+  const controls = { suite: by("suite"), a: by("run-a"), b: by("run-b"), task: by("task"), group: by("group"), show: by("show"), query: by("query") };
   const status = by("status");
   const pane = by("detail");
   const page = by("browser");
@@ -45,7 +45,7 @@ smol.load("index").then((index) => {
 
   function fillRuns(wantedA, wantedB) {
     const runs = index.runs.map((run, number) => [run, number]).filter(([run]) => run.suite === controls.suite.value);
-    fill(controls.a, runs.map(([run]) => option(run.key, run.name)), wantedA);
+    fill(controls.a, runs.map(([run]) => option(run.key, run.title)), wantedA);
     fillOther(wantedB);
   }
 
@@ -55,7 +55,7 @@ smol.load("index").then((index) => {
     const shared = new Set(setsOf(a).flatMap((set) => set.runs.map(([run]) => run)));
     shared.delete(a);
     const runs = [...shared].sort((x, y) => x - y);
-    fill(controls.b, [option("", "none"), ...runs.map((run) => option(index.runs[run].key, index.runs[run].name))], wanted);
+    fill(controls.b, [option("", "none"), ...runs.map((run) => option(index.runs[run].key, index.runs[run].title))], wanted);
   }
 
   function fillTasks(wanted) {
@@ -71,6 +71,14 @@ smol.load("index").then((index) => {
     fill(controls.task, options, wanted);
   }
 
+  // Groups of the docs (subjects, categories) where a single task with several is chosen.
+  function fillGroups(wanted) {
+    const sets = chosenSets();
+    const groups = sets.length === 1 ? sets[0].groups : [];
+    controls.group.closest("label").hidden = !groups.length;
+    fill(controls.group, [option("", `All (${groups.length})`), ...groups.map((group) => option(group, group))], wanted);
+  }
+
   const number = (select) => index.runs.findIndex((run) => run.key === select.value);
 
   function chosenSets() {
@@ -81,7 +89,7 @@ smol.load("index").then((index) => {
   function fillFilters(wanted) {
     const two = view.sections.some((section) => section.b !== null);
     const tests = FILTERS.filter(([, , , needsTwo]) => two || !needsTwo);
-    fill(controls.show, tests.map(([value, text, test]) => option(value, `${text} (${count(view.filter(test).length)})`)), wanted);
+    fill(controls.show, tests.map(([value, text, test]) => option(value, `${text} (${count(view.filter(test, controls.group.value).length)})`)), wanted);
   }
 
   // --- from a selection to the list -----------------------------------------------------------------------------
@@ -92,6 +100,7 @@ smol.load("index").then((index) => {
     close(false);
     status.textContent = "Reading scores…";
     const b = controls.b.value ? number(controls.b) : null;
+    fillGroups(wanted.group ?? "");
     const next = await smol.View.open(index, chosenSets(), number(controls.a), b);
     if (mine !== selection) return;
     view = next;
@@ -111,7 +120,7 @@ smol.load("index").then((index) => {
     if (!view) return;
     const mine = ++turn;
     const test = FILTERS.find(([value]) => value === controls.show.value)[2];
-    const rows = view.filter(test);
+    const rows = view.filter(test, controls.group.value);
     const query = controls.query.value.trim();
     words = smol.search.terms(query);
     page.removeAttribute("aria-busy");
@@ -136,9 +145,9 @@ smol.load("index").then((index) => {
 
   // --- the list's rows ------------------------------------------------------------------------------------------
 
-  // The question itself: what stands after the worked examples.
+  // The question itself: what stands after worked examples and introductions.
   function snippet(doc) {
-    return doc.prompt.slice(smol.detail.questionStart(doc.prompt, doc.set.shots)).slice(0, 300).replace(/\s+/g, " ").trim();
+    return doc.prompt.slice(doc.begin).slice(0, 300).replace(/\n(Answer|A): ?$/, "").replace(/\s+/g, " ").trim();
   }
 
   function mark(node, score, side, set) {
@@ -227,6 +236,7 @@ smol.load("index").then((index) => {
     const state = new URLSearchParams({ suite: controls.suite.value, a: controls.a.value });
     if (controls.b.value) state.set("b", controls.b.value);
     if (controls.task.value) state.set("task", controls.task.value);
+    if (controls.group.value) state.set("group", controls.group.value);
     if (controls.show.value !== "all") state.set("show", controls.show.value);
     if (controls.query.value.trim()) state.set("q", controls.query.value.trim());
     if (known) state.set("doc", `${known.set.task}:${known.asked.get("doc_id")}`);
@@ -241,7 +251,7 @@ smol.load("index").then((index) => {
     fillRuns(get("a"), get("b"));
     fillTasks(get("task"));
     controls.query.value = get("q");
-    return select({ show: get("show"), doc: state.get("doc") ?? undefined });
+    return select({ group: get("group"), show: get("show"), doc: state.get("doc") ?? undefined });
   }
 
   function failed(error) {
@@ -258,6 +268,7 @@ smol.load("index").then((index) => {
     return select();
   }));
   for (const name of ["b", "task"]) controls[name].addEventListener("change", changed(() => select()));
+  controls.group.addEventListener("change", changed(() => (close(false), fillFilters(controls.show.value), narrow())));
   controls.show.addEventListener("change", changed(() => (close(false), narrow())));
 
   let typing;

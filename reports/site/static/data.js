@@ -6,6 +6,17 @@ var smol = (() => {
   const cache = new Map(); // in order of use
   const waiting = new Map();
 
+  const arriving = new Set(); // packed values that are being unpacked
+
+  // A value as base64 of its deflated JSON.
+  async function pack(key, text) {
+    arriving.add(key);
+    const bytes = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+    put(key, await new Response(stream).json());
+    arriving.delete(key);
+  }
+
   function put(key, value) {
     cache.delete(key);
     cache.set(key, value);
@@ -38,7 +49,7 @@ var smol = (() => {
     const script = document.createElement("script");
     const end = () => {
       script.remove();
-      if (waiting.delete(key)) entry.reject(new Error(`data/${key}.js cannot be read`));
+      if (!arriving.has(key) && waiting.delete(key)) entry.reject(new Error(`data/${key}.js cannot be read`));
     };
     script.onload = end;
     script.onerror = end;
@@ -47,5 +58,5 @@ var smol = (() => {
     return entry.promise;
   }
 
-  return { put, peek, load };
+  return { put, pack, peek, load };
 })();

@@ -47,20 +47,12 @@ smol.detail = (() => {
     return el("span", { class: "verdict" }, `scored ${Number(minus(score.toFixed(3)))}`);
   }
 
-  // Where the question begins after the worked examples: at the last user's turn, "Question:", or paragraph.
-  function questionStart(text, shots) {
-    if (!shots) return 0;
-    const cut = Math.max(text.lastIndexOf("\n\n[user]\n"), text.lastIndexOf("\n\nQuestion:"));
-    return (cut < 0 ? text.lastIndexOf("\n\n") : cut) + 2;
-  }
-
   // A prompt with worked examples: the examples are folded, the question itself is open.
-  function prompt(text, shots, words) {
-    const start = questionStart(text, shots);
-    if (start < 2) return [heading("Prompt"), block(text, words)];
-    const summary = el("summary", {}, `${shots} worked examples before it`);
-    const folded = el("details", {}, summary, block(text.slice(0, start - 2), words));
-    return [heading("Prompt"), folded, block(text.slice(start), words)];
+  function prompt(doc, words) {
+    const { prompt: text, begin, set } = doc;
+    if (!set.shots || !begin) return [heading("Prompt"), block(text, words)];
+    const summary = el("summary", {}, `${set.shots} worked examples before it`);
+    return [heading("Prompt"), el("details", {}, summary, block(text.slice(0, begin), words)), block(text.slice(begin), words)];
   }
 
   // The normalised score of a choice: log p over its characters, a leading space not counted.
@@ -136,8 +128,14 @@ smol.detail = (() => {
     if (!names.length) return [];
     const sides = doc.runs.map((run, side) => [run, side]).filter(([run]) => run);
     const head = el("tr", {}, el("th", { scope: "col" }, "Metric"), ...sides.map(([, side]) => el("th", { scope: "col", class: "number" }, badge(side))));
-    const rows = names.map((name) => el("tr", {}, el("td", {}, el("code", {}, name)),
-      ...sides.map(([run]) => el("td", { class: "number" }, shown(run.get(name) ?? null)))));
+    // A metric of items (instructions) has a line for each, with its name.
+    const items = doc.asked.get("item_names");
+    const line = (name, pick) => el("tr", {}, el("td", {}, el("code", {}, name)),
+      ...sides.map(([run]) => el("td", { class: "number" }, shown(pick(run) ?? null))));
+    const named = (value) => items && Array.isArray(value) && value.length === items.length;
+    const rows = names.flatMap((name) => named(sides[0][0].get(name))
+      ? items.map((item, at) => line(`${name} · ${item}`, (run) => run.get(name)[at]))
+      : [line(name, (run) => run.get(name))]);
     return [heading("Scores"), el("div", { class: "wide" }, el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows)))];
   }
 
@@ -145,9 +143,9 @@ smol.detail = (() => {
   function nodes(doc, scores, set, words) {
     const states = el("p", { class: "states" });
     doc.runs.forEach((run, side) => run && states.append(el("span", {}, badge(side), " ", verdict(scores[side], set))));
-    const asked = doc.asked.get("turns") ? [] : prompt(doc.prompt, doc.set.shots, words);
+    const asked = doc.asked.get("turns") ? [] : prompt(doc, words);
     return [states, ...asked, ...(doc.asked.has("choices") ? choices(doc, words) : written(doc, words)), ...metrics(doc)];
   }
 
-  return { nodes, el, questionStart };
+  return { nodes, el };
 })();

@@ -1,4 +1,5 @@
-// Tables with the attribute data-sortable sort by the buttons in their headers; cells carry data-value.
+// Tables with the attribute data-sortable sort by the buttons in their headers; cells carry data-value. Beside that:
+// lines are filtered by model, columns hidden, and the pair that an address names is opened.
 "use strict";
 
 (() => {
@@ -37,4 +38,39 @@
     const second = first === "descending" ? "ascending" : "descending";
     sort(button.closest("table"), header, header.getAttribute("aria-sort") === first ? second : first);
   });
+
+  // Lines of boards and pairs whose names hold all the words.
+  for (const tool of document.querySelectorAll("[data-filter]")) {
+    tool.hidden = false;
+    tool.addEventListener("input", (event) => {
+      const words = event.target.value.toLowerCase().split(/\s+/).filter(Boolean);
+      for (const line of document.querySelectorAll(".ranking tbody tr, .pair")) {
+        const names = [...line.querySelectorAll("th.model, [data-name]")].map((node) => node.textContent.toLowerCase());
+        line.hidden = !words.every((word) => names.some((name) => name.includes(word)));
+      }
+    });
+  }
+
+  // A box for each column of the board below, but for rank and model.
+  for (const tool of document.querySelectorAll("[data-columns]")) {
+    const table = tool.parentElement.querySelector("table");
+    [...table.tHead.rows[0].cells].slice(2).forEach((header) => {
+      const box = document.createElement("input");
+      Object.assign(box, { type: "checkbox", checked: true });
+      box.addEventListener("change", () => {
+        for (const row of table.rows) row.cells[header.cellIndex].hidden = !box.checked;
+      });
+      const label = document.createElement("label");
+      label.append(box, ` ${header.querySelector("button").textContent}`);
+      tool.append(label);
+    });
+    tool.hidden = false;
+  }
+
+  const open = () => {
+    const pair = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (pair?.tagName === "DETAILS") pair.open = true;
+  };
+  addEventListener("hashchange", open);
+  open();
 })();

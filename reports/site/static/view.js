@@ -28,6 +28,7 @@ smol.View = class {
         const scores = (run) => smol.load(`${section.set.name}/scores-${run}`);
         section.scoresA = await scores(section.a);
         section.scoresB = section.b === null ? [] : await scores(section.b);
+        section.groups = section.set.groups.length ? await smol.load(`${section.set.name}/groups`) : null;
       }),
     );
     return view;
@@ -61,11 +62,15 @@ smol.View = class {
     return [one(section.scoresA), one(section.scoresB)];
   }
 
-  // The docs that `test(scoreA, scoreB, set)` accepts, ascending.
-  filter(test) {
+  // The docs that `test(scoreA, scoreB, set)` accepts, ascending; those of one group, where one is named.
+  filter(test, group = "") {
     const rows = new Uint32Array(this.count);
     let kept = 0;
-    for (let doc = 0; doc < this.count; doc++) if (test(...this.scores(doc), this.sectionOf(doc).set)) rows[kept++] = doc;
+    for (let doc = 0; doc < this.count; doc++) {
+      const section = this.sectionOf(doc);
+      const here = !group || (section.groups && section.set.groups[section.groups[doc - section.offset]] === group);
+      if (here && test(...this.scores(doc), section.set)) rows[kept++] = doc;
+    }
     return rows.subarray(0, kept);
   }
 
@@ -103,7 +108,7 @@ smol.View = class {
     const at = doc - this.firstOf(chunk);
     const pick = (columns) => new Map(columns.map(([name, values]) => [name, values[at]]));
     const runs = [a, b].map((run) => (run && run[0]?.[1].length > at ? pick(run) : null));
-    return { set: chunk.section.set, prompt: smol.View.prompts(docs)[at], asked: pick(docs.columns), runs };
+    return { set: chunk.section.set, prompt: smol.View.prompts(docs)[at], begin: docs.begin[at], asked: pick(docs.columns), runs };
   }
 
   static column(columns, name) {
