@@ -104,7 +104,8 @@ def doc_losses(metric: Metric, before: Side, after: Side, whole: Side) -> Array:
     """By how much each doc lost, [n_docs] in the metric's own unit; items count alike, as in the `whole` task."""
     if metric.parts:
         parts = [doc_losses(METRICS[name], before, after, whole) for name in metric.parts]
-        return np.asarray(np.mean(parts, axis=0))
+        return sum(parts[1:], start=parts[0]) / len(parts)
+    losses: Array
     if metric.shape == "items":
         sums = [np.array([float(np.sum(one)) for one in side[metric.column]]) for side in (before, after)]
         losses = (sums[0] - sums[1]) / np.mean(_lengths(metric, whole))
@@ -131,7 +132,7 @@ def drawn_docs(metric: Metric, whole: Sequence[Columns], shared: Sequence[Pair])
     `whole`: the baseline's tasks; `shared`: both sides of each task's first docs.
     """
     sizes = tuple(len(columns["doc_id"]) for columns in whole)
-    order = interleaved(sizes)[: _reached(sizes, [len(before["doc_id"]) for before, _ in shared])]
+    order = interleaved(sizes)[: reached(sizes, [len(before["doc_id"]) for before, _ in shared])]
     losses, bound = np.empty(len(order)), 0.0
     for k, (columns, (before, after)) in enumerate(zip(whole, shared, strict=True)):
         weights = _weights(metric, columns) * sum(sizes) / len(sizes)
@@ -141,7 +142,7 @@ def drawn_docs(metric: Metric, whole: Sequence[Columns], shared: Sequence[Pair])
     return Drawn(losses, bound, sum(sizes))
 
 
-def _reached(sizes: tuple[int, ...], counts: Sequence[int]) -> int:
+def reached(sizes: tuple[int, ...], counts: Sequence[int]) -> int:
     """How many docs of the order are measured when of each task the first `counts` are."""
     order = interleaved(sizes)
     ends = [np.flatnonzero(order == k)[count:][:1] for k, count in enumerate(counts)]
@@ -149,8 +150,9 @@ def _reached(sizes: tuple[int, ...], counts: Sequence[int]) -> int:
 
 
 def docs_of_tasks(sizes: tuple[int, ...], drawn: int) -> list[int]:
-    """How many docs of each task the first `drawn` of the order are."""
-    return [int(count) for count in np.bincount(interleaved(sizes)[:drawn], minlength=len(sizes))]
+    """How many docs of each task to measure for the first `drawn` of the order: at least two, which tell an error."""
+    counts = np.bincount(interleaved(sizes)[:drawn], minlength=len(sizes))
+    return [max(int(count), min(2, size)) for count, size in zip(counts, sizes, strict=True)]
 
 
 def _weights(metric: Metric, columns: Columns) -> Array:

@@ -21,7 +21,7 @@ from evals.core import statistics
 from evals.core.metric import Metric, choice_length
 from evals.core.statistics import Estimate, two_sided_z
 from reports.flips import changed_docs
-from reports.runs import Run, aligned
+from reports.runs import Columns, Run, aligned
 
 GOLD, MARGIN = "gold_logprob", "gold_margin"
 """Columns: the gold choice's log-probability (nats a token), and its margin (nats a character)."""
@@ -109,7 +109,7 @@ def soft_change(soft: Metric, pairs: Sequence[Pair]) -> Estimate:
     return _change(soft, SOFT.column, pairs)
 
 
-def gold_change(metric: Metric, shared: Sequence[Pair], pairs: Sequence[Pair]) -> Gold:
+def gold_change(metric: Metric, shared: Sequence[tuple[Columns, Columns]], pairs: Sequence[Pair]) -> Gold:
     """What became of a row's gold answers; `shared`: the row's own score columns of the same docs."""
     change = _change(metric, GOLD, pairs)
     half = math.inf if change.stderr is None else two_sided_z(0.95) * change.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -16,7 +16,6 @@ from reports.gate.policy import Policy
 from reports.gate.verdict import (
     INCONCLUSIVE,
     MISSING,
-    OPEN,
     PASS,
     REGRESSION,
     GateResult,
@@ -264,12 +263,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(one) for one in value]
     return None if isinstance(value, float) and value in (float("inf"), float("-inf")) else value
-
-
-def not_computed(rows: Iterable[RowGate]) -> list[str]:
-    """Labels of the rows of which docs were left out."""
-    return [
-        row.label
-        for row in rows
-        if row.verdict == OPEN or (row.evidence is not None and not row.evidence.whole)
-    ]

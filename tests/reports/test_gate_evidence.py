@@ -111,6 +111,7 @@ def test_drawn_docs_of_several_tasks_have_the_rows_loss(tmp_path):
     assert one.soft_drawn.losses.mean() == pytest.approx(-one.soft.value)
     assert abs(one.drawn.losses).max() <= one.drawn.bound == pytest.approx(150)
     assert sum(docs_of_tasks((DOCS // 2, DOCS // 4), 600)) == 600
+    assert min(docs_of_tasks((241,) * 27, 32)) == 2  # a task without a doc would make the row missing
 
 
 def test_the_mean_of_all_rows_is_a_row(tmp_path):

@@ -25,7 +25,7 @@ from evals.core.metric import get_metric
 from evals.core.statistics import Estimate
 from reports import significance
 from reports.gate.betting import Drawn, interleaved
-from reports.gate.evidence import Evidence, docs_of_tasks
+from reports.gate.evidence import Evidence, docs_of_tasks, reached
 from reports.gate.gold import Gold
 from reports.gate.planning import Planned, complete, expected_noise
 from reports.gate.policy import Policy, Rule
@@ -126,7 +126,7 @@ def evidence_of(
         mean = sum(w * part.mean() for w, part in zip(weights, parts, strict=True))
         variance = sum(w * w * part.var(ddof=1) / len(part) for w, part in zip(weights, parts, strict=True))
         soft, gold = Estimate(float(mean), float(np.sqrt(variance)), sum(ends)), Gold(0.0, -1.0, 1.0, 0, 0)
-    drawn = [Drawn(order.losses[: sum(ends)], order.bound, order.total) for order in orders]
+    drawn = [Drawn(order.losses[: reached(SIZES[label], ends)], order.bound, order.total) for order in orders]
     return Evidence(metric_of(label), *values, difference, soft, gold, *(drawn if counts is not None else []))
 
 
