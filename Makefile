@@ -1,5 +1,6 @@
 # Two commands: `make eval` measures the embedded model, `make test` runs the tests. Each sets up all it needs.
-# Before a merge: `make test-all` runs the slow tests too, `make test-plain` the engine's on the plainest processor.
+# Before a merge: `make test-all` runs the slow tests too and prints coverage, with a floor; `make test-plain` runs the
+# engine's on the plainest processor.
 PYTHON ?= python3
 DATA   ?= ../shared/data
 VENV   := .venv
@@ -16,10 +17,10 @@ eval: $(STAMP)
 	$(BIN)/python run_evals.py --suite all --data smoke
 
 test: lint
-	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses auto --dist loadfile -m "not slow" --durations 10 --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses auto --dist loadfile -m "not slow" --durations 10
 
-test-all: test
-	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses auto --dist loadfile -m slow --durations 10
+test-all: lint
+	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses auto --dist loadfile --durations 10 --cov --cov-report=term:skip-covered
 
 test-plain: $(STAMP)
 	$(PLAIN) $(PYTEST) --numprocesses auto --dist loadfile tests/engine

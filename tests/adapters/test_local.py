@@ -120,7 +120,10 @@ def naive(model, tokenizer, context: str, choice: str) -> float:
 
 @pytest.mark.data
 @pytest.mark.parametrize("chat", [False, True])
-@pytest.mark.parametrize("name", ["hellaswag", "arc_easy", "mmlu", "winogrande"])
+@pytest.mark.parametrize(
+    "name",
+    ["mmlu", "winogrande", *(pytest.param(n, marks=pytest.mark.slow) for n in ("hellaswag", "arc_easy"))],
+)
 def test_scores_equal_a_naive_reference_on_real_docs(loaded, data_dir, name, chat):
     task = get_task(name)
     docs = build_docs(task, load(task, parse_source(str(data_dir))), limit=2)

@@ -71,6 +71,7 @@ def test_cold_cache_then_offline(hub: StandInHub, evaluate: Evaluate, tmp_path: 
     assert again["model"] == run["model"]
 
 
+@pytest.mark.slow
 def test_row_without_data_is_shown_and_the_others_go_on(
     hub: StandInHub, evaluate: Evaluate, tmp_path: Path
 ) -> None:

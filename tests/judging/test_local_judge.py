@@ -54,6 +54,7 @@ def test_long_answers_are_cut_to_the_window_and_counted(model: PrefixModel) -> N
         assert one.cut > 1000 and "reference two" in one.user and one.user.endswith("Rating: [[8]]")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("loaded_once")
 def test_a_run_on_smoke_items_is_judged_in_one_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -79,6 +80,7 @@ class Interrupted(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_a_stopped_local_judging_goes_on(
     model: PrefixModel,
     run_folder: Path,

@@ -236,6 +236,7 @@ def test_mutated_headers_are_refused_or_true(tmp_path: Path, seed: int) -> None:
     assert 0 < passed < 500
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_the_embedded_header_mutated_is_refused_or_true(tmp_path: Path, embedded_path: Path) -> None:
     """The header of a real file before a hole as large as its data, with a byte changed here and there."""

@@ -229,6 +229,7 @@ def test_the_workflow_in_a_strangers_repository(tmp_path):
         assert outputs["candidate"] == inputs["candidate"]
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_the_action_measures_and_judges(tmp_path, embedded_path):
     tasks = ["--tasks", "piqa", "--limit", "4", "--data", "smoke", "--suite", "instruct", "--device", "cpu"]

@@ -51,6 +51,7 @@ def test_a_site_is_pushed_whole_and_replaced(hub: StandInHub, tmp_path: Path) ->
     )  # what is gone is deleted
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_is_one_line(hub: StandInHub, tmp_path: Path) -> None:
     make_run(tmp_path, MadeRun("first", rows=("PIQA",)))
     hub.faults.append(Fault("POST /api/repos/create", 401))

@@ -269,6 +269,7 @@ def test_a_row_of_an_empty_task(folder):
     one_line(folder)
 
 
+@pytest.mark.slow
 def test_damaged_bytes_never_change_a_value(folder):
     """Seeded damage anywhere in any file: either one line of refusal, or the very same values."""
     good = [(row.label, row.value, row.stderr, row.n) for row in load_run(folder).rows]

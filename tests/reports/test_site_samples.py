@@ -19,6 +19,7 @@ LONGEST_TASK = 1_000  # milliseconds without an answer to the reader; measured: 
 # --- samples ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fifty_thousand_samples_filter_and_open(site: Site, page: Page) -> None:
     page.samples(site)
     total, right = sum(SIZES.values()), sum(site.scores("alpha"))

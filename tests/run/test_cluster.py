@@ -179,6 +179,7 @@ def remove_node(nodes: Any) -> None:
     nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
 
 
+@pytest.mark.slow
 def test_an_idle_worker_loads_the_next_model(start: Any, alone: Any, tmp_path: Path) -> None:
     pool = start(2, free=0, until="loaded-two")
     (tmp_path / "hold").touch()
@@ -188,6 +189,7 @@ def test_an_idle_worker_loads_the_next_model(start: Any, alone: Any, tmp_path: P
     assert (tmp_path / "loaded-two").stat().st_size == 2
 
 
+@pytest.mark.slow
 def test_a_score_that_is_no_number_is_traced_to_its_request(start: Any) -> None:
     pool = start(1, kind=Broken)
     with pytest.raises(NotFinite) as failure:
@@ -197,6 +199,7 @@ def test_a_score_that_is_no_number_is_traced_to_its_request(start: Any) -> None:
         run(pool, SCORES, model=1)
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_loaded_is_one_line(start: Any, models: list[Path], alone: Any) -> None:
     weights = models[0] / "model.safetensors"
     whole = weights.read_bytes()
@@ -211,6 +214,7 @@ def test_a_model_that_cannot_be_loaded_is_one_line(start: Any, models: list[Path
     assert_close(run(pool, SCORES, model=1), alone(1, False))
 
 
+@pytest.mark.slow
 def test_other_weights_are_refused(start: Any, models: list[Path], tmp_path: Path) -> None:
     pool = start(2, lent_models.other_weights, other=spec_of(models[1]))
     (tmp_path / "hold").touch()
@@ -218,6 +222,7 @@ def test_other_weights_are_refused(start: Any, models: list[Path], tmp_path: Pat
         run(pool, SCORES)
 
 
+@pytest.mark.slow
 def test_workers_that_always_die_end_the_run(start: Any) -> None:
     pool = start(1, lent_models.ends)
     with pytest.raises(NoWorkers, match="died 3 times in a row"):

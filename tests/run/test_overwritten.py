@@ -27,7 +27,9 @@ def cut(model: Path) -> None:
         os.truncate(file, file.stat().st_size // 2)
 
 
-@pytest.mark.parametrize("change", [overwrite, cut, shutil.rmtree])
+@pytest.mark.parametrize(
+    "change", [overwrite, *(pytest.param(one, marks=pytest.mark.slow) for one in (cut, shutil.rmtree))]
+)
 def test_what_becomes_of_the_files_changes_no_sample_and_poisons_no_store(
     bench: Bench, tmp_path: Path, change: Callable[[Path], None]
 ) -> None:

@@ -67,6 +67,7 @@ def test_stretches_get_smaller_where_each_still_fills_a_worker() -> None:
     assert len(stretches(answers, 2, at_a_time=11)) == 2, "a worker computes so many together: fewer waste it"
 
 
+@pytest.mark.slow
 def test_what_is_shared_is_not_cut_often() -> None:
     requests: list[Request] = [ScoreRequest((*range(2000), i, i), 1) for i in range(16000)]
     assert len(stretches(requests, 2)) == 2
@@ -109,6 +110,7 @@ def test_servers_requests_are_not_divided() -> None:
         stretches([TextRequest((("", "text"),), 5)], 2)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize("workers", [2, 3, 8])
 def test_balance_of_the_mixed_suites_on_real_data(real_rows: list[list[Request]], workers: int) -> None:

@@ -224,6 +224,7 @@ def test_damage_in_the_middle_costs_what_lies_there(tmp_path: Path) -> None:
     assert "damaged" in notes[0]
 
 
+@pytest.mark.slow
 def test_a_copy_made_while_a_run_writes_gives_no_wrong_number(tmp_path: Path) -> None:
     """The file first, its log some commits later: what no single moment held."""
     path, copy, records = tmp_path / "s", tmp_path / "copy", pairs(4000)

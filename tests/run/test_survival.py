@@ -28,6 +28,7 @@ def test_a_damaged_cache_changes_no_sample(bench: Bench, place: float) -> None:
     assert samples(bench.last) == expected
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_ten_times(
     forks: Forks, tiny: Path, data: Path, tmp_path: Path, bench: Bench
 ) -> None:

@@ -171,7 +171,7 @@ def test_ifeval_drops_only_null_arguments():
     }
     doc = get_task("ifeval").prompt(row, "ifeval")
     assert doc.specific == {
-        "instruction_id_list": ["length_constraints:number_words"],
+        "item_names": ["length_constraints:number_words"],
         "kwargs": [{"num_words": 0, "relation": "at least"}],
     }
 

@@ -1,4 +1,4 @@
-"""The attacks that no other test makes: the quick ones, and (slow) the others."""
+"""The quick ones of the attacks that no other test makes; `make attack` makes them all."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ from tests.support.tiny_checkpoint import write_tiny_model
 from tests.tools.attack import ATTACKS, NOT_HERE, WANTED, carry_out
 from tests.tools.attacks.stage import Attack, Stage
 
-ACTS = [
-    pytest.param(attack, id=f"{attack.group}: {attack.name}", marks=[] if attack.quick else pytest.mark.slow)
-    for attack in ATTACKS
-    if attack.act
-]
+ACTS = [attack for attack in ATTACKS if attack.act and attack.quick]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +26,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
-@pytest.mark.parametrize("attack", ACTS)
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", ACTS, ids=lambda attack: f"{attack.group}: {attack.name}")
 def test_its_outcome_is_what_is_wanted(attack: Attack, forks: Forks, tiny: Path, tmp_path: Path) -> None:
     outcome = carry_out(attack, Stage(forks, tiny, tmp_path))
     if outcome.wanted == NOT_HERE:
