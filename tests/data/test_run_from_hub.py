@@ -51,6 +51,7 @@ def last_run(tmp_path: Path) -> dict[str, Any]:
 MODEL = ("--model", "org/tiny", "--suite", "base", "--limit", "4")
 
 
+@pytest.mark.slow
 def test_cold_cache_then_offline(hub: StandInHub, evaluate: Evaluate, tmp_path: Path) -> None:
     evaluate(*MODEL, "--tasks", "piqa,arc_easy,winogrande")
     run = last_run(tmp_path)

@@ -204,6 +204,7 @@ def test_no_more_sequences_at_a_time_than_free_memory_holds(monkeypatch):
     assert max(sizes) == 3
 
 
+@pytest.mark.slow
 def test_a_prefills_cache_is_let_go_once_its_prompts_stand_in_slots():
     headers = [tuple((7 * i + 3 * k) % VOCABULARY for i in range(30)) for k in range(12)]
     requests = [GenerateRequest((*header, 5 + n), 4) for header in headers for n in range(3)]

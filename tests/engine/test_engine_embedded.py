@@ -12,7 +12,7 @@ from evals.engine.gpu_slots import GpuSlots
 from evals.engine.plain import PlainDecoder, PlainScorer
 from evals.engine.scoring import PrefixScorer
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.slow]
 
 CONTEXTS = [
     "Question: What is naï",

@@ -141,6 +141,7 @@ def test_offline_reaches_for_no_network(bench: Bench) -> None:
     assert "network:" not in bench.fails("--offline")
 
 
+@pytest.mark.slow
 def test_offline_runs_without_a_network(bench: Bench) -> None:
     """A namespace without interfaces: nothing could go out, whoever tried."""
     probe = subprocess.run(["unshare", "-n", "true"], capture_output=True, text=True, check=False)
