@@ -16,9 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub.constants import DOWNLOAD_CHUNK_SIZE
 
-from evals.core.errors import UserError
 from evals.data.hub import match_files
-from evals.models.hub import model_files
 from tests.support.hub_standin import Fault, StandInHub, standin_hub
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -395,17 +393,3 @@ def test_half_downloaded_model_is_not_used(hub: StandInHub, fetch: Callable[...,
 def test_match_files(subset: str, files: str, found: str) -> None:
     names = [f"{name}.parquet" for name in files.split()]
     assert match_files(names, subset, "test") == [f"{name}.parquet" for name in found.split()]
-
-
-@pytest.mark.parametrize(
-    "files",
-    [
-        "config.json pytorch_model.bin",
-        "model.safetensors",
-        "config.json model-00001-of-00002.safetensors",
-        "config.json model.safetensors.index.json model-00001-of-00002.safetensors",
-    ],
-)
-def test_model_without_safetensors_is_refused(files: str) -> None:
-    with pytest.raises(UserError, match="pickled weights are never loaded"):
-        model_files("org/model", files.split())
