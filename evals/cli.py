@@ -5,7 +5,6 @@ Nothing heavy is imported before a command runs, so that --help answers at once.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import os
@@ -46,8 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     debug = "--debug" in argv
     _terminate_like_interrupt()
     try:
-        module, args = parse(argv)
-        return int(module.main(args))
+        module, options = parse(argv)
+        return int(module.main(options))
     except UserError as error:
         if debug:
             raise
@@ -83,12 +82,12 @@ def main(argv: list[str] | None = None) -> int:
         )
 
 
-def parse(argv: list[str]) -> tuple[Any, argparse.Namespace]:
-    """The command's module and its arguments. Raises UserError."""
+def parse(argv: list[str]) -> tuple[Any, Any]:
+    """The command's module and its options, unchecked. Raises UserError."""
     name, rest = _command(argv)
     module, parser = make_parser(name)
     _refuse_empty(rest)
-    return module, parser.parse_args(rest)
+    return module, parser.options(rest)
 
 
 def version() -> str:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from evals.adapters.build import LocalOptions, build
-from evals.commands.gate import Measured
+from evals.commands.gate import Options
+from evals.commands.options import DTYPES
 from evals.commands.run import go_offline
-from evals.commands.run_options import DTYPES
 from evals.core.files import run_lock
 from evals.core.runlog import RunLog
 from evals.data.sources import parse_source
-from evals.models.known import resolve_all
+from evals.models.known import resolve
 from evals.run import provenance
 from evals.run.loop import Run as Loop
 from evals.run.loop import Work, prepare, publish
@@ -73,13 +73,13 @@ class _Candidate:
 
 
 def early_gate(
-    baseline: Run, options: Measured, plan: Mapping[str, Planned], policy: Policy, allow: Sequence[str]
+    baseline: Run, options: Options, plan: Mapping[str, Planned], policy: Policy, allow: Sequence[str]
 ) -> GateResult:
     """Measures the candidate as far as the verdict takes, and judges it. Raises UserError."""
     own = {label: one for label, one in plan.items() if not one.metric.judged}
     settings = _settings(baseline, options, [label for label in own if label != MEAN])
     start = time.monotonic()
-    (spec,) = resolve_all([options.model], None, options.revision)
+    spec = resolve(options.model, None, options.revision)
     go_offline(options.offline or (settings.source.kind != "hub" and spec.source != "hub"))
     (work,) = prepare([baseline.card], settings)
     prepared = time.monotonic() - start
@@ -87,8 +87,9 @@ def early_gate(
     progress.note(f"loading {spec.name} ({spec.label})")
     start = time.monotonic()
     dtype = options.dtype or (baseline.model.dtype if baseline.model.dtype in DTYPES else None)
-    local = LocalOptions(device=options.device, dtype=dtype)
-    built = build(spec, [baseline.card], local, None, options.offline, progress.note)
+    built = build(
+        spec, [baseline.card], LocalOptions(options.device, dtype), None, options.offline, progress.note
+    )
     cache = settings.output / ".cache"
     lock = cache / f"run-{provenance.joint_hash([built.adapters[0].identity])}.lock"
     with run_lock(lock, f"this model in '{settings.output}'", progress.note), \
@@ -97,14 +98,14 @@ def early_gate(
         return _staged(baseline, candidate, own, policy, allow)
 
 
-def _settings(baseline: Run, options: Measured, labels: Sequence[str]) -> Settings:
+def _settings(baseline: Run, options: Options, labels: Sequence[str]) -> Settings:
     """The baseline's own settings, for the rows that it has."""
     return Settings(
-        source=parse_source(options.data, options.offline),
+        source=parse_source(options.data or "hub", options.offline),
         tasks=[task for row in baseline.rows if row.label in labels for task in row.tasks],
         limit=baseline.log.limit,
         variants=list(baseline.log.provenance.variant),
-        output=options.output.expanduser(),
+        output=(options.output_dir or Path("results")).expanduser(),
     )
 
 

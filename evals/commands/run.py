@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
 import gc
@@ -14,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.adapters.build import Built, LocalOptions, build, build_share, texts
-from evals.commands.judge import judge_folder, make_judge
-from evals.commands.run_options import PLANNED_DOCS, RunOptions, add_arguments, options_from
+from evals.commands.judge import judge_folders
+from evals.commands.run_options import PLANNED_DOCS, Options
 from evals.core.errors import EXIT_OK, EXIT_ROWS_MISSING, UserError
 from evals.core.files import run_lock
 from evals.core.runlog import RunLog
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from evals.run.loop import Work
     from evals.run.sweep import Remembered
 
-__all__ = ["Measured", "add_arguments", "main", "measure", "options_from", "prepare_process"]
+__all__ = ["Measured", "Options", "main", "measure", "prepare_process"]
 
 
 @dataclass
@@ -42,9 +41,9 @@ class Measured:
     code: int = EXIT_OK
 
 
-def main(args: argparse.Namespace) -> int:
+def main(options: Options) -> int:
     """Measures every model by every card that was asked for, and prints each model's tables."""
-    options = options_from(args)
+    options.check()
     prepare_process(options)
     # nearly all objects of a run are needed to its end: looking for garbage among them takes a third of its Python time
     gc.set_threshold(100_000, 50, 100)
@@ -52,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
     return measure(options, show=_show).code
 
 
-def prepare_process(options: RunOptions) -> None:
+def prepare_process(options: Options) -> None:
     """Tells the hub's libraries, before they are imported, whether anything may go out."""
     go_offline(options.offline or not options.needs_hub)
 
@@ -65,7 +64,7 @@ def go_offline(offline: bool) -> None:
         os.environ["HF_DATASETS_OFFLINE"] = "1"
 
 
-def measure(options: RunOptions, show: Any = None) -> Measured:
+def measure(options: Options, show: Any = None) -> Measured:
     """Runs what the options ask for; `show(logs)` is called with each model's finished logs.
 
     Raises UserError when a single model cannot be measured; of several, the others go on.
@@ -76,7 +75,7 @@ def measure(options: RunOptions, show: Any = None) -> Measured:
         return _measure_all(options, progress, pool, show)
 
 
-def _measure_all(options: RunOptions, progress: Progress, pool: Pool | None, show: Any) -> Measured:
+def _measure_all(options: Options, progress: Progress, pool: Pool | None, show: Any) -> Measured:
     from evals.run.cluster import NoWorkers
     from evals.run.loop import prepare
     from evals.run.sweep import Remembered
@@ -87,7 +86,7 @@ def _measure_all(options: RunOptions, progress: Progress, pool: Pool | None, sho
     for work in works:
         for reason in dict.fromkeys(work.missing[n] for r in work.rows for n in r.tasks if n in work.missing):
             progress.note(f"left out: {reason}")
-    planned = options.plan or (options.plan is None and _is_long(works))
+    planned = options.plan or (not options.no_plan and _is_long(works))
     memory = Remembered() if len(options.specs) > 1 or planned else None
     done = Measured()
     for spec in options.specs:
@@ -106,7 +105,7 @@ def _measure_all(options: RunOptions, progress: Progress, pool: Pool | None, sho
     return done
 
 
-def check_files(options: RunOptions) -> None:
+def check_files(options: Options) -> None:
     """Finds files that are missing or broken in a second, before torch and lighteval are imported for many.
 
     Of several models, a broken one is left out later, and the others are measured.
@@ -114,14 +113,14 @@ def check_files(options: RunOptions) -> None:
     tasks = dict.fromkeys(task for _, row in options.rows for task in row.tasks)
     check_folder(options.settings.source, list(tasks))
     specs = list(options.specs) if len(options.specs) == 1 else []
-    if options.judge and options.judge.spec:
-        specs.append(options.judge.spec)
+    if options.judge_spec:
+        specs.append(options.judge_spec)
     for spec in specs:
         if spec.source in ("folder", "gguf", "package"):
             weights.check(spec.location)
 
 
-def _workers(options: RunOptions, progress: Progress) -> contextlib.AbstractContextManager[Pool | None]:
+def _workers(options: Options, progress: Progress) -> contextlib.AbstractContextManager[Pool | None]:
     """The workers that were asked for; None where this process computes."""
     if options.workers is None and options.cluster is None:
         return contextlib.nullcontext()
@@ -132,7 +131,7 @@ def _workers(options: RunOptions, progress: Progress) -> contextlib.AbstractCont
     return start(load, options.specs, options.workers, options.cluster, local.device, progress.note)
 
 
-def _build(options: RunOptions, spec: ModelSpec, progress: Progress, pool: Pool | None) -> Built:
+def _build(options: Options, spec: ModelSpec, progress: Progress, pool: Pool | None) -> Built:
     """The model's back ends: in this process, behind a server, or on the workers."""
     if pool is None:
         return build(spec, options.cards, options.local, options.server, options.offline, progress.note)
@@ -148,7 +147,7 @@ def _build(options: RunOptions, spec: ModelSpec, progress: Progress, pool: Pool 
 
 
 def _measure(
-    options: RunOptions,
+    options: Options,
     spec: ModelSpec,
     works: list[Work],
     progress: Progress,
@@ -171,10 +170,10 @@ def _measure(
     stored = cache / "requests.sqlite"
     workers = 1 if pool is None else pool.workers
     if options.plan or options.dry_run:
-        timed = not options.dry_run or bool(options.plan)
+        timed = not options.dry_run or options.plan
         with outliving_readers(sys.stdout):
             print(_plan(works, adapters, stored, settings.fresh, workers, timed), flush=True)
-    elif options.plan is None and _is_long(works) and (built.on_cpu or pool is not None):
+    elif not options.no_plan and _is_long(works) and (built.on_cpu or pool is not None):
         progress.note(_plan(works, adapters, stored, settings.fresh, workers))
     done = Measured()
     if options.dry_run:
@@ -194,16 +193,16 @@ def _measure(
     return done
 
 
-def _judge(options: RunOptions, logs: list[RunLog], cache: Path, progress: Progress) -> int:
+def _judge(options: Options, logs: list[RunLog], cache: Path, progress: Progress) -> int:
     """Judges the answers of the finished runs that wait for a judge."""
     waiting = [
-        log for log in logs if any(note.code == "not_judged" for row in log.rows for note in row.notes)
+        log.folder for log in logs if any(note.code == "not_judged" for row in log.rows for note in row.notes)
     ]
-    if not waiting or options.judge is None:
+    if not waiting:
         progress.note("nothing to judge: this run has no answers that wait for a judge")
         return EXIT_OK
-    judge = make_judge(options.judge)
-    return max(judge_folder(log.folder, judge, options.judge, cache, progress) for log in waiting)
+    folder = options.settings.source.folder
+    return judge_folders(waiting, options, folder, options.offline, cache, progress)
 
 
 def _is_long(works: list[Work]) -> bool:

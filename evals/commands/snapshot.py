@@ -6,7 +6,6 @@ is (row count, sha256); reading the folder checks it. A stopped snapshot is cont
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import json
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evals.commands.options import split_names
+from evals.commands.options import Asked, argument, option, switch
 from evals.core.card import all_cards, check_names
 from evals.core.errors import EXIT_OK, EXIT_ROWS_MISSING, RowUnavailable, UserError
 from evals.core.files import write_atomic
@@ -29,37 +28,26 @@ SOURCES = "SOURCES.json"
 Entry = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Options:
-    """What `snapshot` was asked for; `tasks` None: all of every card."""
+@dataclass(frozen=True, kw_only=True)
+class Options(Asked):
+    """What `snapshot` was asked for."""
 
-    folder: Path
-    tasks: list[str] | None
-    offline: bool
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
-    parser.add_argument(
-        "folder", type=Path, metavar="DIR", help="made if it is not there; filled up if it is"
+    folder: Path = argument("made if it is not there; filled up if it is", "DIR")
+    tasks: tuple[str, ...] | None = option(
+        "row or task names (default: all of every card)", "A,B", names="task: see 'run_evals.py tasks'"
     )
-    parser.add_argument("--tasks", metavar="A,B", help="row or task names (default: all of every card)")
-    parser.add_argument("--offline", action="store_true", help="only from the hub's local cache")
+    offline: bool = switch("only from the hub's local cache")
+
+    def resolve(self) -> None:
+        """Tasks that are known. Raises UserError."""
+        check_names(all_cards(), self.tasks)
 
 
-def options_from(args: argparse.Namespace) -> Options:
-    """The command's options, checked. Raises UserError."""
-    wanted = split_names("--tasks", args.tasks, "task: see 'run_evals.py tasks'")
-    options = Options(args.folder, None if wanted is None else list(wanted), args.offline)
-    check_names(all_cards(), options.tasks)
-    return options
-
-
-def main(args: argparse.Namespace) -> int:
+def main(options: Options) -> int:
     """Copies what is missing; exit code 3 when some benchmarks could not be had. Raises UserError."""
+    options.check()
     from tasks import get_task
 
-    options = options_from(args)
     wanted = [row for card in all_cards() for row in card.select(options.tasks)]
     names = list(dict.fromkeys(task for row in wanted for task in row.tasks))
     if options.folder.exists() and not options.folder.is_dir():
