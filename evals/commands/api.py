@@ -48,7 +48,7 @@ def evaluate(
     )  # fmt: skip
     options.check()
     run.prepare_process(options)
-    (log,) = run.measure(options).logs
+    (log,), _ = run.measure(options)
     return log
 
 

@@ -17,12 +17,10 @@ from typing import Any
 from evals.adapters.build import LocalOptions, build
 from evals.commands.gate import Options
 from evals.commands.options import DTYPES
-from evals.commands.run import go_offline
-from evals.core.files import run_lock
+from evals.commands.run import go_offline, locked_store
 from evals.core.runlog import RunLog
 from evals.data.sources import parse_source
 from evals.models.known import resolve
-from evals.run import provenance
 from evals.run.loop import Run as Loop
 from evals.run.loop import Work, prepare, publish
 from evals.run.progress import Progress
@@ -90,10 +88,7 @@ def early_gate(
     built = build(
         spec, [baseline.card], LocalOptions(options.device, dtype), None, options.offline, progress.note
     )
-    cache = settings.output / ".cache"
-    lock = cache / f"run-{provenance.joint_hash([built.adapters[0].identity])}.lock"
-    with run_lock(lock, f"this model in '{settings.output}'", progress.note), \
-            Store.open(cache / "requests.sqlite", on_note=progress.note) as store:  # fmt: skip
+    with locked_store(settings.output, built.adapters, progress) as store:
         candidate = _Candidate(built, work, store, settings, prepared, time.monotonic() - start)
         return _staged(baseline, candidate, own, policy, allow)
 

@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evals.adapters.build import LocalOptions
+from evals.adapters.build import LocalOptions, load
 from evals.commands.options import DTYPES, Asked, Need, argument, option, part, positive, switch
 from evals.core.errors import EXIT_OK, EXIT_ROWS_MISSING, UserError
 from evals.models.known import ModelSpec, is_endpoint, resolve
@@ -159,10 +159,14 @@ def default_cache(folder: Path) -> Path:
 
 
 def _make_judge(options: JudgeOptions, offline: bool) -> Judge:
-    if options.judge_spec is not None:
-        return _local_judge(options.judge_spec, part(LocalOptions, options), offline)
+    from evals.adapters.judges import EndpointJudge, LocalJudge
+
+    if spec := options.judge_spec:
+        from evals.adapters.local import PrefixModel
+
+        loaded, _ = load(spec, part(LocalOptions, options), offline)
+        return LocalJudge(PrefixModel(loaded, chat=True, name=spec.name), spec.name)
     from evals.adapters.client import Client
-    from evals.adapters.judges import EndpointJudge
 
     assert options.judge is not None
     return EndpointJudge(
@@ -177,14 +181,3 @@ def _make_judge(options: JudgeOptions, offline: bool) -> Judge:
             key_option="--judge-key-env",
         )
     )
-
-
-def _local_judge(spec: ModelSpec, options: LocalOptions, offline: bool) -> Judge:
-    from evals.adapters.judges import LocalJudge
-    from evals.adapters.local import PrefixModel
-    from evals.models import loading
-
-    device = loading.pick_device(options.device)
-    path = loading.local_path(spec, offline)
-    loaded = loading.load(path, device, loading.pick_dtype(options.dtype, device))
-    return LocalJudge(PrefixModel(loaded, chat=True, name=spec.name), spec.name)

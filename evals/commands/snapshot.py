@@ -7,7 +7,6 @@ is (row count, sha256); reading the folder checks it. A stopped snapshot is cont
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import sys
 from dataclasses import dataclass
@@ -17,14 +16,13 @@ from typing import TYPE_CHECKING, Any
 from evals.commands.options import Asked, argument, option, switch
 from evals.core.card import all_cards, check_names
 from evals.core.errors import EXIT_OK, EXIT_ROWS_MISSING, RowUnavailable, UserError
-from evals.core.files import write_atomic
-from evals.data.sources import Source, load, sha256
+from evals.core.files import parquet_bytes, write_atomic
+from evals.data.sources import SOURCES, Source, load, read_sources, sha256
 
 if TYPE_CHECKING:
     from evals.data.hub import HubSplit
     from tasks.common.builders import CardTask
 
-SOURCES = "SOURCES.json"
 Entry = dict[str, Any]
 
 
@@ -110,31 +108,13 @@ def _copy_split(
     return entry, "new" if present is None else "replaced"
 
 
-def read_sources(folder: Path) -> dict[str, Entry]:
-    """The entries of a folder's SOURCES.json by file name; empty without one. Raises UserError when unreadable."""
-    path = folder / SOURCES
-    if not path.is_file():
-        return {}
-    try:
-        return {str(entry["file"]): dict(entry) for entry in json.loads(path.read_text("utf-8"))}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"'{path}' is not a list of entries with 'file': move it away to start anew"
-        ) from error
-
-
 def _one_file(found: HubSplit) -> tuple[bytes, int]:
     """The split as one parquet file, and its row count: the hub's own bytes unless it has several parts."""
-    import pyarrow.parquet as parquet
-
     from evals.data.hub import read_split
 
     table = read_split(found)
-    if len(found.paths) == 1:
-        return found.paths[0].read_bytes(), table.num_rows
-    buffer = io.BytesIO()
-    parquet.write_table(table, buffer)
-    return buffer.getvalue(), table.num_rows
+    single = len(found.paths) == 1
+    return found.paths[0].read_bytes() if single else parquet_bytes(table), table.num_rows
 
 
 def _entry(name: str, found: HubSplit, content: bytes, rows: int, official: int, terms: str) -> Entry:

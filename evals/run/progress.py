@@ -107,7 +107,7 @@ class _Left:
     def words(self) -> str:
         """The time left in words."""
         seconds = self.seconds()
-        return "estimating the time left" if seconds is None else f"about {_span(seconds)} left"
+        return "estimating the time left" if seconds is None else f"about {span(seconds)} left"
 
 
 class _Lines:
@@ -154,7 +154,8 @@ def _bar(label: str, total: int, done: int, left: _Left) -> Iterator[Counter]:
         yield Bar()
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """A length of time for people."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
