@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evals.commands.options import Asked, argument, at_least_one, option, switch
 from evals.commands.run import go_offline
@@ -13,6 +13,11 @@ from evals.core.card import all_cards, check_names
 from evals.core.errors import UserError
 from evals.data.sources import Source, build_docs, load, parse_source
 from evals.models.known import ModelSpec, resolve
+
+if TYPE_CHECKING:
+    from lighteval.tasks.requests import Doc
+
+    from tasks.common.builders import CardTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,37 +71,28 @@ def main(options: Options) -> int:
             if chat and not tokenizer.chat_template:
                 print("(no chat template: chat mode cannot be shown)")
             else:
-                _show(tokenizer, doc, chat, task.name)
+                _show(tokenizer, task, doc, chat)
     return 0
 
 
-def _show(tokenizer: Any, doc: Any, chat: bool, task: str) -> None:
-    from evals.core.requests import ScoreRequest
+def _show(tokenizer: Any, task: CardTask, doc: Doc, chat: bool) -> None:
     from evals.prompting import text as prompts
     from evals.prompting.requests import TextToRequests
 
     texts = TextToRequests(tokenizer, chat)
-    print(f"=== {task}, doc {doc.id}, {'chat' if chat else 'plain'} ===")
+    print(f"=== {task.name}, doc {doc.id}, {'chat' if chat else 'plain'} ===")
     print(prompts.render(doc, tokenizer, chat))
     print("--- tokens ---")
-    requests: list[Any]
-    if doc.choices and not doc.generation_size and doc.sampling_methods[0].name == "LOGPROBS":
-        requests = list(texts.score_requests([doc])[0])
-    else:
-        requests = list(texts.generate_requests([doc]))
-    for request in requests:
-        if isinstance(request, ScoreRequest):
-            split = len(request.tokens) - request.n_continuation
-            print(
-                f"{_pieces(tokenizer, request.tokens[:split])} || {_pieces(tokenizer, request.tokens[split:])}"
-            )
-        else:
-            print(_pieces(tokenizer, request.prompt))
-            stops = ", ".join(repr(stop) for stop in request.stops) or "none"
-            print(
-                f"({len(request.prompt)} tokens; at most {request.max_new_tokens} new; stops: {stops}; "
-                f"temperature {request.temperature})"
-            )
+    for choice in texts.score_requests([doc])[0] if task.asks_choices else ():
+        split = len(choice.tokens) - choice.n_continuation
+        print(f"{_pieces(tokenizer, choice.tokens[:split])} || {_pieces(tokenizer, choice.tokens[split:])}")
+    for one in () if task.asks_choices else texts.generate_requests([doc]):
+        print(_pieces(tokenizer, one.prompt))
+        stops = ", ".join(repr(stop) for stop in one.stops) or "none"
+        print(
+            f"({len(one.prompt)} tokens; at most {one.max_new_tokens} new; stops: {stops}; "
+            f"temperature {one.temperature})"
+        )
     print()
 
 

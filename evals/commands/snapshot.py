@@ -20,7 +20,6 @@ from evals.core.files import parquet_bytes, write_atomic
 from evals.data.sources import SOURCES, Source, load, read_sources, sha256
 
 if TYPE_CHECKING:
-    from evals.data.hub import HubSplit
     from tasks.common.builders import CardTask
 
 Entry = dict[str, Any]
@@ -68,7 +67,9 @@ def _copy_all(tasks: list[CardTask], folder: Path, offline: bool) -> list[str]:
         try:
             for split in task.splits:
                 entry, state = _copy_split(task, split, folder, entries, offline)
-                _show(entry, state)
+                origin = f"{entry.get('source_repo_or_package')}@{str(entry.get('commit_or_version'))[:12]}"
+                line = f"{state:8} {entry['file']:50} {entry.get('rows'):>6} rows  {origin}"
+                print(line, file=sys.stderr)
             record = load(task, Source("folder", folder)).record
         except RowUnavailable as error:
             failures.append(f"{task.name}: {error}")
@@ -82,7 +83,7 @@ def _copy_split(
     task: CardTask, split: str, folder: Path, entries: dict[str, Entry], offline: bool
 ) -> tuple[Entry, str]:
     """One split's file and its entry; ("kept", "new" or "replaced")."""
-    from evals.data.hub import fetch_split, licence
+    from evals.data.hub import fetch_split, licence, read_split
 
     name = task.stem(split) + ".parquet"
     path, known = folder / name, entries.get(name)
@@ -93,9 +94,23 @@ def _copy_split(
         found = fetch_split(task, split, offline)
     except UserError as error:
         raise RowUnavailable(str(error)) from error
-    content, rows = _one_file(found)
-    terms = "unknown" if offline else licence(found.repo)
-    entry = _entry(name, found, content, rows, task.docs if split == task.split else task.shot_docs, terms)
+    table = read_split(found)
+    # the hub's own bytes unless it has several parts
+    single = len(found.paths) == 1
+    content = found.paths[0].read_bytes() if single else parquet_bytes(table, "snappy")
+    rows, official = table.num_rows, task.docs if split == task.split else task.shot_docs
+    entry = {
+        "file": name,
+        "rows": rows,
+        "official_rows": official,
+        "complete": rows == official,
+        "source_repo_or_package": f"hub:{found.repo}",
+        "commit_or_version": found.revision,
+        "source_paths": list(found.names),
+        "license": "unknown" if offline else licence(found.repo),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "notes": "" if rows == official else f"{rows} rows, the official split has {official}",
+    }
     if present not in (None, entry["sha256"]) and known is None:
         raise UserError(
             f"'{path}' is there and {SOURCES} does not know it: move it away, or give another folder"
@@ -106,32 +121,3 @@ def _copy_split(
     ordered = [entries[key] for key in sorted(entries)]
     write_atomic(folder / SOURCES, (json.dumps(ordered, indent=1, ensure_ascii=False) + "\n").encode())
     return entry, "new" if present is None else "replaced"
-
-
-def _one_file(found: HubSplit) -> tuple[bytes, int]:
-    """The split as one parquet file, and its row count: the hub's own bytes unless it has several parts."""
-    from evals.data.hub import read_split
-
-    table = read_split(found)
-    single = len(found.paths) == 1
-    return found.paths[0].read_bytes() if single else parquet_bytes(table), table.num_rows
-
-
-def _entry(name: str, found: HubSplit, content: bytes, rows: int, official: int, terms: str) -> Entry:
-    return {
-        "file": name,
-        "rows": rows,
-        "official_rows": official,
-        "complete": rows == official,
-        "source_repo_or_package": f"hub:{found.repo}",
-        "commit_or_version": found.revision,
-        "source_paths": list(found.names),
-        "license": terms,
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "notes": "" if rows == official else f"{rows} rows, the official split has {official}",
-    }
-
-
-def _show(entry: Entry, state: str) -> None:
-    source = f"{entry.get('source_repo_or_package')}@{str(entry.get('commit_or_version'))[:12]}"
-    print(f"{state:8} {entry['file']:50} {entry.get('rows'):>6} rows  {source}", file=sys.stderr)

@@ -58,8 +58,6 @@ def _each(texts: Iterable[str]) -> str:
 
 
 def _budget(task: CardTask) -> str:
-    from lighteval.tasks.requests import SamplingMethod
-
-    if task.method == SamplingMethod.LOGPROBS:
+    if task.asks_choices:
         return "-"
     return "window" if task.budget is None else f"{task.budget:,}"

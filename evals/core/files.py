@@ -150,12 +150,12 @@ def _locked(file: TextIO, how: int) -> bool:
     return True
 
 
-def parquet_bytes(table: pyarrow.Table) -> bytes:
+def parquet_bytes(table: pyarrow.Table, compression: str = "zstd") -> bytes:
     """A table as a parquet file's content."""
     from pyarrow import parquet
 
     buffer = io.BytesIO()
-    parquet.write_table(table, buffer, compression="zstd")
+    parquet.write_table(table, buffer, compression=compression)
     return buffer.getvalue()
 
 
