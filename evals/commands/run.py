@@ -103,6 +103,9 @@ def _measure_all(options: RunOptions, progress: Progress, pool: Pool | None, sho
             show(one.logs)
         done = Measured(done.logs + one.logs, max(done.code, one.code))
         start = time.monotonic()
+        if spec is not options.specs[-1]:
+            gc.collect()  # errors that libraries caught while they were imported hold the first model's frames
+            gc.freeze()
     return done
 
 
