@@ -132,6 +132,8 @@ class _Measuring:
                 if logs:
                     show(logs)
                 self.logs += logs
+            gc.collect()  # errors that libraries caught while they were imported hold the first model's frames
+            gc.freeze()
             self.start = time.monotonic()
         return self.logs, self.code
 

@@ -112,7 +112,9 @@ class Worker:
         yield socket.gethostname()
         for past in [other for other in self._built if other < oldest]:
             del self._built[past]
-            gc.collect()  # a tenth of a second: not for every stretch
+            gc.collect()  # errors that libraries caught while they were imported hold the first model's frames
+            if not gc.get_freeze_count():
+                gc.freeze()  # what was imported: looking through it again takes a third of a second
         yield self._hold(number)
         if packed:
             adapter, requests = self._built[number].adapters[suite], unpack(packed)
