@@ -113,7 +113,7 @@ class Backend(Protocol):
     """Whether `run` leaves the processor mostly idle: the next row's requests are then made meanwhile, by a thread."""
 
     def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:
-        """One request a choice, for each doc."""
+        """One request a choice, for each doc; then once more each choice without the question, where it has one."""
 
     def generate_requests(self, docs: Sequence[Doc]) -> list[GenerateRequest]:
         """One request a doc."""
