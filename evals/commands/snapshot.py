@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.commands.options import split_names
-from evals.core.card import all_cards, check_names
+from evals.core.card import all_cards, check_names, find_tasks
 from evals.core.errors import EXIT_OK, EXIT_ROWS_MISSING, RowUnavailable, UserError
 from evals.core.files import write_atomic
 from evals.data.sources import Source, load, sha256
@@ -60,8 +60,7 @@ def main(args: argparse.Namespace) -> int:
     from tasks import get_task
 
     options = options_from(args)
-    wanted = [row for card in all_cards() for row in card.select(options.tasks)]
-    names = list(dict.fromkeys(task for row in wanted for task in row.tasks))
+    names = find_tasks(all_cards(), options.tasks)
     if options.folder.exists() and not options.folder.is_dir():
         raise UserError(f"'{options.folder}' is a file: give a folder for the snapshot")
     failures = _copy_all([get_task(name) for name in names], options.folder, options.offline)

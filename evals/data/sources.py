@@ -132,7 +132,7 @@ def _shot_rows(task: CardTask, splits: Sequence[_Split], source: Source) -> list
     try:
         return task.fixed_shots.pick(rows)
     except ValueError as error:
-        raise UserError(f"data of '{task.name}': split '{task.shot_split}': {error}") from error
+        raise DataUnavailable(f"'{task.name}': split '{task.shot_split}': {error}") from error
 
 
 def build_docs(task: CardTask, data: TaskData, limit: int | None) -> list[Doc]:
@@ -168,19 +168,13 @@ def _load_split(task: CardTask, split: str, source: Source) -> _Split:
         return _Split(rows, None, digests)
     assert source.folder is not None
     for ending in (".parquet", ".jsonl"):
-        name = _stem(task, split, source) + ending
+        name = (task.smoke_stem if source.kind == "smoke" else task.stem)(split) + ending
         path = source.folder / name
         if path.is_file():
             digest = sha256(path)
             doubt = _check_sources(source.folder, name, digest)
             return _Split(_read(name, path, task.columns), None, {name: digest}, doubt)
     raise DataUnavailable(f"no file {task.stem(split)}.parquet in the data folder")
-
-
-def _stem(task: CardTask, split: str, source: Source) -> str:
-    """Where a split's file is; of fixed shots there are no smoke items: they are taken from the evaluated ones."""
-    shots_alone = source.kind == "smoke" and task.fixed_shots is not None and split == task.shot_split
-    return task.stem(task.split if shots_alone else split)
 
 
 def _from_hub(task: CardTask, split: str, offline: bool) -> _Split:

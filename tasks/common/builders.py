@@ -106,6 +106,10 @@ class CardTask:
             return f"{self.folder}/{self.subset}"
         return f"{self.home or self.name}/{split}"
 
+    def smoke_stem(self, split: str) -> str:
+        """Where the built-in items of ``split`` are: there are none of fixed shots, evaluated items stand in."""
+        return self.stem(split if self.fixed_shots is None else self.split)
+
 
 likelihood_task = functools.partial(CardTask, method=SamplingMethod.LOGPROBS)
 """A choice between given continuations, scored by their log-likelihood."""
