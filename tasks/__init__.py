@@ -20,6 +20,7 @@ from tasks import (
     olmes,
     openbook_qa,
     piqa,
+    smollm3,
     social_iqa,
     trivia_qa,
     winogrande,
@@ -44,6 +45,7 @@ TASKS: dict[str, CardTask] = {
         *olmes.TASKS,
         *boolq.TASKS,
         *social_iqa.TASKS,
+        *smollm3.TASKS,
     )
 }
 

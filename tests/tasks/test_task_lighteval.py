@@ -36,9 +36,10 @@ NAMES = [
 def test_names():
     names = list(TASKS)
     assert names[:12] == NAMES
-    assert len(names) == len(set(names)) == 12 + 27 + 20
+    assert len(names) == len(set(names)) == 12 + 27 + 20 + 8
     assert all(name.startswith("bbh_") for name in names[12:39])
-    assert all(name.startswith("olmes_") for name in names[39:])
+    assert all(name.startswith("olmes_") for name in names[39:59])
+    assert all(name.startswith("smollm3_") for name in names[59:])
     assert get_task("piqa").name == "piqa"
     with pytest.raises(KeyError):
         get_task("piqa2")
@@ -144,4 +145,4 @@ def test_import_needs_no_network_and_none_of_lightevals_own_tasks(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "59 0 [] []"
+    assert done.stdout.strip() == "67 0 [] []"

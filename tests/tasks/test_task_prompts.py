@@ -53,6 +53,20 @@ OLMES |= dict.fromkeys(("arc_challenge", "commonsense_qa"), OLMES["arc_easy"])
 # task: (row, query, choices, gold)
 GOLDEN = {
     **{
+        f"smollm3_{name}": (COLOUR, "Question: What colour is the sea?\nAnswer:", [" Red", " Dark blue"], 1)
+        for name in ("arc_easy", "arc_challenge", "commonsense_qa")
+    },
+    "smollm3_piqa": (NUT, "Question: Open a nut\nAnswer:", [" Crack it.", "  Ask it."], 0),
+    "smollm3_openbook_qa": (SKY, "Question: A clear sky is\nAnswer:", [" Red", " Dark blue"], 1),
+    "smollm3_mmlu": (BIOLOGY, "Question: How many legs has an ant?\nAnswer:", [" 4", " 6"], 1),
+    "smollm3_winogrande": (LOCK, "The", [" key  is bent, it sticks.", " lock  is bent, it sticks."], 1),
+    "smollm3_hellaswag": (
+        SAIL,
+        "Sailing:\nTwo girls pull up a sail. The Boat",
+        [" turns into the wind.", " wait."],
+        1,
+    ),
+    **{
         f"olmes_{name}": (row, query, choices, gold) for name, (row, query, choices, _, gold) in OLMES.items()
     },
     **{
