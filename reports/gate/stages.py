@@ -1,8 +1,8 @@
 """An early gate: rows are measured in growing batches, and each only until its verdict is sure.
 
 Rows with the most power for their price come first: scored ones, then generated ones, then those that cannot show what
-the policy allows, which get one short look. All rows of a kind get a first look; then each is looked at, with twice
-the docs each time, until it is decided. The tests hold however often one looks (betting.py).
+the policy allows, which get one short look. All rows of a kind get a first look; then each is looked at, with more
+docs each time, until it is decided. The tests hold however often one looks (betting.py).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from reports.gate.verdict import INCONCLUSIVE, OPEN, REGRESSION, RowGate, judge
 from reports.significance import MEAN
 
 FIRST_LOOK = 128
+GROWTH = 1.4  # of the docs, from one look to the next
 SURE = "not needed: the gate's verdict was sure before"
 
 Measure = Callable[[str, int], Evidence | None]
@@ -56,9 +57,9 @@ def run_stages(
             if _stopped(rows):
                 return _all(plan, rows, set(seconds))
         for planned in sorted(pending, key=lambda one: seconds[one.label] * _noisy(one) ** 2):
-            docs = 2 * FIRST_LOOK
+            docs = round(GROWTH * FIRST_LOOK)
             while look(planned, docs) and docs < planned.docs:
-                docs *= 2
+                docs = round(docs * GROWTH)
             if _stopped(rows):
                 return _all(plan, rows, set(seconds))
     return _all(plan, rows, set(seconds))

@@ -35,9 +35,7 @@ copies it lost about 0.6 to 0.9 times as much (tests/tools/README.md)."""
 
 @dataclass(frozen=True)
 class RowGate:
-    """A row's verdict and why. `p` one-sided, corrected over the whole gate; `sees`: the true loss that it would find
-    with power 1 - beta, as noisy as the docs turned out to be.
-    """
+    """A row's verdict and why. `p` one-sided, corrected over the whole gate."""
 
     label: str
     planned: Planned | None
@@ -45,7 +43,13 @@ class RowGate:
     reason: str
     evidence: Evidence | None = None
     p: float | None = None
-    sees: float | None = None
+
+    @property
+    def sees(self) -> float | None:
+        """The true loss that it would find with power 1 - beta, as noisy as the docs turned out to be."""
+        if self.planned is None or self.evidence is None:
+            return None
+        return self.planned.detectable(self.evidence.difference)
 
     @property
     def tier(self) -> str:
@@ -142,9 +146,8 @@ def _p(planned: Planned, one: Evidence) -> float:
 
 
 def _judge(planned: Planned, one: Evidence, p: float, policy: Policy) -> RowGate:
-    sees = planned.detectable(one.difference)
     verdict, reason = _whole(planned, one, p, policy) if one.whole else _early(planned, one, p, policy)
-    return RowGate(planned.label, planned, verdict, reason, one, p, sees)
+    return RowGate(planned.label, planned, verdict, reason, one, p)
 
 
 def _early(planned: Planned, one: Evidence, p: float, policy: Policy) -> tuple[str, str]:

@@ -47,7 +47,7 @@ def test_rows_are_looked_at_until_they_are_sure():
     assert {n for _, n in looks[:4]} == {FIRST_LOOK}
     for label in ("MMLU", "HellaSwag", "ARC", "PIQA", "BBH"):
         own = [n for one, n in looks if one == label]
-        assert rows[label].verdict == PASS and own == [FIRST_LOOK * 2**k for k in range(len(own))]
+        assert rows[label].verdict == PASS and own == sorted(own) and own[0] == FIRST_LOOK
         assert rows[label].evidence.difference.n < sum(SIZES[label]) / 2
     assert [label for label, _ in looks[-2:]] == ["IFEval", "GSM8K"] or [
         label for label, _ in looks[-2:]
