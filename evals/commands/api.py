@@ -29,6 +29,7 @@ def evaluate(
     engine: str | None = None,
     workers: int | None = None,
     fresh: bool = False,
+    references: bool = False,
     offline: bool = False,
     base_url: str | None = None,
     tokenizer: Place | None = None,
@@ -54,7 +55,11 @@ def evaluate(
     }
     given |= {name: ",".join(values) for name, values in lists.items() if values is not None}
     words += [f"--{name}={value}" for name, value in given.items()]
-    words += [f"--{name}" for name, on in {"fresh": fresh, "offline": offline}.items() if on]
+    words += [
+        f"--{name}"
+        for name, on in {"fresh": fresh, "references": references, "offline": offline}.items()
+        if on
+    ]
     options = run.options_from(parser_of(run, "evaluate").parse_args(words))
     run.prepare_process(options)
     (log,) = run.measure(options).logs

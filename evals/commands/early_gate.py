@@ -34,9 +34,8 @@ from reports.gate.planning import Planned
 from reports.gate.policy import Policy
 from reports.gate.stages import SURE, run_stages
 from reports.gate.verdict import OPEN, GateResult, RowGate
-from reports.gate.whole import check, missing
+from reports.gate.whole import check, result_of
 from reports.runs import Run, load_run
-from reports.significance import MEAN
 
 
 class _Quiet(Progress):
@@ -59,12 +58,10 @@ class _Candidate:
 
     def measure(self, counts: Mapping[str, int], output: Path, progress: Progress) -> RunLog:
         """The run of the first docs of each task, so many; it is written below `output`."""
-        docs = {name: self.work.docs[name][:count] for name, count in counts.items() if count}
-        skipped = {name: SURE for name in self.work.docs if name not in docs}
-        whole = all(len(docs.get(name, ())) == len(every) for name, every in self.work.docs.items())
-        limit = self.settings.limit if whole else max(map(len, docs.values()))
+        work = self.work.first(counts, SURE)
+        whole = all(len(work.docs.get(name, ())) == len(every) for name, every in self.work.docs.items())
+        limit = self.settings.limit if whole else max(map(len, work.docs.values()))
         settings = replace(self.settings, limit=limit, output=output)
-        work = replace(self.work, docs=docs, missing={**self.work.missing, **skipped})
         run = Loop(work, self.built.adapters[0], self.store, settings, progress)
         run.execute()
         self.store.flush()
@@ -76,8 +73,7 @@ def early_gate(
     baseline: Run, options: Measured, plan: Mapping[str, Planned], policy: Policy, allow: Sequence[str]
 ) -> GateResult:
     """Measures the candidate as far as the verdict takes, and judges it. Raises UserError."""
-    own = {label: one for label, one in plan.items() if not one.metric.judged}
-    settings = _settings(baseline, options, [label for label in own if label != MEAN])
+    settings = _settings(baseline, options, plan)
     start = time.monotonic()
     (spec,) = resolve_all([options.model], None, options.revision)
     go_offline(options.offline or (settings.source.kind != "hub" and spec.source != "hub"))
@@ -94,17 +90,20 @@ def early_gate(
     with run_lock(lock, f"this model in '{settings.output}'", progress.note), \
             Store.open(cache / "requests.sqlite", on_note=progress.note) as store:  # fmt: skip
         candidate = _Candidate(built, work, store, settings, prepared, time.monotonic() - start)
-        return _staged(baseline, candidate, own, policy, allow)
+        return _staged(baseline, candidate, plan, policy, allow)
 
 
-def _settings(baseline: Run, options: Measured, labels: Sequence[str]) -> Settings:
-    """The baseline's own settings, for the rows that it has."""
+def _settings(baseline: Run, options: Measured, plan: Mapping[str, Planned]) -> Settings:
+    """The baseline's own settings, for the rows that are planned."""
     return Settings(
         source=parse_source(options.data, options.offline),
-        tasks=[task for row in baseline.rows if row.label in labels for task in row.tasks],
+        tasks=[
+            task for row in baseline.rows if row.label in plan and not row.metric.judged for task in row.tasks
+        ],
         limit=baseline.log.limit,
         variants=list(baseline.log.provenance.variant),
         output=options.output.expanduser(),
+        references=any(one.finer and not one.scored for one in plan.values()),
     )
 
 
@@ -128,27 +127,15 @@ def _staged(
             return row_evidence(baseline, run, label, "prompts" in allow, plan[label].finer, early=True)
 
     def tell(row: RowGate) -> None:
-        seconds, said = (
-            time.monotonic() - start,
-            "not sure yet" if row.verdict == OPEN else row.verdict.lower(),
-        )
-        print(
-            f"{seconds:6.0f} s  {row.label}: {docs(row)} docs, {change(row)}: {said}",
-            file=sys.stderr,
-        )
+        said = "not sure yet" if row.verdict == OPEN else row.verdict.lower()
+        seconds = time.monotonic() - start
+        print(f"{seconds:6.0f} s  {row.label}: {docs(row)} docs, {change(row)}: {said}", file=sys.stderr)
 
-    rows = run_stages(plan, measure, policy, tell)
+    judged = {label for label, one in plan.items() if one.metric.judged}
+    own = {label: one for label, one in plan.items() if label not in judged}
+    rows = run_stages(own, measure, policy, tell)
+    why = "a judge rates it after a run: gate the judged run"
+    rows |= {label: RowGate(label, plan[label], OPEN, why) for label in judged}
     final = load_run(candidate.measure(counts, candidate.settings.output, _Quiet()).folder)
     found = check(baseline, final, allow, early=True)
-    judged = [rows[label] if label in rows else missing(baseline, final, label) for label in plan]
-    judged += [
-        RowGate(row.label, None, OPEN, "a judge rates it after a run: gate the judged run")
-        for row in baseline.rows
-        if row.metric.judged and row.value is not None
-    ]
-    judged += [
-        missing(baseline, final, row.label)
-        for row in baseline.card.rows
-        if row.label in policy.rows and baseline.row(row.label) is None
-    ]
-    return GateResult(baseline, final, policy, tuple(judged), tuple(found), early=True)
+    return result_of(baseline, final, policy, plan, rows, found, early=True)

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from reports.gate.verdict import GateResult
     from reports.runs import Run
 
-EVIDENCE = ("accuracy", "both")
-
 
 @dataclass(frozen=True)
 class Measured:
@@ -49,7 +47,7 @@ class Options:
     """What `gate` was asked for; None: left out. `baselines`: where the name `baseline` is looked up.
 
     One of `candidate` and `measured` is there. `changed`: what the policy's defaults give way to. `flips`: docs a task
-    whose texts are shown. `finer`: whether the gold answers' log-probabilities count.
+    whose texts are shown.
     """
 
     baseline: str
@@ -58,13 +56,12 @@ class Options:
     policy: Path | None
     allow: tuple[str, ...]
     allow_inconclusive: bool
-    finer: bool
     baselines: Path | None
     junit: Path | None
     summary: Path | None
     format: str
     flips: int
-    changed: Mapping[str, float | None]
+    changed: Mapping[str, float | str | None]
 
 
 _HERE = "is about a candidate that is measured here (--model)"
@@ -78,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `gate`."""
     parser.epilog = (
         "policy file (TOML; every key with its default: reports/gate/policy.example.toml):\n"
-        "  [defaults]        alpha, beta (whole gate), margin, max_drop, max_relative_drop, min_n, tier\n"
+        "  [defaults]        alpha, beta (whole gate), margin, max_drop, max_relative_drop, min_n, tier, evidence\n"
         '  [rows."LABEL"]    the same for one row, but alpha and beta\n'
         "a row finds a drop of the size that is printed before the gate starts with power 1 - beta"
     )
@@ -124,8 +121,9 @@ def _add_judging(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--allow-inconclusive", action="store_true", help="exit 0 when the docs are too few to tell"
     )
-    how.add_argument("--evidence", choices=EVIDENCE, default="both",
-                     help="accuracy alone, or the gold answers' log-probabilities as well (both)")  # fmt: skip
+    how.add_argument("--evidence", choices=("accuracy", "logprob", "both"),
+                     help="what verdicts rest on: accuracy, the gold answers' log-probabilities (logprob), or both, "
+                     "which is sooner sure (default: both; generated rows: see 'run --references')")  # fmt: skip
     add_tolerance(how)
 
 
@@ -140,7 +138,6 @@ def options_from(args: argparse.Namespace) -> Options:
         policy=args.policy,
         allow=split_names("--allow", args.allow, "difference") or (),
         allow_inconclusive=args.allow_inconclusive,
-        finer=args.evidence == "both",
         baselines=args.baselines,
         junit=args.junit,
         summary=args.summary,
@@ -159,13 +156,15 @@ def _measured(args: argparse.Namespace) -> Measured:
     )
 
 
-def _changed(args: argparse.Namespace) -> dict[str, float | None]:
+def _changed(args: argparse.Namespace) -> dict[str, float | str | None]:
     tolerance = tolerance_from(args)
-    found: dict[str, float | None] = {}
+    found: dict[str, float | str | None] = {}
     if args.margin is not None:
         found |= {"margin": tolerance.points, "max_drop": None}
     if args.alpha is not None:
         found["alpha"] = tolerance.alpha
+    if args.evidence is not None:
+        found["evidence"] = args.evidence
     return found
 
 
@@ -208,12 +207,12 @@ def _result(options: Options, baseline: Run, policy: Policy) -> GateResult:
     from reports.gate.whole import gate
     from reports.runs import load_run
 
-    early = options.measured is not None
-    plan = plan_rows(baseline, policy, options.finer, early)
+    candidate = None if options.candidate is None else load_run(find_run(options.candidate))
+    plan = plan_rows(baseline, policy, candidate)
     print(plan_text(plan, policy), file=sys.stdout if options.format == "text" else sys.stderr, flush=True)
-    if options.measured is None:
-        candidate = load_run(find_run(str(options.candidate)))
-        return gate(baseline, candidate, policy, options.allow, options.finer)
+    if candidate is not None:
+        return gate(baseline, candidate, policy, options.allow)
     from evals.commands.early_gate import early_gate
 
+    assert options.measured is not None
     return early_gate(baseline, options.measured, plan, policy, options.allow)

@@ -153,6 +153,7 @@ def _settings(args: argparse.Namespace, cards: Sequence[Card]) -> Settings:
         variants=variants,
         output=output,
         fresh=args.fresh,
+        references=args.references,
     )
 
 
@@ -202,6 +203,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--limit", type=int, metavar="N", help="only the first N docs of each task, after the shuffle"
     )
     what.add_argument("--variant", action="append", default=[], metavar="NAME", help="a named budget variant")
+    what.add_argument("--references", action="store_true",
+                      help="also score generated rows' reference answers, where there are any, for a gate")  # fmt: skip
     where = parser.add_argument_group("data and results")
     where.add_argument(
         "--data", default="hub", metavar="hub|smoke|DIR", help="where the benchmarks are (default: hub)"

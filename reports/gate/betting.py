@@ -20,9 +20,9 @@ from evals.core.statistics import Array
 SEED = 42
 FRACTIONS = np.array([1 / 16, 1 / 8, 1 / 4, 1 / 2, 0.9])
 """Parts of the stake put at risk with each doc. The stake is divided among them: the best one need not be known."""
-GUESSED = 0.75
+GUESSED = 0.9
 """Where the true mean is guessed, the part of the stake that bets as if the guess were right."""
-PRIOR, PRIOR_CHANGED = 30, 0.05
+PRIOR, PRIOR_CHANGED = 50, 0.08
 """Made-up docs before the first, and the part of them that moved by all that a doc can."""
 
 
@@ -105,4 +105,5 @@ def _best_bet(values: Array, expected: Array, bound: float, guess: float) -> Arr
     """
     before = np.cumsum(values**2) - values**2
     square = (before + PRIOR * PRIOR_CHANGED * bound**2) / (np.arange(len(values)) + PRIOR)
-    return (guess - expected) / (square - 2 * expected * guess + expected**2)
+    best: Array = (guess - expected) / (square - 2 * expected * guess + expected**2)
+    return best

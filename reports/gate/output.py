@@ -24,6 +24,7 @@ from reports.gate.verdict import (
 )
 from reports.render.tables import Cell, Table, markdown, markdown_text, one_line
 from reports.runs import Run
+from reports.significance import MEAN
 
 EXPLAINED = {
     PASS: "no row dropped by more than allowed",
@@ -45,8 +46,15 @@ def plan_text(plan: Mapping[str, Planned], policy: Policy) -> str:
     width = max(map(len, plan))
     for label, one in plan.items():
         digits = shown_digits(one.metric)
-        text = f"allowed {one.allowed:.{digits}f}, finds {one.sees:.{digits}f}"
+        finds = f"finds {one.sees:.{digits}f}" if one.own else "by log-probabilities alone"
+        text = f"allowed {one.allowed:.{digits}f}, {finds}"
         lines.append(f"  {one_line(label):<{width}}  {text}, {one.docs:,} docs, {one.tier}")
+    without = [one_line(label) for label, one in plan.items() if label != MEAN and not one.finer]
+    if without and any(one.rule.evidence != "accuracy" for one in plan.values()):
+        lines.append(
+            f"accuracy alone: {', '.join(without)} (no log-probabilities of gold answers in the run; those of "
+            "generated rows that have any are stored by 'run --references')"
+        )
     return "\n".join(lines)
 
 
@@ -101,7 +109,7 @@ def explanation(result: GateResult) -> list[str]:
         lines.append(f"{one_line(row.label)}: {kind(one, result)}{since}")
         moved = ", ".join(f"{doc.task} {doc.doc_id} (−{doc.loss:.2g})" for doc in one.moved[:SHOWN_MOVED])
         if moved:
-            unit = "margin lost, nats a character" if one.gold else "score lost"
+            unit = "margin lost, nats" if one.gold else "score lost"
             lines.append(f"  moved most ({unit}): {moved}")
     if lines or result.verdict == INCONCLUSIVE:
         lines.append(f"see more: {command(result)}")
@@ -200,7 +208,7 @@ def _table(result: GateResult) -> Table:
                 _gold(row).removeprefix("gold "),
                 f"{planned.allowed:.{digits}f}",
                 f"{row.p:.4f}",
-                f"{row.sees:.{digits}f}",
+                DASH if not planned.own else f"{row.sees:.{digits}f}",
             ]
         rows.append(tuple(Cell(text) for text in cells))
     power, alpha = 100 * (1 - result.policy.beta), 100 * result.policy.alpha

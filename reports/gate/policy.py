@@ -20,8 +20,10 @@ from reports.margins import POINTS, Tolerance
 from reports.significance import MEAN
 
 TIERS = ("critical", "supporting", "advisory")
+EVIDENCE = ("accuracy", "logprob", "both")
 GATE_KEYS = ("alpha", "beta")
-RULE_KEYS = ("tier", "margin", "max_drop", "max_relative_drop", "min_n")
+RULE_KEYS = ("tier", "evidence", "margin", "max_drop", "max_relative_drop", "min_n")
+WORDS = {"tier": TIERS, "evidence": EVIDENCE}
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,9 @@ class Rule:
     """What one row may lose: the smallest of `margin` (points of percent, other units alike), `max_drop` (in the row's
     unit) and `max_relative_drop` (percent of the baseline's value). Without the first two, the usual margin counts.
 
-    `tier`: None is critical where the row can show a drop of what it may lose, else supporting.
+    `tier`: None is critical where the row can show a drop of what it may lose, else supporting. `evidence`: what the
+    verdict rests on: accuracy (the row's own value), the gold answers' log-probabilities, or both; a row without these
+    has its own value alone.
     """
 
     tier: str | None = None
@@ -37,6 +41,7 @@ class Rule:
     max_drop: float | None = None
     max_relative_drop: float = 25.0
     min_n: int = 100
+    evidence: str = "both"
 
     def allowed(self, metric: Metric, baseline: float) -> float:
         """By how much a row may be worse than this baseline value, in its unit: never by all of it."""
@@ -142,9 +147,9 @@ def _table(entry: Any, keys: Sequence[str], where: str) -> dict[str, Any]:
 
 
 def _check(key: str, value: Any, where: str) -> None:
-    if key == "tier":
-        if value not in TIERS:
-            raise UserError(f"{where}: tier must be one of {', '.join(TIERS)}")
+    if key in WORDS:
+        if value not in WORDS[key]:
+            raise UserError(f"{where}: {key} must be one of {', '.join(WORDS[key])}")
         return
     whole = key == "min_n"
     number = isinstance(value, int) or (isinstance(value, float) and not whole)

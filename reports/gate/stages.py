@@ -7,6 +7,7 @@ docs each time, until it is decided. The tests hold however often one looks (bet
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,7 +19,8 @@ from reports.gate.verdict import INCONCLUSIVE, OPEN, REGRESSION, RowGate, judge
 from reports.significance import MEAN
 
 FIRST_LOOK = 128
-GROWTH = 1.4  # of the docs, from one look to the next
+LEAST, MOST = 1.15, 2.0
+"""How many times the docs the next look has: as many as it takes if the stakes go on to grow as they did."""
 SURE = "not needed: the gate's verdict was sure before"
 
 Measure = Callable[[str, int], Evidence | None]
@@ -57,12 +59,17 @@ def run_stages(
             if _stopped(rows):
                 return _all(plan, rows, set(seconds))
         for planned in sorted(pending, key=lambda one: seconds[one.label] * _noisy(one) ** 2):
-            docs = round(GROWTH * FIRST_LOOK)
-            while look(planned, docs) and docs < planned.docs:
-                docs = round(docs * GROWTH)
+            docs, again = FIRST_LOOK, True
+            while again and docs < planned.docs:
+                docs = _next(docs, rows[planned.label])
+                again = look(planned, docs)
             if _stopped(rows):
                 return _all(plan, rows, set(seconds))
     return _all(plan, rows, set(seconds))
+
+
+def _next(docs: int, row: RowGate) -> int:
+    return math.ceil(docs * min(MOST, max(LEAST, 1 / max(row.progress, 1e-9))))
 
 
 def _stopped(rows: Mapping[str, RowGate]) -> bool:
@@ -87,9 +94,8 @@ def _all(plan: Mapping[str, Planned], rows: Mapping[str, RowGate], seen: set[str
     result, stopped = {}, _stopped(rows)
     for label, planned in plan.items():
         row = rows.get(label)
-        if row is None and label not in seen:
-            why = "needs all docs of all rows" if label == MEAN else SURE
-            result[label] = RowGate(label, planned, OPEN, why)
+        if row is None and label not in seen and label != MEAN:
+            result[label] = RowGate(label, planned, OPEN, SURE)
         elif row is not None:
             result[label] = _ended(row, stopped) if row.verdict == OPEN else row
     return result

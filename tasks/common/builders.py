@@ -47,6 +47,9 @@ class CardTask:
     shots: int = 0
     shot_split: str | None = None  # where the shots come from
     shot_docs: int = 0  # its rows, officially; 0: the shots come from the evaluated split
+    reference: Callable[[Doc], str] | None = (
+        None  # the answer whose log-probability a gate may ask for; None: no single text is right
+    )
     follow_up: Callable[[Doc, str], Doc] | None = None  # the second turn of a first turn's doc and its answer
     keep: tuple[str, ...] = ()  # entries of a doc's ``specific`` that its samples keep as columns
     folder: str = ""  # where a folder of data keeps this task; the task's name unless told
@@ -75,6 +78,12 @@ class CardTask:
         if self.folder:  # shared with the other subsets, each in a file of its own
             return f"{self.folder}/{self.subset}"
         return f"{self.name}/{split}"
+
+
+def gold_text(doc: Doc) -> str:
+    """The reference answer of a task whose docs have one gold: that, as it stands in a shot."""
+    assert isinstance(doc.gold_index, int)
+    return doc.choices[doc.gold_index]
 
 
 likelihood_task = functools.partial(CardTask, method=SamplingMethod.LOGPROBS)

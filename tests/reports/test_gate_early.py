@@ -19,26 +19,24 @@ from reports.significance import MEAN
 from tests.support.gates import CI_VARIABLES
 from tests.support.run_bench import write_jsonl
 from tests.support.tiny_checkpoint import write_tiny_model
-from tests.tools.gate_power import FLIPS, SIZES, docs_of_tasks, drawn_row, evidence_of, in_order, plan_of
+from tests.tools.gate_power import FLIPS, SIZES, Kind, Row, plan_of
 
 DOCS = 1200
+BOTH = Kind("default", True, True)
 
 
 def staged(drops: dict[str, float], policy: Policy | None = None, lost: tuple[str, ...] = ()):
     """The rows of a made-up early gate, and its looks [(row, docs)]."""
     generator, policy = np.random.default_rng(3), policy or Policy()
-    data = {one: drawn_row(generator, one, FLIPS["quiet"][one], drops.get(one, 0.0)) for one in SIZES}
+    data = {one: Row(generator, one, FLIPS["quiet"][one], drops.get(one, 0.0)) for one in SIZES}
+    plan = {label: replace(planned, rule=policy.rule(label)) for label, planned in plan_of(BOTH).items()}
     looks: list[tuple[str, int]] = []
 
     def measure(label: str, n: int):
         looks.append((label, n))
-        docs = data[label]
-        orders = [in_order(docs.before, docs.after)] + ([in_order(*docs.soft)] if docs.soft else [])
-        return (
-            None if label in lost else evidence_of(label, docs, True, docs_of_tasks(SIZES[label], n), orders)
-        )
+        return None if label in lost else data[label].evidence(n, both=True)
 
-    return run_stages(plan_of(policy, both=True, early=True), measure, policy), looks
+    return run_stages(plan, measure, policy), looks
 
 
 def test_rows_are_looked_at_until_they_are_sure():
@@ -53,7 +51,7 @@ def test_rows_are_looked_at_until_they_are_sure():
         label for label, _ in looks[-2:]
     ] == ["GSM8K", "IFEval"]
     assert rows["GSM8K"].verdict == INCONCLUSIVE and "1,319 docs show drops from" in rows["GSM8K"].reason
-    assert rows[MEAN].verdict == OPEN and rows[MEAN].evidence is None
+    assert MEAN not in rows  # it needs all docs of all rows
 
 
 def test_a_sure_regression_ends_it():
@@ -74,11 +72,10 @@ def test_a_row_that_cannot_be_had_is_left_out():
 
 
 def test_a_row_without_all_its_docs_is_never_open_for_ever():
-    policy, label = Policy(), "PIQA"
-    plan = {label: replace(plan_of(policy, True, True)[label], tests=1)}
-    docs = drawn_row(np.random.default_rng(0), label, 0.5, 0.0)
-    orders = [in_order(docs.before, docs.after)]
-    rows = run_stages(plan, lambda _, n: evidence_of(label, docs, False, [min(n, 500)], orders), policy)
+    label = "PIQA"
+    plan = {label: replace(plan_of(BOTH)[label], tests=1, evidence="accuracy")}
+    row = Row(np.random.default_rng(0), label, 0.5)
+    rows = run_stages(plan, lambda _, n: row.evidence(min(n, 500), both=False), Policy())
     assert rows[label].verdict == INCONCLUSIVE and "do not share all" in rows[label].reason
 
 
