@@ -259,7 +259,8 @@ def _row(row: RowGate) -> dict[str, Any]:
         entry |= {
             "before": one.before, "after": one.after, "stderr": one.difference.stderr, "p": row.p, "finds": row.sees,
             "docs_measured": one.difference.n, "docs_changed": one.difference.changed,
-            "gold": asdict(one.gold) if one.gold else None, "moved_most": [asdict(doc) for doc in one.moved],
+            "gold": asdict(one.gold) if one.gold else None, "soft": one.soft.value if one.soft else None,
+            "moved_most": [asdict(doc) for doc in one.moved],
         }  # fmt: skip
     return entry
 
