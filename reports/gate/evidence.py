@@ -79,26 +79,20 @@ def row_evidence(
     measured = on_shared_docs(baseline, candidate, row, row.tasks, any_prompt)
     if measured is None:
         return None
-    metric = row.metric
-    pairs = [shared_columns(baseline, candidate, task, any_prompt) for task in row.tasks]
+    metric, tasks = row.metric, row.tasks
+    pairs = [shared_columns(baseline, candidate, task, any_prompt) for task in tasks]
     shared = [pair for pair in pairs if pair is not None]
+    whole = [baseline.columns(task) for task in tasks] if early else None
+    drawn = drawn_docs(metric, whole, shared) if whole else None
     finer = finer and has_gold(baseline, row) and has_gold(candidate, other)
-    found = [gold_pair(metric, baseline, candidate, task, any_prompt) for task in row.tasks if finer]
+    found = [gold_pair(metric, baseline, candidate, task, any_prompt) for task in tasks if finer]
     gold = [pair for pair in found if pair is not None]
-    whole = [baseline.columns(task) for task in row.tasks]
-    drawn = drawn_docs(metric, whole, shared) if early else None
-    if len(gold) < len(row.tasks):
-        return Evidence(metric, *measured, drawn=drawn, moved=_moved(metric, row.tasks, shared, shared))
+    if len(gold) < len(tasks):
+        return Evidence(metric, *measured, drawn=drawn, moved=_moved(metric, tasks, shared, shared))
     soft = replace(SOFT, average=metric.average)
-    return Evidence(
-        metric,
-        *measured,
-        soft_change(soft, gold),
-        gold_change(metric, shared, gold),
-        drawn,
-        drawn_docs(soft, whole, gold) if early else None,
-        _moved(metric, row.tasks, shared, gold),
-    )
+    finest = soft_change(soft, gold), gold_change(metric, shared, gold)
+    soft_drawn = drawn_docs(soft, whole, gold) if whole else None
+    return Evidence(metric, *measured, *finest, drawn, soft_drawn, _moved(metric, tasks, shared, gold))
 
 
 def doc_losses(metric: Metric, before: Side, after: Side, whole: Side) -> Array:

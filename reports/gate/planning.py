@@ -70,8 +70,9 @@ class Planned:
 
     @property
     def accuses(self) -> bool:
-        """Whether gold answers can show damage. A choice is likelier than others or not; a text may be less likely and
-        answers as right as before: beside accuracy, it only shows that nothing changed.
+        """Whether gold answers decide sooner than accuracy. A choice is likelier than the others or not; but a text may
+        be less likely and answers as right as before, or the other way round: beside accuracy, it only settles what
+        this leaves undecided in the end.
         """
         return self.finer and (self.scored or not self.own)
 
@@ -128,11 +129,6 @@ class Planned:
     def tier(self) -> str:
         """What its verdict can do to the gate's: the policy's word, else by what it can show."""
         return self.rule.tier or ("supporting" if self.blind or self.label == MEAN else "critical")
-
-    @property
-    def by_share(self) -> bool:
-        """Whether the relative limit is the one that counts."""
-        return replace(self.rule, max_relative_drop=99.9).allowed(self.metric, self.value) > self.allowed
 
 
 def plan_rows(baseline: Run, policy: Policy, candidate: Run | None = None) -> dict[str, Planned]:

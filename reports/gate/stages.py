@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from reports.gate.evidence import Evidence
@@ -37,35 +37,32 @@ def run_stages(
     found: dict[str, Evidence] = {}
     seconds: dict[str, float] = {}
     rows: dict[str, RowGate] = {}
-
-    def look(planned: Planned, docs: int) -> bool:
-        """Measures and judges; whether the row is to be looked at again."""
-        nonlocal rows
+    for planned, docs in _looks(plan, rows, seconds):
         start = time.monotonic()
         one = measure(planned.label, min(docs, planned.docs))
         seconds[planned.label] = time.monotonic() - start
-        if one is None:
-            return False
-        found[planned.label] = one
-        rows = judge(plan, found, policy)
-        on_look(rows[planned.label])
-        return rows[planned.label].verdict == OPEN
-
-    for group in _groups(plan):
-        pending = []
-        for planned in group:
-            if look(planned, FIRST_LOOK // 4 if planned.blind else FIRST_LOOK):
-                pending.append(planned)
-            if _stopped(rows):
-                return _all(plan, rows, set(seconds))
-        for planned in sorted(pending, key=lambda one: seconds[one.label] * _noisy(one) ** 2):
-            docs, again = FIRST_LOOK, True
-            while again and docs < planned.docs:
-                docs = _next(docs, rows[planned.label])
-                again = look(planned, docs)
-            if _stopped(rows):
-                return _all(plan, rows, set(seconds))
+        if one is not None:
+            found[planned.label] = one
+            rows.update(judge(plan, found, policy))
+            on_look(rows[planned.label])
+        if _stopped(rows):
+            break
     return _all(plan, rows, set(seconds))
+
+
+def _looks(
+    plan: Mapping[str, Planned], rows: Mapping[str, RowGate], seconds: Mapping[str, float]
+) -> Iterator[tuple[Planned, int]]:
+    """Which row to look at next, and at how many docs; `rows` and `seconds`: what came of the looks before."""
+    for group in _groups(plan):
+        for planned in group:
+            yield planned, FIRST_LOOK // 4 if planned.blind else FIRST_LOOK
+        pending = [one for one in group if one.label in rows and rows[one.label].verdict == OPEN]
+        for planned in sorted(pending, key=lambda one: seconds[one.label] * _noisy(one) ** 2):
+            docs = FIRST_LOOK
+            while docs < planned.docs and rows[planned.label].verdict == OPEN:
+                docs = _next(docs, rows[planned.label])
+                yield planned, docs
 
 
 def _next(docs: int, row: RowGate) -> int:

@@ -150,7 +150,7 @@ def _p(planned: Planned, one: Evidence) -> float:
     if one.soft is not None and one.whole and one.soft.stderr is not None and planned.accuses:
         soft = upper_tail(-one.soft.value / one.soft.stderr) if one.soft.stderr else 1.0
         tests.append(soft / planned.rest)
-    stakes = [drawn.worse for drawn, _, soft in _drawn(planned, one) if planned.accuses or not soft]
+    stakes = [drawn.worse for drawn, *_ in _drawn(planned, one)]
     if stakes:
         tests.append(len(stakes) / sum(stakes) / planned.rest)
     return min([1.0, *tests])
@@ -161,7 +161,7 @@ def _drawn(planned: Planned, one: Evidence) -> list[tuple[Drawn, float, str]]:
     found = []
     if one.drawn is not None and planned.own:
         found.append((one.drawn, planned.allowed, ""))
-    if one.soft_drawn is not None and planned.finer:
+    if one.soft_drawn is not None and planned.accuses:
         found.append((one.soft_drawn, UNCHANGED * planned.allowed, _soft_words(one)))
     return found
 
@@ -178,7 +178,7 @@ def _early(planned: Planned, one: Evidence, p: float, policy: Policy) -> tuple[s
     loss = one.loss if planned.own or one.soft is None else -one.soft.value
     if p < policy.alpha and loss > 0:
         for docs, _, soft in drawn:
-            if (planned.accuses or not soft) and docs.above(allowed) >= CERTAIN:
+            if docs.above(allowed) >= CERTAIN:
                 words = f"damaged: {soft}, allowed {_shown(planned, allowed)}" if soft else ""
                 return REGRESSION, words or _words(planned, one, p)
     if one.difference.n >= planned.rule.min_n and loss <= allowed:
@@ -205,7 +205,7 @@ def _whole(planned: Planned, one: Evidence, p: float, policy: Policy) -> tuple[s
         return PASS, "no doc's score changed"
     if not too_large and (loss + noise <= allowed or (noise <= allowed and not planned.blind)):
         return PASS, _words(planned, one, p)
-    if _unchanged(planned, one):
+    if _unchanged(planned, one) and (planned.accuses or not too_large):
         return PASS, f"unchanged: {_soft_words(one)}; the accuracy's change may be chance"
     if planned.blind:
         return INCONCLUSIVE, _cannot_see(planned)
@@ -268,9 +268,8 @@ def _few(planned: Planned, one: Evidence) -> str:
 
 
 def _cannot_see(planned: Planned) -> str:
-    key = "max_relative_drop" if planned.by_share else "max_drop"
     sees, allowed = _shown(planned, planned.sees), _shown(planned, planned.allowed)
     return (
-        f"{planned.docs:,} docs show drops from {sees} on, allowed {allowed}: a smaller one "
-        f"does not stop the gate (set {key} for this row, or make it critical)"
+        f"{planned.docs:,} docs show drops from {sees} on, allowed {allowed}: a smaller one does not stop the gate "
+        "(set max_drop and max_relative_drop for this row, or make it critical)"
     )
