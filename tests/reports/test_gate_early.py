@@ -79,6 +79,18 @@ def test_a_row_without_all_its_docs_is_never_open_for_ever():
     assert rows[label].verdict == INCONCLUSIVE and "do not share all" in rows[label].reason
 
 
+def test_reference_answers_never_pass_a_generated_row_before_accuracy_does():
+    """Docs lost whatever their reference answers' likelihood: these would call the row unchanged."""
+    row = Row(np.random.default_rng(1), "BBH", 0.08, 0.06, shift=False)
+    plan = {"BBH": plan_of(BOTH)["BBH"]}
+    rows = {
+        both: run_stages(plan, lambda _, n, both=both: row.evidence(n, both), Policy())
+        for both in (True, False)
+    }
+    assert rows[True]["BBH"].verdict == rows[False]["BBH"].verdict == REGRESSION
+    assert row.evidence(2000, True).soft.value > -0.5 and rows[True]["BBH"].planned.evidence == "both"
+
+
 # --- the command ---
 
 
