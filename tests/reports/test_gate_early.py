@@ -177,3 +177,27 @@ def test_other_data_is_refused(house, tmp_path, capsys):
     ]
     assert main(["gate", "--baseline", str(baseline), *words, "--device", "cpu"]) == 2
     assert "not comparable: other data in piqa" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_generated_row_scores_its_reference_answers_where_the_baseline_has_them(house, tmp_path, capsys):
+    folder, _ = house
+    rows = [{"question": f"{n} and {n}?", "answer": f"It is\n#### {2 * n}"} for n in range(10)]
+    for split in ("test", "train"):
+        write_jsonl(tmp_path / "gsm8k" / f"{split}.jsonl", rows)
+    words = ["--model", str(folder / "model-0"), "--data", str(tmp_path), "--device", "cpu"]
+    run = ["--suite", "base", "--tasks", "gsm8k", "--no-plan"]
+    found = {}
+    for name, more in (("plain", []), ("asked", ["--references"])):
+        assert main([*words, *run, "--output-dir", str(tmp_path / name), *more]) == 0
+        (baseline,) = find_runs(tmp_path / name)
+        gate = ["gate", "--baseline", str(baseline), *words, "--output-dir", str(tmp_path / f"of-{name}")]
+        assert (
+            main([*gate, "--format", "json", "--allow", "data"]) == 0
+        )  # a value of nothing has nothing to lose
+        captured = capsys.readouterr()
+        data = json.loads(captured.out[captured.out.index("{") :])
+        found[name] = data["rows"][0]["gold"]
+        has = "reference_logprob" in load_run(Path(data["candidate"])).table("gsm8k").column_names
+        assert has == (name == "asked") and ("accuracy alone" in captured.err) != has
+    assert found["plain"] is None and found["asked"]["less_likely"] == 0
