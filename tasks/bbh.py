@@ -9,7 +9,7 @@ from typing import Any
 
 from lighteval.tasks.requests import Doc
 
-from tasks.common.builders import CardTask, generative_task
+from tasks.common.builders import CardTask, generative_task, gold_text
 from tasks.common.rows import text
 
 SUBSETS = {
@@ -69,6 +69,7 @@ def _task(subset: str, docs: int) -> CardTask:
         shots=3,
         shot_split="train",
         folder="bbh",
+        reference=gold_text,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from lighteval.tasks.requests import Doc
 
 from evals.core.metric import final_answer
-from tasks.common.builders import generative_task
+from tasks.common.builders import generative_task, gold_text
 from tasks.common.rows import text
 
 
@@ -43,4 +43,5 @@ TASK = generative_task(
     shots=5,
     shot_split="train",
     shot_docs=7473,
+    reference=gold_text,
 )

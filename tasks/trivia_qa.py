@@ -26,17 +26,24 @@ def gold_aliases(aliases: Sequence[str]) -> list[str]:
 
 
 def prompt(row: dict[str, Any], task_name: str) -> Doc:
-    """The question; every choice is a gold."""
+    """The question; every choice is a gold. The reference is the answer as the benchmark writes it (`value`)."""
     answer = field(row, "answer")
     if not isinstance(answer, Mapping):
         raise ValueError("'answer' has no list of aliases")
-    golds = gold_aliases(texts(answer, "aliases"))
+    aliases = texts(answer, "aliases")
+    golds = gold_aliases(aliases)
     return Doc(
         task_name=task_name,
         query=f"Question: {text(row, 'question')}\nAnswer:",
         choices=golds,
         gold_index=list(range(len(golds))),
+        specific={"reference": f" {answer.get('value') or aliases[0]}"},
     )
+
+
+def reference(doc: Doc) -> str:
+    """The answer as the benchmark writes it, not made plain."""
+    return str((doc.specific or {})["reference"])
 
 
 TASK = generative_task(
@@ -51,4 +58,5 @@ TASK = generative_task(
     metrics=("alias_match",),
     budget=20,
     stops=("Question:", "Question"),
+    reference=reference,
 )

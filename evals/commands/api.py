@@ -28,6 +28,7 @@ def evaluate(
     engine: str | None = None,
     workers: int | None = None,
     fresh: bool = False,
+    references: bool = False,
     offline: bool = False,
     base_url: str | None = None,
     tokenizer: Place | None = None,
@@ -43,8 +44,8 @@ def evaluate(
         model=None if model is None else (fspath(model),), suite=_text(card), data=fspath(data),
         tasks=None if tasks is None else tuple(tasks), limit=limit, variant=tuple(variants) or None,
         model_path=_text(model_path), revision=revision, output_dir=Path(output_dir), device=device, dtype=dtype,
-        engine=engine, workers=workers, fresh=fresh, offline=offline, base_url=base_url, tokenizer=_text(tokenizer),
-        no_plan=base_url is None,
+        engine=engine, workers=workers, fresh=fresh, references=references, offline=offline, base_url=base_url,
+        tokenizer=_text(tokenizer), no_plan=base_url is None,
     )  # fmt: skip
     options.check()
     run.prepare_process(options)

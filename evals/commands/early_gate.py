@@ -31,7 +31,7 @@ from reports.gate.planning import Planned
 from reports.gate.policy import Policy
 from reports.gate.stages import SURE, run_stages
 from reports.gate.verdict import OPEN, GateResult, RowGate
-from reports.gate.whole import check, missing
+from reports.gate.whole import check, result_of
 from reports.runs import Run, load_run
 
 
@@ -46,14 +46,16 @@ def early_gate(
     baseline: Run, options: Options, plan: Mapping[str, Planned], policy: Policy, allow: Sequence[str]
 ) -> GateResult:
     """Measures the candidate as far as the verdict takes, and judges it. Raises UserError."""
-    own = {label: one for label, one in plan.items() if not one.metric.judged}
-    # the baseline's own settings, for the rows that it has
+    # the baseline's own settings, for the rows that are planned
     settings = Settings(
         source=parse_source(options.data or "hub", options.offline),
-        tasks=[task for row in baseline.rows if row.label in own for task in row.tasks],
+        tasks=[
+            task for row in baseline.rows if row.label in plan and not row.metric.judged for task in row.tasks
+        ],
         limit=baseline.log.limit,
         variants=list(baseline.log.provenance.variant),
         output=(options.output_dir or Path("results")).expanduser(),
+        references=any(one.finer and not one.scored for one in plan.values()),
     )
     start = time.monotonic()
     spec = resolve(options.model, None, options.revision)
@@ -68,7 +70,7 @@ def early_gate(
     built = build(spec, [baseline.card], local, None, options.offline, progress.note)
     with locked_store(settings.output, built.adapters, progress) as store:
         phases["load"] = time.monotonic() - start
-        return _Candidate(built, work, store, settings, phases, baseline, allow).judge(own, policy)
+        return _Candidate(built, work, store, settings, phases, baseline, allow).judge(plan, policy)
 
 
 @dataclass(frozen=True)
@@ -106,27 +108,19 @@ class _Candidate:
             seconds = time.monotonic() - start
             print(f"{seconds:6.0f} s  {row.label}: {docs(row)} docs, {change(row)}: {said}", file=sys.stderr)
 
-        rows = run_stages(plan, look, policy, tell)
+        judged = {label for label, one in plan.items() if one.metric.judged}
+        rows = run_stages({label: plan[label] for label in plan if label not in judged}, look, policy, tell)
+        why = "a judge rates it after a run: gate the judged run"
+        rows |= {label: RowGate(label, plan[label], OPEN, why) for label in judged}
         final, found = self._measure(counts, self.settings.output)
-        base = self.baseline
-        judged = [rows[label] if label in rows else missing(base, final, label) for label in plan]
-        judged += [
-            RowGate(row.label, None, OPEN, "a judge rates it after a run: gate the judged run")
-            for row in base.rows
-            if row.metric.judged and row.value is not None
-        ]
-        unmeasured = [row.label for row in base.card.rows if base.row(row.label) is None]
-        judged += [missing(base, final, label) for label in unmeasured if label in policy.rows]
-        return GateResult(base, final, policy, tuple(judged), tuple(found), early=True)
+        return result_of(self.baseline, final, policy, plan, rows, found, early=True)
 
     def _measure(self, counts: Mapping[str, int], output: Path) -> tuple[Run, Sequence[Any]]:
         """The run of the first docs of each task, so many, written below `output`; how it differs from the baseline."""
-        docs = {name: self.work.docs[name][:count] for name, count in counts.items() if count}
-        skipped = {name: SURE for name in self.work.docs if name not in docs}
-        whole = all(len(docs.get(name, ())) == len(every) for name, every in self.work.docs.items())
-        limit = self.settings.limit if whole else max(map(len, docs.values()))
+        work = self.work.first(counts, SURE)
+        whole = all(len(work.docs.get(name, ())) == len(every) for name, every in self.work.docs.items())
+        limit = self.settings.limit if whole else max(map(len, work.docs.values()))
         settings = replace(self.settings, limit=limit, output=output)
-        work = replace(self.work, docs=docs, missing={**self.work.missing, **skipped})
         (backend,) = self.built.adapters
         run = Loop(work, backend, self.store, settings, _Quiet())
         run.execute()

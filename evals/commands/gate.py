@@ -39,7 +39,7 @@ class Options(Asked):
 
     epilog: ClassVar[str | None] = (
         "policy file (TOML; every key with its default: reports/gate/policy.example.toml):\n"
-        "  [defaults]        alpha, beta (whole gate), margin, max_drop, max_relative_drop, min_n, tier\n"
+        "  [defaults]        alpha, beta (whole gate), margin, max_drop, max_relative_drop, min_n, tier, evidence\n"
         '  [rows."LABEL"]    the same for one row, but alpha and beta\n'
         "a row finds a drop of the size that is printed before the gate starts with power 1 - beta"
     )
@@ -66,9 +66,10 @@ class Options(Asked):
         "WHAT", action="extend", names="difference",
     )  # fmt: skip
     allow_inconclusive: bool = judging("exit 0 when the docs are too few to tell", default=False)
-    evidence: str = judging(
-        "accuracy alone, or the gold answers' log-probabilities as well (both)",
-        default="both", choices=("accuracy", "both"),
+    evidence: str | None = judging(
+        "what verdicts rest on: accuracy, the gold answers' log-probabilities (logprob), or both, "
+        "which is sooner sure (default: both; generated rows: see 'run --references')",
+        choices=("accuracy", "logprob", "both"),
     )  # fmt: skip
     margin: float | None = judging(**MARGIN)
     alpha: float | None = judging(**ALPHA)
@@ -79,15 +80,11 @@ class Options(Asked):
     summary: Path | None = shown("write the markdown summary", "FILE")
 
     @property
-    def finer(self) -> bool:
-        """Whether the gold answers' log-probabilities count."""
-        return self.evidence == "both"
-
-    @property
-    def changed(self) -> dict[str, float | None]:
+    def changed(self) -> dict[str, float | str | None]:
         """What the policy's defaults give way to."""
-        changed: dict[str, float | None] = {} if self.alpha is None else {"alpha": self.alpha}
-        return changed if self.margin is None else changed | {"margin": self.margin, "max_drop": None}
+        given = {"alpha": self.alpha, "margin": self.margin, "evidence": self.evidence}
+        changed: dict[str, float | str | None] = {k: value for k, value in given.items() if value is not None}
+        return changed if self.margin is None else changed | {"max_drop": None}
 
     def resolve(self) -> None:
         """One candidate. Raises UserError."""
@@ -134,11 +131,12 @@ def _result(options: Options, baseline: Run, policy: Policy) -> GateResult:
     from reports.gate.whole import gate
     from reports.runs import load_run
 
-    plan = plan_rows(baseline, policy, options.finer, early=options.model is not None)
+    candidate = None if options.candidate is None else load_run(find_run(options.candidate))
+    plan = plan_rows(baseline, policy, candidate)
     print(plan_text(plan, policy), file=sys.stdout if options.format == "text" else sys.stderr, flush=True)
     allow = options.allow or ()
-    if options.candidate is not None:
-        return gate(baseline, load_run(find_run(options.candidate)), policy, allow, options.finer)
+    if candidate is not None:
+        return gate(baseline, candidate, policy, allow)
     from evals.commands.early_gate import early_gate
 
     return early_gate(baseline, options, plan, policy, allow)

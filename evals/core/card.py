@@ -95,6 +95,8 @@ class Card(_Data):
     """"chat": its models answer in their chat template."""
     window: int = Field(default=2048, gt=1)
     """Tokens of prompt and answer together, at most."""
+    usual: bool = True
+    """Whether `--suite all` and a snapshot of everything include it; by its own name it is always there."""
     compared: tuple[str, ...] = ()
     """The models that the card's table compares, in its order."""
     models: Mapping[str, Published] = {}
@@ -238,9 +240,12 @@ def check_names(cards: Sequence[Card], wanted: Sequence[str] | None, variants: S
 
 
 def find_tasks(cards: Sequence[Card], wanted: Sequence[str] | None) -> tuple[str, ...]:
-    """The tasks that names mean in any of the cards: the task of that name, else each card's row; by default all."""
+    """The tasks that names mean in any of the cards: the task of that name, else each card's row.
+
+    Without names: all of the usual cards.
+    """
     if not wanted:
-        return tuple(dict.fromkeys(task for card in cards for task in card.tasks))
+        return tuple(dict.fromkeys(task for card in cards if card.usual for task in card.tasks))
     every = {task for card in cards for task in card.tasks}
     found = [
         task

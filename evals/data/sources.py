@@ -129,7 +129,7 @@ def _shot_rows(task: CardTask, splits: Sequence[_Split], source: Source) -> list
     try:
         return task.fixed_shots.pick(rows)
     except ValueError as error:
-        raise DataUnavailable(f"'{task.name}': split '{task.shot_split}': {error}") from error
+        raise RowUnavailable(f"'{task.name}': split '{task.shot_split}': {error}") from error
 
 
 def build_docs(task: CardTask, data: TaskData, limit: int | None) -> list[Doc]:

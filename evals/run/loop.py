@@ -9,10 +9,10 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -48,13 +48,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Work:
-    """One card's docs, ready to run. `docs` and `data` have no entry for a task whose data cannot be had."""
+    """One card's docs, ready to run. `docs` and `data` have no entry for a task whose data cannot be had.
+
+    `references`: of generative tasks that have them and where they are asked for, the docs with the reference answer
+    as the only choice.
+    """
 
     card: Card
     rows: tuple[Row, ...]
     docs: dict[str, list[Doc]]
     data: dict[str, TaskData]
     missing: dict[str, str]
+    references: dict[str, list[Doc]] = field(default_factory=dict)
+
+    def first(self, counts: Mapping[str, int], why: str) -> Work:
+        """Of each task the first docs, so many; `why` the others are missing."""
+        docs, references = (
+            {name: every[: counts[name]] for name, every in some.items() if counts.get(name)}
+            for some in (self.docs, self.references)
+        )
+        skipped = {name: why for name in self.docs if name not in docs}
+        return replace(self, docs=docs, references=references, missing={**self.missing, **skipped})
 
 
 def prepare(cards: Sequence[Card], settings: Settings) -> list[Work]:
@@ -82,7 +96,9 @@ def prepare(cards: Sequence[Card], settings: Settings) -> list[Work]:
                 docs[name] = _docs(task, loaded[name], settings, changed.get(name))
             except RowUnavailable as error:
                 missing[name] = str(error)
-        works.append(Work(card, rows, docs, {n: loaded[n] for n in docs}, {n: missing[n] for n in missing}))
+        references = _references(docs) if settings.references else {}
+        data = {name: loaded[name] for name in docs}
+        works.append(Work(card, rows, docs, data, dict(missing), references))
     if not any(work.docs for work in works):
         reasons = list(dict.fromkeys(missing.values())) or ["no row was asked for"]
         raise UserError(reasons[0])
@@ -94,6 +110,18 @@ def _docs(task: CardTask, data: TaskData, settings: Settings, budget: int | None
     _set_budget(docs, budget, settings.source.kind == "smoke")
     _require_scoring(task, docs[0])
     return docs
+
+
+def _references(docs: Mapping[str, Sequence[Doc]]) -> dict[str, list[Doc]]:
+    """The docs of the tasks that have reference answers, each with its own as the only choice."""
+    from tasks import get_task
+
+    found = {name: get_task(name).reference for name in docs}
+    return {
+        name: [replace(doc, choices=[reference(doc)], gold_index=0) for doc in docs[name]]
+        for name, reference in found.items()
+        if reference is not None
+    }
 
 
 def _require_scoring(task: CardTask, doc: Doc | None = None) -> None:
@@ -239,9 +267,31 @@ class Run:
         turns = {task.name: [[next(answers) for _ in self.work.docs[task.name]]] for task in asked.generative}
         if spoken:
             self._second_turns(row, [task for task in asked.generative if task.follow_up], turns)
+        references = self._score_references(row, asked.generative)
         with self.phase("metrics"):
             for task in asked.generative:
-                self._keep(samples.generative_columns, task, turns[task.name])
+                self._keep(samples.generative_columns, task, turns[task.name], references.get(task.name, ()))
+
+    def _score_references(
+        self, row: Row, tasks: Sequence[CardTask]
+    ) -> dict[str, list[tuple[ScoreRequest, Score]]]:
+        """The reference answers' scores after the docs' own prompts, by task; a row is not missing for want of them."""
+        docs = [doc for task in tasks for doc in self.work.references.get(task.name, ())]
+        if not docs:
+            return {}
+        try:
+            with self.phase("tokenise"):
+                requests = [one for (one,) in self.adapter.score_requests(docs)]
+            with self.phase("score"):
+                owners = [(doc.task_name, doc.id) for doc in docs]
+                results = self.compute(f"{row.label}, reference answers", requests, owners)
+        except RowUnavailable as error:
+            self.progress.note(f"{row.label}: its reference answers are not scored: {error}")
+            return {}
+        found: dict[str, list[tuple[ScoreRequest, Score]]] = {}
+        for doc, request, result in zip(docs, requests, results, strict=True):
+            found.setdefault(doc.task_name, []).append((request, _score(result)))
+        return found
 
     def _second_turns(
         self, row: Row, tasks: Sequence[CardTask], turns: dict[str, list[list[Generation]]]

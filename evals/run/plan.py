@@ -67,9 +67,8 @@ def plan(
                 continue
             rows.append(_row_plan(work.card.name, row, groups, adapter, store, workers))
             for group in groups[:SAMPLE_DOCS] if rows[-1].stored < rows[-1].requests else ():
-                (scores if isinstance(group[0], ScoreRequest) else answers).extend(
-                    (adapter, r) for r in group
-                )
+                for one in group:
+                    (scores if isinstance(one, ScoreRequest) else answers).append((adapter, one))
     return rows, _measure(scores, answers[:: max(1, len(answers) // SAMPLE_ANSWERS)]) if timed else None
 
 
@@ -83,7 +82,9 @@ def _requests(row: Row, work: Work, adapter: Any) -> list[list[Request]]:
         if get_task(name).asks_choices:
             groups += adapter.score_requests(docs)
         else:
-            groups += [[one] for one in adapter.generate_requests(docs)]
+            references = adapter.score_requests(work.references.get(name, [])) or [[]] * len(docs)
+            asked = zip(adapter.generate_requests(docs), references, strict=True)
+            groups += [[answer, *reference] for answer, reference in asked]
     return groups
 
 

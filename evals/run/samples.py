@@ -54,9 +54,16 @@ def likelihood_columns(
 
 
 def generative_columns(
-    task: CardTask, docs: Sequence[Doc], chat: bool, turns: Sequence[Sequence[Generation]]
+    task: CardTask,
+    docs: Sequence[Doc],
+    chat: bool,
+    turns: Sequence[Sequence[Generation]],
+    references: Sequence[tuple[ScoreRequest, Score]] = (),
 ) -> Columns:
-    """One line a doc of a generative task: `turns` [n_turns][n_docs] answers, what the task keeps, and scores."""
+    """One line a doc of a generative task: `turns` [n_turns][n_docs] answers, what the task keeps, and scores.
+
+    `references`: the reference answers as they were scored, [n_docs]; none where they were not asked for.
+    """
     from lighteval.models.model_output import ModelResponse
 
     from tasks.common.metrics import score
@@ -70,6 +77,9 @@ def generative_columns(
         columns[f"output{suffix}"] = [one.text for one in answers]
         columns[f"n_output_tokens{suffix}"] = [len(one.tokens) for one in answers]
         columns[f"finish{suffix}"] = [one.finish for one in answers]
+    if references:
+        columns["reference_logprob"] = [score.logprob for _, score in references]
+        columns["n_reference_tokens"] = [request.n_continuation for request, _ in references]
     responses = [ModelResponse(text=[one.text]) for one in turns[0]]
     _add_scores(columns, [score(task, *pair) for pair in zip(docs, responses, strict=True)])
     return columns

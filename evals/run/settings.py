@@ -10,7 +10,7 @@ from evals.data.sources import Source
 
 @dataclass(frozen=True)
 class Settings:
-    """What a user chose, beside the model and the suite."""
+    """What a user chose, beside the model and the suite. `references`: reference answers are scored as well."""
 
     source: Source
     tasks: list[str] | None = None
@@ -18,3 +18,4 @@ class Settings:
     variants: list[str] = field(default_factory=list)
     output: Path = Path("results")
     fresh: bool = False
+    references: bool = False

@@ -1,6 +1,6 @@
 """What a row of two runs shows: its values on the shared docs, the docs that moved, and what the gold answers say.
 
-The gold answers (gold.py) are there for likelihood rows whose samples keep log-probabilities.
+The gold answers (gold.py) are there for rows whose samples keep their log-probabilities.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from evals.core.metric import METRICS, Metric
 from evals.core.statistics import Array, Estimate
 from reports.compare import on_shared_docs
 from reports.gate.betting import Drawn, interleaved
-from reports.gate.gold import MARGIN, SOFT, Gold, Pair, Side, gold_change, gold_pair, soft_change
+from reports.gate.gold import MARGIN, SOFT, Gold, Pair, Side, gold_change, gold_pair, has_gold, soft_change
 from reports.runs import Columns, Run, shared_columns
 from reports.significance import Difference
 
@@ -79,25 +79,20 @@ def row_evidence(
     measured = on_shared_docs(baseline, candidate, row, row.tasks, any_prompt)
     if measured is None:
         return None
-    metric = row.metric
-    pairs = [shared_columns(baseline, candidate, task, any_prompt) for task in row.tasks]
+    metric, tasks = row.metric, row.tasks
+    pairs = [shared_columns(baseline, candidate, task, any_prompt) for task in tasks]
     shared = [pair for pair in pairs if pair is not None]
-    found = [gold_pair(baseline, candidate, task, any_prompt) for task in row.tasks] if finer else [None]
+    whole = [baseline.columns(task) for task in tasks] if early else None
+    drawn = drawn_docs(metric, whole, shared) if whole else None
+    finer = finer and has_gold(baseline, row) and has_gold(candidate, other)
+    found = [gold_pair(metric, baseline, candidate, task, any_prompt) for task in tasks if finer]
     gold = [pair for pair in found if pair is not None]
-    whole = [baseline.columns(task) for task in row.tasks]
-    drawn = drawn_docs(metric, whole, shared) if early else None
-    if len(gold) < len(row.tasks):
-        return Evidence(metric, *measured, drawn=drawn, moved=_moved(metric, row.tasks, shared, shared))
+    if len(gold) < len(tasks):
+        return Evidence(metric, *measured, drawn=drawn, moved=_moved(metric, tasks, shared, shared))
     soft = replace(SOFT, average=metric.average)
-    return Evidence(
-        metric,
-        *measured,
-        soft_change(soft, gold),
-        gold_change(metric, shared, gold),
-        drawn,
-        drawn_docs(soft, whole, gold) if early else None,
-        _moved(metric, row.tasks, shared, gold),
-    )
+    finest = soft_change(soft, gold), gold_change(metric, shared, gold)
+    soft_drawn = drawn_docs(soft, whole, gold) if whole else None
+    return Evidence(metric, *measured, *finest, drawn, soft_drawn, _moved(metric, tasks, shared, gold))
 
 
 def doc_losses(metric: Metric, before: Side, after: Side, whole: Side) -> Array:

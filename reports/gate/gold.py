@@ -1,9 +1,11 @@
 """Evidence finer than right or wrong: what happened to the gold answers' log-probabilities.
 
 A likelihood row tells by how much the gold choice is ahead of the best other one: its margin, in nats a character, as
-in the row's metric. Soft accuracy is the mean of Φ(margin / width), where `width` is half the spread of the baseline's
-margins. It is nearly the accuracy, but a near tie that flips moves it by next to nothing: so it shows a change, or that
-there is none, on far fewer docs. A run keeps all that this takes; a blessed baseline keeps the two numbers a doc.
+in the row's metric. A generated row whose reference answers were scored (`run --references`) tells how far such an
+answer is, in nats a token, above the log-probability that as many of the baseline's docs reach as it answers right.
+Soft accuracy is the mean of Φ(margin / width), where `width` is half the spread of the baseline's margins. It is nearly
+the accuracy, but a near tie that flips moves it by next to nothing: so it shows a change, or that there is none, on far
+fewer docs. A run keeps all that this takes; a blessed baseline keeps the numbers a doc.
 """
 
 from __future__ import annotations
@@ -19,17 +21,19 @@ from scipy import special
 
 from evals.core import statistics
 from evals.core.metric import Metric, choice_length
+from evals.core.runlog import refuse
 from evals.core.statistics import Estimate, two_sided_z
 from reports.flips import changed_docs
-from reports.runs import Columns, Run, aligned
+from reports.runs import Columns, RowResult, Run, aligned
 
 GOLD, MARGIN = "gold_logprob", "gold_margin"
-"""Columns: the gold choice's log-probability (nats a token), and its margin (nats a character)."""
+"""Columns: the gold answer's log-probability (nats a token), and, of a choice, its margin (nats a character)."""
 SOFT = Metric("soft_accuracy", "soft accuracy", "soft", binary=False)
 NORMAL_SPREAD = (
     1.349  # of a normal distribution: from its first to its third quartile, in standard deviations
 )
 INPUTS = ("gold", "choices", "logprobs", "n_tokens")
+REFERENCE = ("reference_logprob", "n_reference_tokens")
 
 Side = Mapping[str, Any]
 Pair = tuple[Side, Side]
@@ -61,16 +65,41 @@ class Gold:
 
 @functools.lru_cache(maxsize=128)
 def gold_columns(run: Run, task: str) -> dict[str, list[float]] | None:
-    """{GOLD, MARGIN: a number a doc} of a task's samples; None where they keep no log-probabilities."""
+    """{GOLD, of choices also MARGIN: a number a doc} of a task's samples; None where they keep no log-probabilities.
+
+    Raises UserError for what is no number.
+    """
     if task not in run.tasks:
         return None
-    columns = run.table(task, (*INPUTS, GOLD, MARGIN)).to_pydict()
-    if GOLD in columns and MARGIN in columns:
-        return {name: columns[name] for name in (GOLD, MARGIN)}
-    if not all(name in columns for name in INPUTS):
+    columns = run.table(task, (*INPUTS, *REFERENCE, GOLD, MARGIN)).to_pydict()
+    if GOLD in columns:
+        found = {name: columns[name] for name in (GOLD, MARGIN) if name in columns}
+    elif all(name in columns for name in INPUTS):
+        pairs = [_line(*line) for line in zip(*(columns[name] for name in INPUTS), strict=True)]
+        found = {GOLD: [one for one, _ in pairs], MARGIN: [two for _, two in pairs]}
+    elif all(name in columns for name in REFERENCE):
+        pairs = list(zip(*(columns[name] for name in REFERENCE), strict=True))
+        found = {
+            GOLD: [
+                logprob / max(1, n) if _number(logprob) and _number(n) else math.nan for logprob, n in pairs
+            ]
+        }
+    else:
         return None
-    pairs = [_line(*line) for line in zip(*(columns[name] for name in INPUTS), strict=True)]
-    return {GOLD: [one for one, _ in pairs], MARGIN: [two for _, two in pairs]}
+    if not all(_number(value) for values in found.values() for value in values):
+        refuse(run.folder, f"samples/{task}.parquet: a gold answer's log-probability is no finite number")
+    return found
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def has_gold(run: Run, row: RowResult) -> bool:
+    """Whether gold answers are evidence for a row of this run."""
+    columns = [gold_columns(run, task) for task in row.tasks]
+    whole = row.metric.shape == "doc" and bool(row.metric.column) and math.isfinite(row.metric.reach)
+    return all(one is not None and (whole or MARGIN in one) for one in columns)
 
 
 def _line(
@@ -81,14 +110,25 @@ def _line(
     return logprobs[gold] / max(1, tokens[gold]), scores[gold] - max(others, default=scores[gold])
 
 
-def gold_pair(baseline: Run, candidate: Run, task: str, any_prompt: bool = False) -> Pair | None:
-    """Both runs' gold columns and soft accuracies on a task's shared docs; None where one of them has none."""
+def gold_pair(
+    metric: Metric, baseline: Run, candidate: Run, task: str, any_prompt: bool = False
+) -> Pair | None:
+    """Both runs' gold columns and soft accuracies on a task's shared docs; None where one of them has none.
+
+    `metric`: the row's, whose mean over the baseline's docs says above which log-probability a reference answer counts.
+    """
     one, two = gold_columns(baseline, task), gold_columns(candidate, task)
-    if one is None or two is None:
+    if one is None or two is None or set(one) != set(two):
         return None
+    own = baseline.columns(task)
+    if MARGIN not in one:
+        wrong = 1 - (np.mean(own[metric.column]) - metric.low) / (metric.high - metric.low)
+        enough = float(np.quantile(one[GOLD], wrong if metric.higher_is_better else 1 - wrong))
+        one, two = (
+            {GOLD: side[GOLD], MARGIN: [value - enough for value in side[GOLD]]} for side in (one, two)
+        )
     width = _width(one[MARGIN])
     mine, theirs, _ = aligned(baseline, candidate, task, any_prompt)
-    own = baseline.columns(task)
     common = {name: [own[name][k] for k in mine] for name in ("doc_id", "group") if name in own}
     return _soft(one, mine, width) | common, _soft(two, theirs, width) | common
 

@@ -13,17 +13,10 @@ from reports.flips import flips_markdown
 from reports.gate.evidence import Evidence
 from reports.gate.planning import Planned
 from reports.gate.policy import Policy
-from reports.gate.verdict import (
-    INCONCLUSIVE,
-    MISSING,
-    PASS,
-    REGRESSION,
-    GateResult,
-    RowGate,
-    shown_digits,
-)
-from reports.render.tables import Cell, Table, markdown, markdown_text, one_line
+from reports.gate.verdict import INCONCLUSIVE, MISSING, PASS, REGRESSION, GateResult, RowGate, shown_digits
+from reports.render.tables import Table, cells, markdown, markdown_text, one_line
 from reports.runs import Run
+from reports.significance import MEAN
 
 EXPLAINED = {
     PASS: "no row dropped by more than allowed",
@@ -45,8 +38,15 @@ def plan_text(plan: Mapping[str, Planned], policy: Policy) -> str:
     width = max(map(len, plan))
     for label, one in plan.items():
         digits = shown_digits(one.metric)
-        text = f"allowed {one.allowed:.{digits}f}, finds {one.sees:.{digits}f}"
+        finds = f"finds {one.sees:.{digits}f}" if one.own else "by log-probabilities alone"
+        text = f"allowed {one.allowed:.{digits}f}, {finds}"
         lines.append(f"  {one_line(label):<{width}}  {text}, {one.docs:,} docs, {one.tier}")
+    without = [one_line(label) for label, one in plan.items() if label != MEAN and not one.finer]
+    if without and any(one.rule.evidence != "accuracy" for one in plan.values()):
+        lines.append(
+            f"accuracy alone: {', '.join(without)} (no log-probabilities of gold answers in the run; those of "
+            "generated rows that have any are stored by 'run --references')"
+        )
     return "\n".join(lines)
 
 
@@ -101,7 +101,7 @@ def explanation(result: GateResult) -> list[str]:
         lines.append(f"{one_line(row.label)}: {kind(one, result)}{since}")
         moved = ", ".join(f"{doc.task} {doc.doc_id} (−{doc.loss:.2g})" for doc in one.moved[:SHOWN_MOVED])
         if moved:
-            unit = "margin lost, nats a character" if one.gold else "score lost"
+            unit = "margin lost, nats" if one.gold else "score lost"
             lines.append(f"  moved most ({unit}): {moved}")
     if lines or result.verdict == INCONCLUSIVE:
         lines.append(f"see more: {command(result)}")
@@ -147,16 +147,16 @@ def summary_markdown(result: GateResult, code: int, flips: int = 0) -> str:
         if row.verdict != PASS
     ]
     lines += [f"- {markdown_text(text)}" for text in explanation(result)]
-    accepted = [f"- accepted or noted: {markdown_text(one.text)}" for one in result.mismatches]
-    runs = [
-        f"- {name}: {_described(run)}"
-        for name, run in (("baseline", result.baseline), ("candidate", result.candidate))
+    facts = [
+        f"- baseline: {_described(result.baseline)}",
+        f"- candidate: {_described(result.candidate)}",
+        f"- policy: {markdown_text(result.policy.source)}",
     ]
-    policy = f"- policy: {markdown_text(result.policy.source)}"
+    facts += [f"- accepted or noted: {markdown_text(one.text)}" for one in result.mismatches]
     blocks = [
         head,
         "\n".join(lines),
-        "\n".join([*runs, policy, *accepted]),
+        "\n".join(facts),
         f"<details><summary>All {len(result.rows)} rows</summary>",
         markdown(_table(result)).rstrip(),
         "</details>",
@@ -171,7 +171,7 @@ def _described(run: Run) -> str:
     return markdown_text(", ".join(str(word) for word in words if word))
 
 
-HEADER = (
+HEADER = [
     "Row",
     "Verdict",
     "Tier",
@@ -183,33 +183,33 @@ HEADER = (
     "p",
     "Finds",
     "Docs",
-)
+]
 
 
 def _table(result: GateResult) -> Table:
     rows = []
     for row in result.rows:
-        cells = [row.label, row.verdict, row.tier, *[DASH] * 7, docs(row)]
-        one, planned = row.evidence, row.planned
+        numbers, one, planned = [DASH] * 7, row.evidence, row.planned
         if one is not None and planned is not None:
             digits = shown_digits(one.metric)
-            cells[3:10] = [
-                f"{one.before:.{digits}f}",
-                f"{one.after:.{digits}f}",
+            before, after, allowed, sees = (
+                f"{value or 0:.{digits}f}" for value in (one.before, one.after, planned.allowed, row.sees)
+            )
+            numbers = [
+                before,
+                after,
                 signed(one.after - one.before, digits),
                 _gold(row).removeprefix("gold "),
-                f"{planned.allowed:.{digits}f}",
-                f"{row.p:.4f}",
-                f"{row.sees:.{digits}f}",
             ]
-        rows.append(tuple(Cell(text) for text in cells))
+            numbers += [allowed, f"{row.p:.4f}", sees if planned.own else DASH]
+        rows.append(cells(row.label, row.verdict, row.tier, *numbers, docs(row)))
     power, alpha = 100 * (1 - result.policy.beta), 100 * result.policy.alpha
     notes = (
         f"p: one-sided, against no drop, corrected for all rows and tests (at most {alpha:g} % false regressions)",
         f"Finds: the true drop that this row shows in {power:g} % of cases, as noisy as its docs are",
         "Gold answers: how much likelier a token of them became, 95 % interval",
     )
-    return Table(f"Suite {result.baseline.suite}", tuple(map(Cell, HEADER)), tuple(rows), notes)
+    return Table(f"Suite {result.baseline.suite}", cells(*HEADER), tuple(rows), notes)
 
 
 # --- JSON -----------------------------------------------------------------------------------------
@@ -217,41 +217,28 @@ def _table(result: GateResult) -> Table:
 
 def as_json(result: GateResult, code: int) -> str:
     """The verdicts as JSON, numbers unrounded."""
+    policy = result.policy
     data = {
-        "verdict": result.verdict,
-        "exit_code": code,
-        "early": result.early,
-        "alpha": result.policy.alpha,
-        "beta": result.policy.beta,
-        "policy": result.policy.source,
-        "baseline": str(result.baseline.folder),
-        "candidate": str(result.candidate.folder),
-        "mismatches": [asdict(one) for one in result.mismatches],
-        "rows": [_row(row) for row in result.rows],
+        "verdict": result.verdict, "exit_code": code, "early": result.early, "alpha": policy.alpha, "beta": policy.beta,
+        "policy": policy.source, "baseline": str(result.baseline.folder), "candidate": str(result.candidate.folder),
+        "mismatches": [asdict(one) for one in result.mismatches], "rows": [_row(row) for row in result.rows],
         "see_more": command(result),
-    }
+    }  # fmt: skip
     return json.dumps(_finite(data), indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def _row(row: RowGate) -> dict[str, Any]:
-    entry: dict[str, Any] = {
-        "label": row.label,
-        "verdict": row.verdict,
-        "tier": row.tier,
-        "reason": row.reason,
-    }
-    if row.planned is not None:
+    one, planned = row.evidence, row.planned
+    entry: dict[str, Any] = {name: getattr(row, name) for name in ("label", "verdict", "tier", "reason")}
+    if planned is not None:
+        entry |= {"allowed": planned.allowed, "expected_to_find": planned.sees, "docs": planned.docs}
+    if one is not None:
+        difference = one.difference
         entry |= {
-            "allowed": row.planned.allowed,
-            "expected_to_find": row.planned.sees,
-            "docs": row.planned.docs,
-        }
-    if row.evidence is not None:
-        one = row.evidence
-        entry |= {
-            "before": one.before, "after": one.after, "stderr": one.difference.stderr, "p": row.p, "finds": row.sees,
-            "docs_measured": one.difference.n, "docs_changed": one.difference.changed,
-            "gold": asdict(one.gold) if one.gold else None, "moved_most": [asdict(doc) for doc in one.moved],
+            "before": one.before, "after": one.after, "stderr": difference.stderr, "p": row.p, "finds": row.sees,
+            "docs_measured": difference.n, "docs_changed": difference.changed, "evidence": planned and planned.evidence,
+            "gold": asdict(one.gold) if one.gold else None, "soft": one.soft.value if one.soft else None,
+            "moved_most": [asdict(doc) for doc in one.moved],
         }  # fmt: skip
     return entry
 

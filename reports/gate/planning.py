@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,7 +13,7 @@ from evals.core.errors import UserError
 from evals.core.metric import METRICS, Metric
 from evals.core.statistics import Array, quantile
 from reports import significance
-from reports.gate.gold import gold_columns
+from reports.gate.gold import has_gold
 from reports.gate.policy import Policy, Rule
 from reports.runs import RowResult, Run
 from reports.significance import MEAN, Difference, Noise
@@ -27,10 +28,10 @@ MEAN_METRIC = Metric("mean_of_rows", "mean of the rows in percent", binary=False
 
 @dataclass(frozen=True)
 class Planned:
-    """A row before it is measured, in its shown unit. `docs` of the baseline; `noise_before`: expected of a difference.
+    """A row before it is measured, in its shown unit. `docs` of the baseline; `expected`: how a difference will vary.
 
-    `allowed`: what it may lose; `floor`: the part of that which equivalent runs of the baseline lost. `tests`: rows
-    that share the gate's alpha. `finer`: judged by gold answers as well; `early`: before all docs are measured.
+    `allowed`: what it may lose. `tests`: rows that share the gate's alpha. `evidence`: what there is of what the rule
+    asks for; `early`: judged before all docs are measured; `rows`: how many it is the mean of.
     """
 
     label: str
@@ -43,7 +44,7 @@ class Planned:
     alpha: float = 0.05
     beta: float = 0.2
     tests: int = 1
-    finer: bool = False
+    evidence: str = "accuracy"
     early: bool = False
     rows: int = 1
 
@@ -58,23 +59,57 @@ class Planned:
         return self.rule.tier != "advisory"
 
     @property
+    def finer(self) -> bool:
+        """Whether gold answers count."""
+        return self.evidence != "accuracy"
+
+    @property
+    def own(self) -> bool:
+        """Whether accuracy counts."""
+        return self.evidence != "logprob"
+
+    @property
+    def accuses(self) -> bool:
+        """Whether gold answers decide sooner than accuracy. A choice is likelier than the others or not; but a text may
+        be less likely and answers as right as before, or the other way round: beside accuracy, it only settles what
+        this leaves undecided in the end.
+        """
+        return self.finer and (self.scored or not self.own)
+
+    @property
+    def averaged(self) -> bool:
+        """Whether it is a part of the mean of all rows."""
+        return self.metric.in_percent and self.counts and self.own
+
+    @property
     def weight(self) -> float:
         """The part of the row's alpha that accuracy on all docs has."""
-        return OWN_WEIGHT if self.finer or self.early else 1.0
+        return (OWN_WEIGHT if self.accuses or self.early else 1.0) if self.own else 0.0
+
+    @property
+    def rest(self) -> float:
+        """The part that each of its other tests has."""
+        return (1 - self.weight) / max(1, self.accuses + self.early)
+
+    @property
+    def level(self) -> float:
+        """The p at which Holm's first step takes a loss on all docs for real."""
+        return self.alpha * (self.weight or self.rest) / max(1, self.tests)
 
     @property
     def z(self) -> float:
-        """How many standard errors a row's loss has to have to be real: Holm's first step."""
-        return quantile(1 - self.alpha * self.weight / max(1, self.tests))
+        """How many standard errors such a loss has."""
+        return quantile(1 - self.level)
 
     def noise(self, difference: Difference | Noise) -> float:
         """The largest loss that may be chance."""
         return self.z * difference.stderr
 
     def detectable(self, difference: Difference | Noise) -> float:
-        """The true loss that the gate finds with power 1 - beta."""
-        level = self.alpha * self.weight / max(1, self.tests)
-        return significance.detectable(difference, self.metric.reach, level, self.allowed, 1 - self.beta)
+        """The true loss of accuracy that the gate finds with power 1 - beta; infinite where accuracy does not count."""
+        if not self.own:
+            return math.inf
+        return significance.detectable(difference, self.metric.reach, self.level, self.allowed, 1 - self.beta)
 
     @property
     def sees(self) -> float:
@@ -88,40 +123,48 @@ class Planned:
         """
         if self.rule.tier is not None or self.allowed == 0:
             return False
-        return self.docs < self.rule.min_n or self.noise(self.expected) > self.allowed
+        return self.docs < self.rule.min_n or (self.own and self.noise(self.expected) > self.allowed)
 
     @property
     def tier(self) -> str:
         """What its verdict can do to the gate's: the policy's word, else by what it can show."""
         return self.rule.tier or ("supporting" if self.blind or self.label == MEAN else "critical")
 
-    @property
-    def by_share(self) -> bool:
-        """Whether the relative limit is the one that counts."""
-        return replace(self.rule, max_relative_drop=99.9).allowed(self.metric, self.value) > self.allowed
 
+def plan_rows(baseline: Run, policy: Policy, candidate: Run | None = None) -> dict[str, Planned]:
+    """Every row of the baseline with a value, and the mean of those in percent; without a candidate, for an early gate.
 
-def plan_rows(baseline: Run, policy: Policy, finer: bool, early: bool) -> dict[str, Planned]:
-    """Every row of the baseline with a value, and the mean of those in percent. Raises UserError if there is none."""
+    Raises UserError if there is no row, or none has the evidence that the policy asks for.
+    """
     rows = [row for row in baseline.rows if row.value is not None]
     if not rows:
         raise UserError(f"nothing to gate: '{baseline.folder}' has no row with a value")
-    plan = {}
-    for row in rows:
-        assert row.value is not None
-        gold = finer and all(gold_columns(baseline, task) is not None for task in row.tasks)
-        rule, noise = policy.rule(row.label), noise_of(baseline, row)
-        allowed = max(rule.allowed(row.metric, row.value), floor_of(baseline, row.label))
-        plan[row.label] = Planned(
-            row.label, row.metric, rule, row.value, row.n, noise, allowed, finer=gold, early=early
+    plan = {row.label: _planned(baseline, row, policy, candidate) for row in rows}
+    if policy.defaults.evidence == "logprob" and not any(one.finer for one in plan.values()):
+        raise UserError(
+            "evidence 'logprob': no row of both runs has gold answers' log-probabilities (generated rows have them "
+            "after 'run --references'): take accuracy"
         )
     return complete(plan, policy, floor_of(baseline, MEAN))
+
+
+def _planned(baseline: Run, row: RowResult, policy: Policy, candidate: Run | None) -> Planned:
+    assert row.value is not None
+    other = row if candidate is None else candidate.row(row.label)
+    gold = has_gold(baseline, row) and other is not None and has_gold(candidate or baseline, other)
+    rule, noise = policy.rule(row.label), noise_of(baseline, row)
+    allowed = max(rule.allowed(row.metric, row.value), floor_of(baseline, row.label))
+    evidence = rule.evidence if gold else "accuracy"
+    early = candidate is None
+    return Planned(
+        row.label, row.metric, rule, row.value, row.n, noise, allowed, evidence=evidence, early=early
+    )
 
 
 def complete(plan: Mapping[str, Planned], policy: Policy, floor: float = 0.0) -> dict[str, Planned]:
     """The plan with the mean of its rows, all sharing the policy's alpha; `floor`: what the mean may lose at least."""
     plan = dict(plan)
-    parts = [one for one in plan.values() if one.metric.in_percent and one.counts]
+    parts = [one for one in plan.values() if one.averaged]
     if len(parts) > 1:
         plan[MEAN] = _mean(parts, policy, floor)
     tests = sum(one.counts for one in plan.values())

@@ -20,8 +20,10 @@ from reports.margins import POINTS, Tolerance
 from reports.significance import MEAN
 
 TIERS = ("critical", "supporting", "advisory")
+EVIDENCE = ("accuracy", "logprob", "both")
 GATE_KEYS = ("alpha", "beta")
-RULE_KEYS = ("tier", "margin", "max_drop", "max_relative_drop", "min_n")
+RULE_KEYS = ("tier", "evidence", "margin", "max_drop", "max_relative_drop", "min_n")
+WORDS = {"tier": TIERS, "evidence": EVIDENCE}
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,9 @@ class Rule:
     """What one row may lose: the smallest of `margin` (points of percent, other units alike), `max_drop` (in the row's
     unit) and `max_relative_drop` (percent of the baseline's value). Without the first two, the usual margin counts.
 
-    `tier`: None is critical where the row can show a drop of what it may lose, else supporting.
+    `tier`: None is critical where the row can show a drop of what it may lose, else supporting. `evidence`: what the
+    verdict rests on: accuracy (the row's own value), the gold answers' log-probabilities, or both; a row without these
+    has its own value alone.
     """
 
     tier: str | None = None
@@ -37,6 +41,7 @@ class Rule:
     max_drop: float | None = None
     max_relative_drop: float = 25.0
     min_n: int = 100
+    evidence: str = "both"
 
     def allowed(self, metric: Metric, baseline: float) -> float:
         """By how much a row may be worse than this baseline value, in its unit: never by all of it."""
@@ -114,14 +119,10 @@ def parse(
         raise UserError(f"{source}: rows must be a table of tables")
     known = [row.label for card in [*all_cards(), *more] for row in card.rows]
     _only(rows, [*known, MEAN], f"{source}: rows")
-    rule = Rule(**{key: value for key, value in defaults.items() if key not in GATE_KEYS})
+    rates = {key: defaults.pop(key) for key in GATE_KEYS if key in defaults}
+    rule = Rule(**defaults)
     own = {label: _table(entry, RULE_KEYS, f"{source}: {label}") for label, entry in rows.items()}
-    return Policy(
-        rule,
-        {label: replace(rule, **entry) for label, entry in own.items()},
-        source,
-        **{key: value for key, value in defaults.items() if key in GATE_KEYS},
-    )
+    return Policy(rule, {label: replace(rule, **entry) for label, entry in own.items()}, source, **rates)
 
 
 def _only(table: Mapping[str, Any], known: Sequence[str], where: str) -> None:
@@ -142,18 +143,18 @@ def _table(entry: Any, keys: Sequence[str], where: str) -> dict[str, Any]:
 
 
 def _check(key: str, value: Any, where: str) -> None:
-    if key == "tier":
-        if value not in TIERS:
-            raise UserError(f"{where}: tier must be one of {', '.join(TIERS)}")
-        return
     whole = key == "min_n"
-    number = isinstance(value, int) or (isinstance(value, float) and not whole)
-    if isinstance(value, bool) or not number or not math.isfinite(value):
-        raise UserError(f"{where}: {key} must be a {'whole ' if whole else ''}number")
-    if key in GATE_KEYS:
-        if not 0 < value < 0.5:
-            raise UserError(f"{where}: {key} must lie between 0 and 0.5")
+    number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    wrong = ""
+    if key in WORDS:
+        wrong = "" if value in WORDS[key] else f"one of {', '.join(WORDS[key])}"
+    elif not number or not math.isfinite(value):
+        wrong = "a whole number" if whole else "a number"
+    elif key in GATE_KEYS:
+        wrong = "" if 0 < value < 0.5 else "between 0 and 0.5"
     elif key == "max_relative_drop" and value >= 100:
-        raise UserError(f"{where}: max_relative_drop must be below 100: no row may lose everything")
-    elif value < (1 if whole else 0):
-        raise UserError(f"{where}: {key} must be {'1' if whole else 'zero'} or more")
+        wrong = "below 100: no row may lose everything"
+    elif value < whole:
+        wrong = "1 or more" if whole else "zero or more"
+    if wrong:
+        raise UserError(f"{where}: {key} must be {wrong}")

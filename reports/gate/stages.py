@@ -1,14 +1,15 @@
 """An early gate: rows are measured in growing batches, and each only until its verdict is sure.
 
 Rows with the most power for their price come first: scored ones, then generated ones, then those that cannot show what
-the policy allows, which get one short look. All rows of a kind get a first look; then each is looked at, with twice
-the docs each time, until it is decided. The tests hold however often one looks (betting.py).
+the policy allows, which get one short look. All rows of a kind get a first look; then each is looked at, with more
+docs each time, until it is decided. The tests hold however often one looks (betting.py).
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from reports.gate.evidence import Evidence
@@ -18,6 +19,8 @@ from reports.gate.verdict import INCONCLUSIVE, OPEN, REGRESSION, RowGate, judge
 from reports.significance import MEAN
 
 FIRST_LOOK = 128
+LEAST, MOST = 1.15, 2.0
+"""How many times the docs the next look has: as many as it takes if the stakes go on to grow as they did."""
 SURE = "not needed: the gate's verdict was sure before"
 
 Measure = Callable[[str, int], Evidence | None]
@@ -34,34 +37,36 @@ def run_stages(
     found: dict[str, Evidence] = {}
     seconds: dict[str, float] = {}
     rows: dict[str, RowGate] = {}
-
-    def look(planned: Planned, docs: int) -> bool:
-        """Measures and judges; whether the row is to be looked at again."""
-        nonlocal rows
+    for planned, docs in _looks(plan, rows, seconds):
         start = time.monotonic()
         one = measure(planned.label, min(docs, planned.docs))
         seconds[planned.label] = time.monotonic() - start
-        if one is None:
-            return False
-        found[planned.label] = one
-        rows = judge(plan, found, policy)
-        on_look(rows[planned.label])
-        return rows[planned.label].verdict == OPEN
-
-    for group in _groups(plan):
-        pending = []
-        for planned in group:
-            if look(planned, FIRST_LOOK // 4 if planned.blind else FIRST_LOOK):
-                pending.append(planned)
-            if _stopped(rows):
-                return _all(plan, rows, set(seconds))
-        for planned in sorted(pending, key=lambda one: seconds[one.label] * _noisy(one) ** 2):
-            docs = 2 * FIRST_LOOK
-            while look(planned, docs) and docs < planned.docs:
-                docs *= 2
-            if _stopped(rows):
-                return _all(plan, rows, set(seconds))
+        if one is not None:
+            found[planned.label] = one
+            rows.update(judge(plan, found, policy))
+            on_look(rows[planned.label])
+        if _stopped(rows):
+            break
     return _all(plan, rows, set(seconds))
+
+
+def _looks(
+    plan: Mapping[str, Planned], rows: Mapping[str, RowGate], seconds: Mapping[str, float]
+) -> Iterator[tuple[Planned, int]]:
+    """Which row to look at next, and at how many docs; `rows` and `seconds`: what came of the looks before."""
+    for group in _groups(plan):
+        for planned in group:
+            yield planned, FIRST_LOOK // 4 if planned.blind else FIRST_LOOK
+        pending = [one for one in group if one.label in rows and rows[one.label].verdict == OPEN]
+        for planned in sorted(pending, key=lambda one: seconds[one.label] * _noisy(one) ** 2):
+            docs = FIRST_LOOK
+            while docs < planned.docs and rows[planned.label].verdict == OPEN:
+                docs = _next(docs, rows[planned.label])
+                yield planned, docs
+
+
+def _next(docs: int, row: RowGate) -> int:
+    return math.ceil(docs * min(MOST, max(LEAST, 1 / max(row.progress, 1e-9))))
 
 
 def _stopped(rows: Mapping[str, RowGate]) -> bool:
@@ -86,9 +91,8 @@ def _all(plan: Mapping[str, Planned], rows: Mapping[str, RowGate], seen: set[str
     result, stopped = {}, _stopped(rows)
     for label, planned in plan.items():
         row = rows.get(label)
-        if row is None and label not in seen:
-            why = "needs all docs of all rows" if label == MEAN else SURE
-            result[label] = RowGate(label, planned, OPEN, why)
+        if row is None and label not in seen and label != MEAN:
+            result[label] = RowGate(label, planned, OPEN, SURE)
         elif row is not None:
             result[label] = _ended(row, stopped) if row.verdict == OPEN else row
     return result

@@ -9,6 +9,7 @@ power 1 - `beta`. Exit codes: 0 pass, 1 regression, 2 unusable input, 4 inconclu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,7 @@ from evals.core.metric import Metric
 from evals.core.statistics import upper_tail
 from reports import significance
 from reports.comparability import Mismatch
+from reports.gate.betting import Drawn
 from reports.gate.evidence import Evidence
 from reports.gate.planning import Planned
 from reports.gate.policy import Policy
@@ -26,6 +28,7 @@ from reports.significance import MEAN
 EXIT_REGRESSION, EXIT_INCONCLUSIVE = 1, 4
 PASS, REGRESSION, INCONCLUSIVE, MISSING = "PASS", "REGRESSION", "INCONCLUSIVE", "MISSING"
 OPEN = "NOT COMPUTED"
+WAY_OUT = "set max_drop for this row, make it supporting, or pass --allow-inconclusive"
 CERTAIN = 20.0
 """A stake of so much is sure what the whole row would show: wrong in one of so many cases."""
 UNCHANGED = 0.65
@@ -35,9 +38,7 @@ copies it lost about 0.6 to 0.9 times as much (tests/tools/README.md)."""
 
 @dataclass(frozen=True)
 class RowGate:
-    """A row's verdict and why. `p` one-sided, corrected over the whole gate; `sees`: the true loss that it would find
-    with power 1 - beta, as noisy as the docs turned out to be.
-    """
+    """A row's verdict and why. `p` one-sided, corrected over the whole gate."""
 
     label: str
     planned: Planned | None
@@ -45,7 +46,22 @@ class RowGate:
     reason: str
     evidence: Evidence | None = None
     p: float | None = None
-    sees: float | None = None
+
+    @property
+    def sees(self) -> float | None:
+        """The true loss that it would find with power 1 - beta, as noisy as the docs turned out to be."""
+        if self.planned is None or self.evidence is None:
+            return None
+        return self.planned.detectable(self.evidence.difference)
+
+    @property
+    def progress(self) -> float:
+        """How far its first docs are on the way to a sure verdict: 1 is there."""
+        if self.planned is None or self.evidence is None:
+            return 0.0
+        found = _drawn(self.planned, self.evidence)
+        stakes = [max(docs.below(limit), docs.above(self.planned.allowed)) for docs, limit, _ in found]
+        return math.log(max([1.0, *stakes])) / math.log(CERTAIN)
 
     @property
     def tier(self) -> str:
@@ -91,7 +107,7 @@ class GateResult:
 def judge(plan: Mapping[str, Planned], found: Mapping[str, Evidence], policy: Policy) -> dict[str, RowGate]:
     """The verdicts on the planned rows of which the evidence is there; the mean of all rows is made from the others."""
     evidence = dict(found)
-    mean = mean_evidence([one for label, one in found.items() if plan[label].counts], plan)
+    mean = mean_evidence([one for label, one in found.items() if plan[label].averaged], plan)
     if mean is not None:
         evidence[MEAN] = mean
     p_values = _corrected(plan, evidence)
@@ -102,9 +118,8 @@ def judge(plan: Mapping[str, Planned], found: Mapping[str, Evidence], policy: Po
     }
 
 
-def mean_evidence(rows: Sequence[Evidence], plan: Mapping[str, Planned]) -> Evidence | None:
-    """The mean of the rows in percent that count, as evidence of its own, once all of them are there with all docs."""
-    parts = [one for one in rows if one.metric.in_percent]
+def mean_evidence(parts: Sequence[Evidence], plan: Mapping[str, Planned]) -> Evidence | None:
+    """The mean of the rows that it is of, as evidence of its own, once all of them are there with all docs."""
     if MEAN not in plan or len(parts) < plan[MEAN].rows or not all(one.whole for one in parts):
         return None
     mean = significance.mean_of_rows((one.metric, one.difference.estimate) for one in parts)
@@ -131,36 +146,45 @@ def _corrected(plan: Mapping[str, Planned], evidence: Mapping[str, Evidence]) ->
 
 def _p(planned: Planned, one: Evidence) -> float:
     """A row's p against "nothing is lost": the smallest of its tests' after their weights."""
-    tests = [one.difference.p_worse / planned.weight] if one.whole else []
-    rest = (1 - planned.weight) / max(1, planned.finer + planned.early)
-    if one.soft is not None and one.whole and one.soft.stderr is not None and planned.finer:
-        tests.append((upper_tail(-one.soft.value / one.soft.stderr) if one.soft.stderr else 1.0) / rest)
-    if one.drawn is not None:
-        stakes = [drawn.worse for drawn in (one.drawn, one.soft_drawn) if drawn is not None]
-        tests.append(1 / (sum(stakes) / len(stakes)) / rest)
+    tests = [one.difference.p_worse / planned.weight] if one.whole and planned.own else []
+    if one.soft is not None and one.whole and one.soft.stderr is not None and planned.accuses:
+        soft = upper_tail(-one.soft.value / one.soft.stderr) if one.soft.stderr else 1.0
+        tests.append(soft / planned.rest)
+    stakes = [drawn.worse for drawn, *_ in _drawn(planned, one)]
+    if stakes:
+        tests.append(len(stakes) / sum(stakes) / planned.rest)
     return min([1.0, *tests])
 
 
+def _drawn(planned: Planned, one: Evidence) -> list[tuple[Drawn, float, str]]:
+    """What the first docs show of a row: as drawn, the loss below which it is unchanged, and what is said of it."""
+    found = []
+    if one.drawn is not None and planned.own:
+        found.append((one.drawn, planned.allowed, ""))
+    if one.soft_drawn is not None and planned.accuses:
+        found.append((one.soft_drawn, UNCHANGED * planned.allowed, _soft_words(one)))
+    return found
+
+
 def _judge(planned: Planned, one: Evidence, p: float, policy: Policy) -> RowGate:
-    sees = planned.detectable(one.difference)
-    verdict, reason = _whole(planned, one, p, policy) if one.whole else _early(planned, one, p, policy)
-    return RowGate(planned.label, planned, verdict, reason, one, p, sees)
+    judged = _early if not one.whole else _whole if planned.own else _by_gold
+    verdict, reason = judged(planned, one, p, policy)
+    return RowGate(planned.label, planned, verdict, reason, one, p)
 
 
 def _early(planned: Planned, one: Evidence, p: float, policy: Policy) -> tuple[str, str]:
     """The verdict on a row's first docs, where it is sure what all of them would show."""
-    assert one.drawn is not None
-    allowed, soft = planned.allowed, one.soft_drawn
-    if p < policy.alpha and one.loss > 0:
-        if one.drawn.above(allowed) >= CERTAIN:
-            return REGRESSION, _words(planned, one, p)
-        if soft is not None and soft.above(allowed) >= CERTAIN:
-            return REGRESSION, f"damaged: {_soft_words(one)}, allowed {_shown(planned, allowed)}"
-    if one.difference.n >= planned.rule.min_n and one.loss <= allowed:
-        if one.drawn.below(allowed) >= CERTAIN:
-            return PASS, _words(planned, one, p)
-        if soft is not None and soft.below(UNCHANGED * allowed) >= CERTAIN:
-            return PASS, f"unchanged: {_soft_words(one)}"
+    allowed, drawn = planned.allowed, _drawn(planned, one)
+    loss = one.loss if planned.own or one.soft is None else -one.soft.value
+    if p < policy.alpha and loss > 0:
+        for docs, _, soft in drawn:
+            if docs.above(allowed) >= CERTAIN:
+                words = f"damaged: {soft}, allowed {_shown(planned, allowed)}" if soft else ""
+                return REGRESSION, words or _words(planned, one, p)
+    if one.difference.n >= planned.rule.min_n and loss <= allowed:
+        for docs, limit, soft in drawn:
+            if docs.below(limit) >= CERTAIN:
+                return PASS, f"unchanged: {soft}" if soft else _words(planned, one, p)
     if planned.blind:
         return INCONCLUSIVE, _cannot_see(planned)
     return OPEN, "not sure yet"
@@ -176,20 +200,31 @@ def _whole(planned: Planned, one: Evidence, p: float, policy: Policy) -> tuple[s
     if allowed == 0:
         return PASS, f"no real drop ({shown_p(p)}); it shows drops from {_shown(planned, planned.sees)} on"
     if difference.n < planned.rule.min_n:
-        return INCONCLUSIVE, f"{difference.n} docs, the policy asks for {planned.rule.min_n}"
+        return INCONCLUSIVE, _few(planned, one)
     if not too_large and difference.changed == 0:
         return PASS, "no doc's score changed"
     if not too_large and (loss + noise <= allowed or (noise <= allowed and not planned.blind)):
         return PASS, _words(planned, one, p)
-    if _unchanged(planned, one):
+    if _unchanged(planned, one) and (planned.accuses or not too_large):
         return PASS, f"unchanged: {_soft_words(one)}; the accuracy's change may be chance"
     if planned.blind:
         return INCONCLUSIVE, _cannot_see(planned)
-    way_out = "set max_drop for this row, make it supporting, or pass --allow-inconclusive"
     if too_large:
-        return INCONCLUSIVE, f"{_words(planned, one, p)}, but that may be chance: {way_out}"
+        return INCONCLUSIVE, f"{_words(planned, one, p)}, but that may be chance: {WAY_OUT}"
     sees = _shown(planned, planned.detectable(difference))
-    return INCONCLUSIVE, f"its docs turned out to show drops from {sees} on: {way_out}"
+    return INCONCLUSIVE, f"its docs turned out to show drops from {sees} on: {WAY_OUT}"
+
+
+def _by_gold(planned: Planned, one: Evidence, p: float, policy: Policy) -> tuple[str, str]:
+    """The same by gold answers alone."""
+    assert one.soft is not None
+    if -one.soft.value > planned.allowed and p < policy.alpha:
+        return REGRESSION, f"damaged: {_soft_words(one)}, allowed {_shown(planned, planned.allowed)}"
+    if one.difference.n < planned.rule.min_n:
+        return INCONCLUSIVE, _few(planned, one)
+    if _unchanged(planned, one) or (planned.allowed == 0 and one.loss < abs(one.before)):
+        return PASS, f"unchanged: {_soft_words(one)}"
+    return INCONCLUSIVE, f"{_soft_words(one)}: neither damaged nor unchanged for sure (take accuracy as well)"
 
 
 def _unchanged(planned: Planned, one: Evidence) -> bool:
@@ -228,10 +263,13 @@ def _soft_words(one: Evidence) -> str:
     return f"{one.gold.words} (soft accuracy {one.soft.value:+.2f})"
 
 
+def _few(planned: Planned, one: Evidence) -> str:
+    return f"{one.difference.n} docs, the policy asks for {planned.rule.min_n}"
+
+
 def _cannot_see(planned: Planned) -> str:
-    key = "max_relative_drop" if planned.by_share else "max_drop"
     sees, allowed = _shown(planned, planned.sees), _shown(planned, planned.allowed)
     return (
-        f"{planned.docs:,} docs show drops from {sees} on, allowed {allowed}: a smaller one "
-        f"does not stop the gate (set {key} for this row, or make it critical)"
+        f"{planned.docs:,} docs show drops from {sees} on, allowed {allowed}: a smaller one does not stop the gate "
+        "(set max_drop and max_relative_drop for this row, or make it critical)"
     )

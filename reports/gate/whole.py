@@ -2,41 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from evals.core.errors import UserError
 from reports.comparability import CIRCUMSTANCES, SETTINGS, Mismatch, mismatches
 from reports.compare import check_suites
 from reports.gate.evidence import Evidence, row_evidence
-from reports.gate.planning import plan_rows
+from reports.gate.planning import Planned, plan_rows
 from reports.gate.policy import Policy
 from reports.gate.verdict import MISSING, OPEN, GateResult, RowGate, judge
 from reports.runs import Run
 from reports.significance import MEAN
 
 
-def gate(
-    baseline: Run, candidate: Run, policy: Policy, allowed: Sequence[str] = (), finer: bool = True
-) -> GateResult:
-    """The verdict on every row. Raises UserError for runs that cannot be compared (each difference named).
-
-    `finer`: with the gold answers' log-probabilities where both runs have them.
-    """
+def gate(baseline: Run, candidate: Run, policy: Policy, allowed: Sequence[str] = ()) -> GateResult:
+    """The verdict on every row. Raises UserError for runs that cannot be compared (each difference named)."""
     found = check(baseline, candidate, allowed)
-    plan = plan_rows(baseline, policy, finer, early=False)
+    plan = plan_rows(baseline, policy, candidate)
     evidence: dict[str, Evidence] = {}
     for label, planned in plan.items():
         one = row_evidence(baseline, candidate, label, "prompts" in allowed, planned.finer)
         if one is not None:
             evidence[label] = one
-    rows = judge(plan, evidence, policy)
+    return result_of(baseline, candidate, policy, plan, judge(plan, evidence, policy), found)
+
+
+def result_of(
+    baseline: Run,
+    candidate: Run,
+    policy: Policy,
+    plan: Mapping[str, Planned],
+    rows: Mapping[str, RowGate],
+    found: Sequence[Mismatch],
+    early: bool = False,
+) -> GateResult:
+    """The gate's result: the rows of the plan, and those that the policy names; what was not judged is missing."""
     named = [row.label for row in baseline.card.rows if row.label in policy.rows]
     labels = list(dict.fromkeys([*(label for label in plan if label != MEAN), *named]))
     judged = [rows.get(label) or missing(baseline, candidate, label) for label in labels]
     if MEAN in plan:
-        why = "not all of its rows are there"
-        judged.append(rows.get(MEAN) or RowGate(MEAN, plan[MEAN], OPEN, why))
-    return GateResult(baseline, candidate, policy, tuple(judged), tuple(found))
+        judged.append(rows.get(MEAN) or RowGate(MEAN, plan[MEAN], OPEN, "needs all docs of all rows"))
+    return GateResult(baseline, candidate, policy, tuple(judged), tuple(found), early)
 
 
 def check(baseline: Run, candidate: Run, allowed: Sequence[str], early: bool = False) -> list[Mismatch]:

@@ -71,6 +71,9 @@ class CardTask:
     shot_split: str | None = None  # where the shots come from
     shot_docs: int = 0  # its rows, officially; 0: the shots come from the evaluated split
     fixed_shots: FixedShots | None = None  # the same for all docs, or for all of a group; None: drawn
+    reference: Callable[[Doc], str] | None = (
+        None  # the answer whose log-probability a gate may ask for; None: no single text is right
+    )
     follow_up: Callable[[Doc, str], Doc] | None = None  # the second turn of a first turn's doc and its answer
     keep: tuple[str, ...] = ()  # entries of a doc's ``specific`` that its samples keep as columns
     folder: str = ""  # where a folder of data keeps this task; the task's name unless told
@@ -109,6 +112,12 @@ class CardTask:
     def smoke_stem(self, split: str) -> str:
         """Where the built-in items of ``split`` are: there are none of fixed shots, evaluated items stand in."""
         return self.stem(split if self.fixed_shots is None else self.split)
+
+
+def gold_text(doc: Doc) -> str:
+    """The reference answer of a task whose docs have one gold: that, as it stands in a shot."""
+    assert isinstance(doc.gold_index, int)
+    return doc.choices[doc.gold_index]
 
 
 likelihood_task = functools.partial(CardTask, method=SamplingMethod.LOGPROBS)

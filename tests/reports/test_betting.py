@@ -43,6 +43,12 @@ def test_a_false_hypothesis_is_refuted_by_part_of_the_docs():
     assert drawn(generator, 500, 0, 30).worse > 1000
 
 
+def test_a_bet_on_no_loss_needs_few_docs_of_a_noisy_row():
+    """A tenth of the docs moves: a bet that learns how much needs fewer of them than bets of fixed sizes would."""
+    generator = np.random.default_rng(7)
+    assert np.median([drawn(generator, 50, 50, 660).below(2.0) for _ in range(50)]) > 15
+
+
 def test_what_the_docs_left_cannot_change_is_sure():
     lost = Drawn(np.full(30, 100.0), 100.0, DOCS)
     assert lost.above(2.0) < float("inf")  # 97 of 100 docs are still to come

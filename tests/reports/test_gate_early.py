@@ -19,26 +19,24 @@ from reports.significance import MEAN
 from tests.support.gates import CI_VARIABLES
 from tests.support.run_bench import write_jsonl
 from tests.support.tiny_checkpoint import write_tiny_model
-from tests.tools.gate_power import FLIPS, SIZES, docs_of_tasks, drawn_row, evidence_of, in_order, plan_of
+from tests.tools.gate_power import FLIPS, SIZES, Kind, Row, plan_of
 
 DOCS = 1200
+BOTH = Kind("default", True, True)
 
 
 def staged(drops: dict[str, float], policy: Policy | None = None, lost: tuple[str, ...] = ()):
     """The rows of a made-up early gate, and its looks [(row, docs)]."""
     generator, policy = np.random.default_rng(3), policy or Policy()
-    data = {one: drawn_row(generator, one, FLIPS["quiet"][one], drops.get(one, 0.0)) for one in SIZES}
+    data = {one: Row(generator, one, FLIPS["quiet"][one], drops.get(one, 0.0)) for one in SIZES}
+    plan = {label: replace(planned, rule=policy.rule(label)) for label, planned in plan_of(BOTH).items()}
     looks: list[tuple[str, int]] = []
 
     def measure(label: str, n: int):
         looks.append((label, n))
-        docs = data[label]
-        orders = [in_order(docs.before, docs.after)] + ([in_order(*docs.soft)] if docs.soft else [])
-        return (
-            None if label in lost else evidence_of(label, docs, True, docs_of_tasks(SIZES[label], n), orders)
-        )
+        return None if label in lost else data[label].evidence(n, both=True)
 
-    return run_stages(plan_of(policy, both=True, early=True), measure, policy), looks
+    return run_stages(plan, measure, policy), looks
 
 
 def test_rows_are_looked_at_until_they_are_sure():
@@ -47,13 +45,13 @@ def test_rows_are_looked_at_until_they_are_sure():
     assert {n for _, n in looks[:4]} == {FIRST_LOOK}
     for label in ("MMLU", "HellaSwag", "ARC", "PIQA", "BBH"):
         own = [n for one, n in looks if one == label]
-        assert rows[label].verdict == PASS and own == [FIRST_LOOK * 2**k for k in range(len(own))]
+        assert rows[label].verdict == PASS and own == sorted(own) and own[0] == FIRST_LOOK
         assert rows[label].evidence.difference.n < sum(SIZES[label]) / 2
     assert [label for label, _ in looks[-2:]] == ["IFEval", "GSM8K"] or [
         label for label, _ in looks[-2:]
     ] == ["GSM8K", "IFEval"]
     assert rows["GSM8K"].verdict == INCONCLUSIVE and "1,319 docs show drops from" in rows["GSM8K"].reason
-    assert rows[MEAN].verdict == OPEN and rows[MEAN].evidence is None
+    assert MEAN not in rows  # it needs all docs of all rows
 
 
 def test_a_sure_regression_ends_it():
@@ -74,12 +72,22 @@ def test_a_row_that_cannot_be_had_is_left_out():
 
 
 def test_a_row_without_all_its_docs_is_never_open_for_ever():
-    policy, label = Policy(), "PIQA"
-    plan = {label: replace(plan_of(policy, True, True)[label], tests=1)}
-    docs = drawn_row(np.random.default_rng(0), label, 0.5, 0.0)
-    orders = [in_order(docs.before, docs.after)]
-    rows = run_stages(plan, lambda _, n: evidence_of(label, docs, False, [min(n, 500)], orders), policy)
+    label = "PIQA"
+    plan = {label: replace(plan_of(BOTH)[label], tests=1, evidence="accuracy")}
+    row = Row(np.random.default_rng(0), label, 0.5)
+    rows = run_stages(plan, lambda _, n: row.evidence(min(n, 500), both=False), Policy())
     assert rows[label].verdict == INCONCLUSIVE and "do not share all" in rows[label].reason
+
+
+def test_reference_answers_never_pass_a_generated_row_before_accuracy_does():
+    """Docs lost whatever their reference answers' likelihood: these would call the row unchanged."""
+    for seed in range(6):
+        row, found = Row(np.random.default_rng(seed), "BBH", 0.08, 0.025, shift=False), []
+        for kind in (BOTH, BOTH._replace(both=False)):
+            plan = {"BBH": plan_of(kind)["BBH"]}
+            rows = run_stages(plan, lambda _, n, row=row, kind=kind: row.evidence(n, kind.both), Policy())
+            found.append((rows["BBH"].verdict, rows["BBH"].evidence.difference.n))
+        assert plan_of(BOTH)["BBH"].evidence == "both" and found[0] == found[1]
 
 
 # --- the command ---
@@ -169,3 +177,27 @@ def test_other_data_is_refused(house, tmp_path, capsys):
     ]
     assert main(["gate", "--baseline", str(baseline), *words, "--device", "cpu"]) == 2
     assert "not comparable: other data in piqa" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_generated_row_scores_its_reference_answers_where_the_baseline_has_them(house, tmp_path, capsys):
+    folder, _ = house
+    rows = [{"question": f"{n} and {n}?", "answer": f"It is\n#### {2 * n}"} for n in range(10)]
+    for split in ("test", "train"):
+        write_jsonl(tmp_path / "gsm8k" / f"{split}.jsonl", rows)
+    words = ["--model", str(folder / "model-0"), "--data", str(tmp_path), "--device", "cpu"]
+    run = ["--suite", "base", "--tasks", "gsm8k", "--no-plan"]
+    found = {}
+    for name, more in (("plain", []), ("asked", ["--references"])):
+        assert main([*words, *run, "--output-dir", str(tmp_path / name), *more]) == 0
+        (baseline,) = find_runs(tmp_path / name)
+        gate = ["gate", "--baseline", str(baseline), *words, "--output-dir", str(tmp_path / f"of-{name}")]
+        assert (
+            main([*gate, "--format", "json", "--allow", "data"]) == 0
+        )  # a value of nothing has nothing to lose
+        captured = capsys.readouterr()
+        data = json.loads(captured.out[captured.out.index("{") :])
+        found[name] = data["rows"][0]["gold"]
+        has = "reference_logprob" in load_run(Path(data["candidate"])).table("gsm8k").column_names
+        assert has == (name == "asked") and ("accuracy alone" in captured.err) != has
+    assert found["plain"] is None and found["asked"]["less_likely"] == 0

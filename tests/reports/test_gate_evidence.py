@@ -82,9 +82,9 @@ def test_a_noisy_row_that_lost_no_mass_is_unchanged(tmp_path):
     """Accuracy alone cannot tell; the gold answers can."""
     base = made(tmp_path, "a", docs=600)
     candidate = made(tmp_path, "b", noise=0.3, docs=600)
-    rule = Policy(Rule(tier="critical"))
     alone, both = (
-        {row.label: row for row in gate(base, candidate, rule, finer=finer).rows} for finer in (False, True)
+        {row.label: row for row in gate(base, candidate, Policy(Rule("critical", evidence=evidence))).rows}
+        for evidence in ("accuracy", "both")
     )
     assert alone["PIQA"].verdict == INCONCLUSIVE and "--allow-inconclusive" in alone["PIQA"].reason
     assert both["PIQA"].verdict == PASS and both["PIQA"].reason.startswith("unchanged: gold answers")
@@ -93,7 +93,7 @@ def test_a_noisy_row_that_lost_no_mass_is_unchanged(tmp_path):
 @pytest.mark.parametrize("shift, verdict", [(0.0, PASS), (0.5, REGRESSION)])
 def test_the_first_docs_are_enough_where_it_is_sure(tmp_path, shift, verdict):
     base, policy = made(tmp_path, "a"), Policy()
-    plan = plan_rows(base, policy, finer=True, early=True)
+    plan = plan_rows(base, policy)
     first = {label: made(tmp_path, f"b{label}", shift=shift, noise=0.02, first=700) for label in ("PIQA",)}
     found = {"PIQA": row_evidence(base, first["PIQA"], "PIQA", early=True)}
     row = judge(plan, found, policy)["PIQA"]
@@ -116,7 +116,7 @@ def test_drawn_docs_of_several_tasks_have_the_rows_loss(tmp_path):
 
 def test_the_mean_of_all_rows_is_a_row(tmp_path):
     base, worse = made(tmp_path, "a"), made(tmp_path, "b", shift=0.2)
-    row = next(row for row in gate(base, worse, Policy(), finer=False).rows if row.label == MEAN)
+    row = next(row for row in gate(base, worse, Policy(Rule(evidence="accuracy"))).rows if row.label == MEAN)
     parts = [row_evidence(base, worse, label, finer=False).loss for label in ("PIQA", "ARC (Average)")]
     assert row.evidence.loss == pytest.approx(np.mean(parts)) and row.verdict == REGRESSION
     assert row.planned.allowed == pytest.approx(1.0) and row.tier == "supporting"

@@ -35,7 +35,7 @@ def mixed(tmp_path):
     baseline = run_with(tmp_path, labels=labels, scores=dict.fromkeys(tasks, BASE))
     scores = {**dict.fromkeys(tasks, BASE), "piqa": changed(400, 400), "hellaswag": changed(200)}
     candidate = run_with(tmp_path, labels=labels, scores=scores, missing=("Winogrande",))
-    return gate(load_run(baseline), load_run(candidate), Policy(Rule(tier="critical")), finer=False)
+    return gate(load_run(baseline), load_run(candidate), Policy(Rule(tier="critical", evidence="accuracy")))
 
 
 @pytest.mark.parametrize("lenient, failures", [(False, 3), (True, 2)])
@@ -142,11 +142,13 @@ def test_a_row_that_collapses_never_passes(tmp_path):
     for left, verdict in ((0, "INCONCLUSIVE"), (4, "PASS")):
         scores = {"hellaswag": BASE, "piqa": [1] * left + [0] * (400 - left)}
         baseline = load_run(run_with(tmp_path, scores={"hellaswag": BASE, "piqa": few}))
-        rows = gate(baseline, load_run(run_with(tmp_path, scores=scores)), Policy(), finer=False).rows
+        rows = gate(
+            baseline, load_run(run_with(tmp_path, scores=scores)), Policy(Rule(evidence="accuracy"))
+        ).rows
         assert rows[1].verdict == verdict and rows[1].tier == "supporting"
     many = run_with(tmp_path, scores={"hellaswag": BASE, "piqa": few * 10})
     gone = run_with(tmp_path, scores={"hellaswag": BASE, "piqa": [0] * 4000})
-    result = gate(load_run(many), load_run(gone), Policy(), finer=False)
+    result = gate(load_run(many), load_run(gone), Policy(Rule(evidence="accuracy")))
     assert (result.rows[1].verdict, result.verdict) == ("REGRESSION", "REGRESSION")
 
 

@@ -79,6 +79,7 @@ BAD_POLICIES = {
     "[defaults]\nmargin = -1": "zero or more",
     "[rows.PIQUA]\ntier = 'advisory'": "did you mean 'PIQA'",
     "[defaults]\ntier = 'urgent'": "critical, supporting, advisory",
+    "[defaults]\nevidence = 'logprobs'": "accuracy, logprob, both",
     "[defaults]\nmax_drop = -1": "zero or more",
     "[defaults]\nmax_drop = nan": "must be a number",
     "[defaults]\nmax_drop = true": "must be a number",

@@ -63,10 +63,9 @@ class Adapter:
             yield i, Generation("7", (7,), "eos") if answer else Score(-float(sum(request.tokens)))
 
 
-def run(tmp_path: Path, adapter: Adapter) -> Run:
-    settings = Settings(
-        source=parse_source("smoke"), tasks=["piqa", "openbook_qa", "gsm8k"], output=tmp_path / "out"
-    )
+def run(tmp_path: Path, adapter: Adapter, **options: Any) -> Run:
+    options = {"tasks": ["piqa", "openbook_qa", "gsm8k"], "output": tmp_path / "out", **options}
+    settings = Settings(source=parse_source("smoke"), **options)
     (work,) = prepare([load_card("base")], settings)
     with Store.open(tmp_path / f"{adapter.leaves_cpu}{adapter.broken}.sqlite") as store:
         made = Run(work, adapter, store, settings, Progress())

@@ -6,18 +6,23 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 GROUP = 32  # weights of a row that share a scale when they are rounded
 
 
-def damage(
-    source: Path, target: Path, noise: float = 0.0, prune: float = 0.0, bits: int | None = None, seed: int = 0
-) -> Path:
-    """Damages every matrix: normal noise in its standard deviations, the smallest share of its weights set to zero,
-    rounding to `bits`; without any, a plain copy.
-    """
+def damage(source: Path, target: Path, **options: Any) -> Path:
+    """One damaged copy, saved in `target` (see `copies`)."""
+    copies(source, {target: options})
+    return target
+
+
+def copies(source: Path, targets: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Saves damaged copies, {folder: options}; the model is read once."""
+    if not targets:
+        return
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -28,17 +33,32 @@ def damage(
     }
     config = GgufConfig(gguf_file=source.name, dequantize=True)
     model = AutoModelForCausalLM.from_pretrained(**place, quantization_config=config, dtype=torch.float32)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() == 2:
-                weight += noise * weight.std() * torch.randn(weight.shape, generator=generator)
-                weight.copy_(_rounded(_pruned(weight, prune), bits))
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    model.to(torch.bfloat16).save_pretrained(target)
-    AutoTokenizer.from_pretrained(**place).save_pretrained(target)
-    return target
+    tokenizer = AutoTokenizer.from_pretrained(**place)
+    whole = [weight.detach().clone() for weight in model.parameters()]
+    for target, options in targets.items():
+        with torch.no_grad():
+            for weight, undamaged in zip(model.parameters(), whole, strict=True):
+                weight.data = undamaged.clone()
+            damage_weights(model, **options)
+        model.to(torch.bfloat16).save_pretrained(target)
+        tokenizer.save_pretrained(target)
+
+
+def damage_weights(
+    model: Any, noise: float = 0.0, prune: float = 0.0, bits: int | None = None, seed: int = 0
+) -> None:
+    """Damages every matrix: normal noise in its standard deviations, the smallest share of its weights set to zero,
+    rounding to `bits`; without any, nothing.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    for weight in model.parameters():
+        if weight.dim() == 2:
+            weight += noise * weight.std() * torch.randn(weight.shape, generator=generator)
+            weight.copy_(_rounded(_pruned(weight, prune), bits))
 
 
 def _pruned(weight: Any, share: float) -> Any:
@@ -64,4 +84,4 @@ if __name__ == "__main__":
     parser.add_argument("--prune", type=float, default=0.0)
     parser.add_argument("--bits", type=int)
     options = parser.parse_args()
-    print(damage(options.source, options.target, options.noise, options.prune, options.bits))
+    print(damage(options.source, options.target, noise=options.noise, prune=options.prune, bits=options.bits))

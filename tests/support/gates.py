@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,5 +42,8 @@ def run_gate(*words: object) -> int:
 
 def verdicts(baseline: Path, candidate: Path, policy: Policy | None = None) -> dict[str, str]:
     """{row: verdict} by accuracy alone, without the mean of all rows."""
-    result = gate(load_run(baseline), load_run(candidate), policy or Policy(), finer=False)
+    policy = policy or Policy()
+    rows = {label: replace(rule, evidence="accuracy") for label, rule in policy.rows.items()}
+    policy = replace(policy, defaults=replace(policy.defaults, evidence="accuracy"), rows=rows)
+    result = gate(load_run(baseline), load_run(candidate), policy)
     return {row.label: row.verdict for row in result.rows[:-1]}
