@@ -5,7 +5,6 @@ Nothing heavy is imported before a command runs, so that --help answers at once.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import os
@@ -17,25 +16,22 @@ from importlib import metadata
 from typing import Any
 
 from evals.commands.options import Parser, parser_of
-from evals.core.errors import EXIT_USAGE, UserError
+from evals.core.errors import EXIT_USAGE, UserError, nearest
 
 COMMANDS = {
-    "run": ("evals.commands.run", "measure a model (the default command)"),
-    "report": ("evals.commands.report", "print a run's tables again, in many formats"),
-    "curve": (
-        "evals.commands.curve",
-        "how the rows grow over a training's checkpoints: tables and a picture",
-    ),
-    "compare": ("evals.commands.compare", "what differs between two runs, and whether it is real"),
-    "gate": ("evals.commands.gate", "stop a candidate that is worse than its baseline (for CI)"),
-    "bless": ("evals.commands.bless", "make a run the baseline of a gate"),
-    "leaderboard": ("evals.commands.leaderboard", "rank all runs; markdown, CSV and a static site"),
-    "judge": ("evals.commands.judge", "judge a run's MT-Bench answers"),
-    "prompts": ("evals.commands.prompts", "show the exact prompts and token boundaries of a task"),
-    "models": ("evals.commands.models", "list the models known by name"),
-    "tasks": ("evals.commands.tasks", "list the suites, their rows and tasks"),
-    "cache": ("evals.commands.cache", "what the store of finished requests holds; clear it"),
-    "snapshot": ("evals.commands.snapshot", "copy every benchmark from the hub to a folder, for offline use"),
+    "run": "measure a model (the default command)",
+    "report": "print a run's tables again, in many formats",
+    "curve": "how the rows grow over a training's checkpoints: tables and a picture",
+    "compare": "what differs between two runs, and whether it is real",
+    "gate": "stop a candidate that is worse than its baseline (for CI)",
+    "bless": "make a run the baseline of a gate",
+    "leaderboard": "rank all runs; markdown, CSV and a static site",
+    "judge": "judge a run's MT-Bench answers",
+    "prompts": "show the exact prompts and token boundaries of a task",
+    "models": "list the models known by name",
+    "tasks": "list the suites, their rows and tasks",
+    "cache": "what the store of finished requests holds; clear it",
+    "snapshot": "copy every benchmark from the hub to a folder, for offline use",
 }
 INTERRUPTED = 130
 
@@ -43,15 +39,10 @@ INTERRUPTED = 130
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns its exit code. See `python run_evals.py --help`."""
     argv = sys.argv[1:] if argv is None else argv
-    debug = "--debug" in argv
     _terminate_like_interrupt()
     try:
-        module, args = parse(argv)
-        return int(module.main(args))
-    except UserError as error:
-        if debug:
-            raise
-        return _fail(str(error))
+        module, options = parse(argv)
+        return int(module.main(options))
     except KeyboardInterrupt:
         again = " ".join(shlex.quote(word) for word in ["python", "run_evals.py", *argv])
         with contextlib.suppress(OSError):  # a closed terminal hears nothing
@@ -62,33 +53,32 @@ def main(argv: list[str] | None = None) -> int:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        if debug:
-            raise
-        what = (
-            f"cannot use '{str(error.filename)[:200]}'"
-            if error.filename
-            else f"unexpected {type(error).__name__}"
-        )
-        return _fail(f"{what}: {error.strerror or error} (run again with --debug for where)")
-    except MemoryError:
-        if debug:
-            raise
-        return _fail("not enough memory: use a smaller model, --dtype bfloat16, or another machine")
     except Exception as error:
-        if debug:
+        if "--debug" in argv:
             raise
-        return _fail(
-            f"unexpected {type(error).__name__}: {str(error)[:300]} (run again with --debug for where)"
-        )
+        print("error: " + " ".join(_told(error).split()), file=sys.stderr)
+        return EXIT_USAGE
 
 
-def parse(argv: list[str]) -> tuple[Any, argparse.Namespace]:
-    """The command's module and its arguments. Raises UserError."""
+def _told(error: Exception) -> str:
+    """An error in words."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "not enough memory: use a smaller model, --dtype bfloat16, or another machine"
+    what, reason = f"unexpected {type(error).__name__}", str(error)[:300]
+    if isinstance(error, OSError):
+        what = f"cannot use '{str(error.filename)[:200]}'" if error.filename else what
+        reason = error.strerror or str(error)
+    return f"{what}: {reason} (run again with --debug for where)"
+
+
+def parse(argv: list[str]) -> tuple[Any, Any]:
+    """The command's module and its options, unchecked. Raises UserError."""
     name, rest = _command(argv)
     module, parser = make_parser(name)
     _refuse_empty(rest)
-    return module, parser.parse_args(rest)
+    return module, parser.options(rest)
 
 
 def version() -> str:
@@ -99,17 +89,10 @@ def version() -> str:
         return "(not installed)"
 
 
-def _fail(message: str) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    return EXIT_USAGE
-
-
 def _command(argv: list[str]) -> tuple[str, list[str]]:
     if argv and argv[0] in COMMANDS:
         return argv[0], argv[1:]
     if argv and not argv[0].startswith("-"):
-        from evals.core.errors import nearest
-
         raise UserError(f"unknown command '{argv[0]}': {nearest(argv[0], list(COMMANDS))}")
     return "run", argv
 
@@ -123,9 +106,9 @@ def _refuse_empty(words: list[str]) -> None:
 
 def make_parser(name: str) -> tuple[Any, Parser]:
     """A command's module and its parser."""
-    module = importlib.import_module(COMMANDS[name][0])
+    module = importlib.import_module(f"evals.commands.{name}")
     program = "run_evals.py" if name == "run" else f"run_evals.py {name}"
-    lines = [f"  {command:<12} {text}" for command, (_, text) in COMMANDS.items()]
+    lines = [f"  {command:<12} {text}" for command, text in COMMANDS.items()]
     epilog = "commands (each with its own --help):\n" + "\n".join(lines) if name == "run" else None
     parser = parser_of(module, program, epilog)
     if name == "run":

@@ -68,6 +68,9 @@ def test_the_example_of_the_readme(tmp_path, monkeypatch, embedded_path) -> None
         ({"card": "no-such-card"}, "no card 'no-such-card'"),
         ({"data": "smoke", "tasks": ["piqqa"]}, "did you mean 'piqa'"),
         ({"model_path": "/nowhere.gguf"}, "nowhere.gguf"),
+        ({"dtype": "float8"}, "--dtype 'float8': choose from float32"),
+        ({"tasks": []}, "--tasks names no task"),
+        ({"tokenizer": "gpt2"}, "--tokenizer belongs to"),
     ],
 )
 def test_wrong_choices_are_one_line(tmp_path, choices, says) -> None:

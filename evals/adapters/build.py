@@ -18,6 +18,7 @@ from evals.core.files import text_hash
 from evals.models.known import ModelSpec, resolve
 
 if TYPE_CHECKING:
+    from evals.models.loading import LoadedModel
     from evals.prompting.requests import TextToRequests
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,15 @@ def texts(spec: ModelSpec, cards: Sequence[Card], offline: bool) -> list[TextToR
     return [TextToRequests(tokenizer, card.chat, card.window) for card in cards]
 
 
+def load(spec: ModelSpec, options: LocalOptions, offline: bool) -> tuple[LoadedModel, Path]:
+    """A model's weights on this machine, and where they lie. Raises UserError."""
+    from evals.models import loading
+
+    device = loading.pick_device(options.device)
+    path = loading.local_path(spec, offline)
+    return loading.load(path, device, loading.pick_dtype(options.dtype, device)), path
+
+
 def _local(
     spec: ModelSpec, cards: Sequence[Card], options: LocalOptions, offline: bool, memory: float
 ) -> Built:
@@ -107,13 +117,11 @@ def _local(
 
     from evals.adapters.local import PrefixModel
     from evals.engine.device import device_name, peak_memory
-    from evals.models import loading
 
-    device = loading.pick_device(options.device)
-    path = loading.local_path(spec, offline)
+    loaded, path = load(spec, options, offline)
+    device = loaded.device
     if spec.source == "hub":
         spec = replace(spec, revision=path.name)
-    loaded = loading.load(path, device, loading.pick_dtype(options.dtype, device))
     share = memory if device.type == "cpu" else 1.0  # a GPU is a worker's own
     adapters = [
         PrefixModel(loaded, card.chat, spec.name, options.engine, card.window, memory_share=share)

@@ -54,7 +54,7 @@ class PrefixModel(Adapter):
         """Whether a GPU does the work."""
         return self.loaded.device.type != "cpu"
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """What a stored result depends on besides its request."""
         device = self.loaded.device

@@ -1,1 +1,1 @@
-"""One module a command: `add_arguments(parser)`, `main(args) -> exit code`; heavy imports wait for main."""
+"""One module a command: `Options`, `main(options) -> exit code`; heavy imports wait for main."""

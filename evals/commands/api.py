@@ -7,7 +7,6 @@ from os import PathLike, fspath
 from pathlib import Path
 
 from evals.commands import run
-from evals.commands.options import parser_of
 from evals.core.runlog import RunLog
 
 Place = str | PathLike[str]
@@ -40,25 +39,21 @@ def evaluate(
     options of the same names say (evals/commands/README.md). What is stored in `output_dir` is not computed again.
     Raises UserError, one line, for whatever a user can mend. A row that cannot be had has no value and a note.
     """
-    words = ["--no-plan"] if base_url is None else []
-    choices = {
-        "model": model, "suite": card, "data": data, "limit": limit, "model-path": model_path, "revision": revision,
-        "output-dir": output_dir, "device": device, "dtype": dtype, "engine": engine, "workers": workers,
-        "base-url": base_url, "tokenizer": tokenizer,
-    }  # fmt: skip
-    lists = {"tasks": tasks, "variant": variants or None}
-    given = {
-        name: value if isinstance(value, int) else fspath(value)
-        for name, value in choices.items()
-        if value is not None
-    }
-    given |= {name: ",".join(values) for name, values in lists.items() if values is not None}
-    words += [f"--{name}={value}" for name, value in given.items()]
-    words += [f"--{name}" for name, on in {"fresh": fresh, "offline": offline}.items() if on]
-    options = run.options_from(parser_of(run, "evaluate").parse_args(words))
+    options = run.Options(
+        model=None if model is None else (fspath(model),), suite=_text(card), data=fspath(data),
+        tasks=None if tasks is None else tuple(tasks), limit=limit, variant=tuple(variants) or None,
+        model_path=_text(model_path), revision=revision, output_dir=Path(output_dir), device=device, dtype=dtype,
+        engine=engine, workers=workers, fresh=fresh, offline=offline, base_url=base_url, tokenizer=_text(tokenizer),
+        no_plan=base_url is None,
+    )  # fmt: skip
+    options.check()
     run.prepare_process(options)
-    (log,) = run.measure(options).logs
+    (log,), _ = run.measure(options)
     return log
+
+
+def _text(place: Place | None) -> str | None:
+    return None if place is None else fspath(place)
 
 
 def load_run(path: Place) -> RunLog:

@@ -5,50 +5,30 @@ The only way in which a baseline changes. It is a run folder as results/README.m
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from evals.commands.options import Asked, argument, option
 from evals.core.errors import EXIT_OK
 
 
-@dataclass(frozen=True)
-class Options:
-    """What `bless` was asked for. `baselines`: where baselines are kept; None: the project's.
+@dataclass(frozen=True, kw_only=True)
+class Options(Asked):
+    """What `bless` was asked for. `runs`: the baseline's, then equivalent ones."""
 
-    `runs`: the baseline's, then equivalent ones.
-    """
-
-    runs: tuple[str, ...]
-    name: str
-    baselines: Path | None
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `bless`."""
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        metavar="RUN",
-        help="the run to keep as a baseline, or a model's folder; more runs of the same weights (other dtype, batch or "
+    runs: tuple[str, ...] = argument(
+        "the run to keep as a baseline, or a model's folder; more runs of the same weights (other dtype, batch or "
         "GPU) tell how much of a difference is noise",
+        "RUN",
+        nargs="+",
     )
-    parser.add_argument(
-        "--as", dest="name", required=True, metavar="NAME", help="letters, digits, '.', '_' and '-'"
-    )
-    parser.add_argument(
-        "--baselines", type=Path, metavar="DIR", help="where baselines are kept (default: results/baselines)"
-    )
+    name: str = option("letters, digits, '.', '_' and '-'", "NAME", flag="--as", required=True)
+    baselines: Path | None = option("where baselines are kept (default: results/baselines)", "DIR")
 
 
-def options_from(args: argparse.Namespace) -> Options:
-    """The command's options."""
-    return Options(tuple(args.runs), args.name, args.baselines)
-
-
-def main(args: argparse.Namespace) -> int:
+def main(options: Options) -> int:
     """Stores the baseline and says what it replaces."""
-    options = options_from(args)
+    options.check()
     from reports.finding import find_run
     from reports.gate.bless import bless, checked_name
     from reports.runs import load_run

@@ -5,47 +5,36 @@ Every run keeps each finished request in `<output-dir>/.cache`, and computes onl
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from evals.commands.options import Asked, argument, option
 from evals.core.errors import EXIT_OK, UserError
 
 STORE = Path(".cache", "requests.sqlite")  # in the output folder
 
 
-@dataclass(frozen=True)
-class Options:
-    """What `cache` was asked for: the action ("info" or "clear") on an output folder's store."""
+@dataclass(frozen=True, kw_only=True)
+class Options(Asked):
+    """What `cache` was asked for."""
 
-    action: str
-    output: Path
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to do, and with which folder's store."""
-    parser.add_argument("action", choices=("info", "clear"), help="show what is stored, or remove all of it")
-    parser.add_argument("--output-dir", default="results", metavar="DIR", help="default: results")
+    action: str = argument("show what is stored, or remove all of it", choices=("info", "clear"))
+    output_dir: str = option("default: results", "DIR", "results")
 
 
-def options_from(args: argparse.Namespace) -> Options:
-    """The command's options, checked. Raises UserError."""
-    options = Options(args.action, Path(args.output_dir).expanduser())
-    if not options.output.is_dir():
-        raise UserError(f"--output-dir '{args.output_dir}' is not a folder")
-    return options
-
-
-def main(args: argparse.Namespace) -> int:
+def main(options: Options) -> int:
     """Prints what the store holds or what was removed; a store that does not exist is empty."""
-    options = options_from(args)
-    path = options.output / STORE
+    options.check()
+    output = Path(options.output_dir).expanduser()
+    if not output.is_dir():
+        raise UserError(f"--output-dir '{options.output_dir}' is not a folder")
+    path = output / STORE
     if not path.exists() and not list(path.parent.glob(f"{path.name}.damaged-*")):
-        print(f"nothing is stored in '{args.output_dir}'")
+        print(f"nothing is stored in '{options.output_dir}'")
     elif options.action == "info":
         _show(path)
     else:
-        print(f"removed {_clear(path) / 1e6:.1f} MB of finished requests from '{args.output_dir}'")
+        print(f"removed {_clear(path) / 1e6:.1f} MB of finished requests from '{options.output_dir}'")
     return EXIT_OK
 
 

@@ -6,76 +6,50 @@ what is left of the name tells trainings apart. A model without a number is a le
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from evals.commands.options import require_place, split_names
+from evals.commands.options import Asked, argument, option, picture, place
 from evals.core.errors import EXIT_OK, UserError
 
 
-@dataclass(frozen=True)
-class Options:
-    """What `curve` was asked for; None: left out."""
-
-    runs: tuple[str, ...]
-    plot: Path | None = None
-    output: Path | None = None
-    steps: tuple[int, ...] | None = None
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `curve`."""
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        metavar="RUN",
-        help="run folders, or folders that hold the runs of checkpoints",
-    )
-    parser.add_argument(
-        "--steps",
-        metavar="N,N,…",
-        help="the runs' steps in their order, where their models' names do not say them",
-    )
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="a picture of the curves: .svg or .png")
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="write the tables there instead of printing"
-    )
-
-
-def options_from(args: argparse.Namespace) -> Options:
-    """The command's options, checked. Raises UserError."""
-    options = Options(tuple(args.runs), args.plot, args.output, steps_from(args.steps))
-    check(options)
-    return options
-
-
-def check(options: Options) -> None:
-    """Raises UserError for a file that cannot be written, before any run is read."""
-    from reports.render.pictures import check_format
-
-    require_place("--output", options.output)
-    if options.plot:
-        check_format(options.plot)
-
-
-def steps_from(text: str | None) -> tuple[int, ...] | None:
-    """The steps that an option names. Raises UserError."""
-    names = split_names("--steps", text, "step")
-    for name in names or ():
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """The steps that --steps names. Raises UserError."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
         if not (name.isascii() and name.isdigit()):
             raise UserError(
                 f"--steps {text}: '{name[:40]}' is no step; give whole numbers by comma, one a run"
             )
-    return None if names is None else tuple(map(int, names))
+    return tuple(map(int, names))
 
 
-def main(args: argparse.Namespace) -> int:
+STEPS: dict[str, Any] = {"metavar": "N,N,…", "type": whole_numbers, "names": "step"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Asked):
+    """What `curve` was asked for."""
+
+    runs: tuple[str, ...] = argument(
+        "run folders, or folders that hold the runs of checkpoints", "RUN", nargs="+"
+    )
+    steps: tuple[int, ...] | None = option(
+        "the runs' steps in their order, where their models' names do not say them", **STEPS
+    )
+    plot: Path | None = option("a picture of the curves: .svg or .png", "FILE", check=picture)
+    output: Path | None = option("write the tables there instead of printing", "FILE", check=place)
+
+
+def main(options: Options) -> int:
     """Prints the tables of all trainings; draws them with --plot. Raises UserError."""
-    return show(options_from(args))
+    options.check()
+    return show(options.runs, options.steps, options.plot, options.output)
 
 
-def show(options: Options) -> int:
+def show(runs: Sequence[str], steps: Sequence[int] | None, plot: Path | None, output: Path | None) -> int:
     """Prints or writes the tables, and draws. Raises UserError."""
     from reports.curve import draw, find_curves, tables
     from reports.files import print_or_write
@@ -83,9 +57,9 @@ def show(options: Options) -> int:
     from reports.render.tables import markdown
     from reports.runs import load_run
 
-    curves = find_curves([load_run(folder) for folder in find_each(options.runs)], options.steps)
+    curves = find_curves([load_run(folder) for folder in find_each(runs)], steps)
     text = "\n".join(markdown(table) for table in tables(curves))
-    if options.plot:
-        draw(curves, options.plot)
-    print_or_write(text, options.output)
+    if plot:
+        draw(curves, plot)
+    print_or_write(text, output)
     return EXIT_OK

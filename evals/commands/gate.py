@@ -8,16 +8,13 @@ a finished run, or a model that is measured here, each row only until its verdic
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from evals.commands.options import Use, refuse_unused, split_names
-from evals.commands.tolerance import add_arguments as add_tolerance
-from evals.commands.tolerance import tolerance_from
+from evals.commands.options import ALPHA, DTYPES, MARGIN, Asked, Need, option
 from evals.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,158 +22,88 @@ if TYPE_CHECKING:
     from reports.gate.verdict import GateResult
     from reports.runs import Run
 
-EVIDENCE = ("accuracy", "both")
+HERE: Need = (lambda o: o.model, "is about a candidate that is measured here (--model)")
+
+what = partial(option, group="what to judge")
+measuring = partial(option, group="how to measure --model", needs=[HERE])
+judging = partial(option, group="how to judge")
+shown = partial(option, group="what to show")
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A candidate that is measured here: which model, on which data, and how.
+@dataclass(frozen=True, kw_only=True)
+class Options(Asked):
+    """What `gate` was asked for: a `candidate`, or a `model` to measure here.
 
-    `dtype`: None is the baseline's; `device`: None is the best there is.
+    `baselines`: where the name `baseline` is looked up. `show_flips`: docs a task whose texts are shown.
     """
 
-    model: str
-    revision: str | None
-    data: str
-    device: str | None
-    dtype: str | None
-    output: Path
-    offline: bool
-
-
-@dataclass(frozen=True)
-class Options:
-    """What `gate` was asked for; None: left out. `baselines`: where the name `baseline` is looked up.
-
-    One of `candidate` and `measured` is there. `changed`: what the policy's defaults give way to. `flips`: docs a task
-    whose texts are shown. `finer`: whether the gold answers' log-probabilities count.
-    """
-
-    baseline: str
-    candidate: str | None
-    measured: Measured | None
-    policy: Path | None
-    allow: tuple[str, ...]
-    allow_inconclusive: bool
-    finer: bool
-    baselines: Path | None
-    junit: Path | None
-    summary: Path | None
-    format: str
-    flips: int
-    changed: Mapping[str, float | None]
-
-
-_HERE = "is about a candidate that is measured here (--model)"
-USES: tuple[Use[Options], ...] = tuple(
-    Use(f"--{name}", lambda o: o.measured, _HERE)
-    for name in ("revision", "data", "device", "dtype", "output-dir", "offline")
-)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `gate`."""
-    parser.epilog = (
+    epilog: ClassVar[str | None] = (
         "policy file (TOML; every key with its default: reports/gate/policy.example.toml):\n"
         "  [defaults]        alpha, beta (whole gate), margin, max_drop, max_relative_drop, min_n, tier\n"
         '  [rows."LABEL"]    the same for one row, but alpha and beta\n'
         "a row finds a drop of the size that is printed before the gate starts with power 1 - beta"
     )
-    what = parser.add_argument_group("what to judge")
-    what.add_argument("--baseline", required=True, metavar="RUN|NAME",
-                      help="a run or a model's folder, or a blessed baseline")  # fmt: skip
-    what.add_argument("--candidate", metavar="RUN", help="the run to judge, or a model's folder")
-    what.add_argument("--model", metavar="NAME",
-                      help="instead: a name, hub id, folder or .gguf file, measured as far as it takes")  # fmt: skip
-    what.add_argument(
-        "--baselines", type=Path, metavar="DIR", help="where NAME is looked up (results/baselines)"
+    baseline: str = what("a run or a model's folder, or a blessed baseline", "RUN|NAME", required=True)
+    candidate: str | None = what("the run to judge, or a model's folder", "RUN")
+    model: str | None = what(
+        "instead: a name, hub id, folder or .gguf file, measured as far as it takes", "NAME"
     )
-    _add_measuring(parser)
-    _add_judging(parser)
-    shown = parser.add_argument_group("what to show")
-    shown.add_argument("--format", choices=("text", "json"), default="text", help="of what is printed (text)")
-    shown.add_argument(
-        "--show-flips", type=int, default=0, metavar="N", help="texts of N changed docs of each task"
+    baselines: Path | None = what("where NAME is looked up (results/baselines)", "DIR")
+
+    revision: str | None = measuring("the hub revision of the model")
+    data: str | None = measuring("where the benchmarks are (default: hub)", "hub|smoke|DIR")
+    device: str | None = measuring("cpu, cuda:1, mps (default: the best there is)")
+    dtype: str | None = measuring("default: the baseline's", choices=DTYPES)
+    output_dir: Path | None = measuring("default: results", "DIR")
+    offline: bool = measuring("no network at all", default=False)
+
+    policy: Path | None = judging(
+        "TOML, see below (default: [tool.smol-evals.gate] of pyproject.toml)", "FILE"
     )
-    shown.add_argument("--junit", type=Path, metavar="FILE", help="write the verdicts as JUnit XML")
-    shown.add_argument("--summary", type=Path, metavar="FILE", help="write the markdown summary")
-
-
-def _add_measuring(parser: argparse.ArgumentParser) -> None:
-    how = parser.add_argument_group("how to measure --model")
-    how.add_argument("--revision", help="the hub revision of the model")
-    how.add_argument("--data", metavar="hub|smoke|DIR", help="where the benchmarks are (default: hub)")
-    how.add_argument("--device", help="cpu, cuda:1, mps (default: the best there is)")
-    how.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: the baseline's")
-    how.add_argument("--output-dir", metavar="DIR", help="default: results")
-    how.add_argument("--offline", action="store_true", help="no network at all")
-
-
-def _add_judging(parser: argparse.ArgumentParser) -> None:
-    how = parser.add_argument_group("how to judge")
-    how.add_argument("--policy", type=Path, metavar="FILE",
-                     help="TOML, see below (default: [tool.smol-evals.gate] of pyproject.toml)")  # fmt: skip
-    how.add_argument(
-        "--allow", action="append", default=[], metavar="WHAT",
-        help="accept that the runs differ in data, prompts, docs, limit, variant, chat, dtype or quantization "
+    allow: tuple[str, ...] | None = judging(
+        "accept that the runs differ in data, prompts, docs, limit, variant, chat, dtype or quantization "
         "(may be repeated, or names by comma); the summary shows it",
+        "WHAT", action="extend", names="difference",
     )  # fmt: skip
-    how.add_argument(
-        "--allow-inconclusive", action="store_true", help="exit 0 when the docs are too few to tell"
-    )
-    how.add_argument("--evidence", choices=EVIDENCE, default="both",
-                     help="accuracy alone, or the gold answers' log-probabilities as well (both)")  # fmt: skip
-    add_tolerance(how)
+    allow_inconclusive: bool = judging("exit 0 when the docs are too few to tell", default=False)
+    evidence: str = judging(
+        "accuracy alone, or the gold answers' log-probabilities as well (both)",
+        default="both", choices=("accuracy", "both"),
+    )  # fmt: skip
+    margin: float | None = judging(**MARGIN)
+    alpha: float | None = judging(**ALPHA)
+
+    format: str = shown("of what is printed (text)", default="text", choices=("text", "json"))
+    show_flips: int = shown("texts of N changed docs of each task", "N", 0)
+    junit: Path | None = shown("write the verdicts as JUnit XML", "FILE")
+    summary: Path | None = shown("write the markdown summary", "FILE")
+
+    @property
+    def finer(self) -> bool:
+        """Whether the gold answers' log-probabilities count."""
+        return self.evidence == "both"
+
+    @property
+    def changed(self) -> dict[str, float | None]:
+        """What the policy's defaults give way to."""
+        changed: dict[str, float | None] = {} if self.alpha is None else {"alpha": self.alpha}
+        return changed if self.margin is None else changed | {"margin": self.margin, "max_drop": None}
+
+    def resolve(self) -> None:
+        """One candidate. Raises UserError."""
+        if (self.candidate is None) == (self.model is None):
+            raise UserError("give either --candidate RUN, or --model NAME to measure one here")
 
 
-def options_from(args: argparse.Namespace) -> Options:
-    """The command's options, checked. Raises UserError."""
-    if (args.candidate is None) == (args.model is None):
-        raise UserError("give either --candidate RUN, or --model NAME to measure one here")
-    options = Options(
-        baseline=args.baseline,
-        candidate=args.candidate,
-        measured=None if args.model is None else _measured(args),
-        policy=args.policy,
-        allow=split_names("--allow", args.allow, "difference") or (),
-        allow_inconclusive=args.allow_inconclusive,
-        finer=args.evidence == "both",
-        baselines=args.baselines,
-        junit=args.junit,
-        summary=args.summary,
-        format=args.format,
-        flips=max(0, args.show_flips),
-        changed=_changed(args),
-    )
-    refuse_unused(args, options, USES)
-    return options
-
-
-def _measured(args: argparse.Namespace) -> Measured:
-    output = Path(args.output_dir or "results")
-    return Measured(
-        args.model, args.revision, args.data or "hub", args.device, args.dtype, output, args.offline
-    )
-
-
-def _changed(args: argparse.Namespace) -> dict[str, float | None]:
-    tolerance = tolerance_from(args)
-    found: dict[str, float | None] = {}
-    if args.margin is not None:
-        found |= {"margin": tolerance.points, "max_drop": None}
-    if args.alpha is not None:
-        found["alpha"] = tolerance.alpha
-    return found
-
-
-def main(args: argparse.Namespace) -> int:
+def main(options: Options) -> int:
     """Prints the verdicts and returns the exit code; what CI reads is written also where nothing could be judged."""
     try:
-        return _judge(options_from(args))
+        options.check()
+        return _judge(options)
     except Exception as error:
         from reports.gate.ci import leave_error
 
-        for line in leave_error(str(error), args.junit, args.summary):
+        for line in leave_error(str(error), options.junit, options.summary):
             print(line, file=sys.stderr)
         raise
 
@@ -191,12 +118,11 @@ def _judge(options: Options) -> int:
     baseline = load_run(find_run(options.baseline, options.baselines))
     policy = load_policy(options.policy, more=[baseline.card], changed=options.changed)
     result = _result(options, baseline, policy)
-    code = result.exit_code(options.allow_inconclusive)
+    code, flips = result.exit_code(options.allow_inconclusive), max(0, options.show_flips)
     print(as_json(result, code) if options.format == "json" else plain(result, code))
-    if options.flips and options.format == "text":
-        print(flips_text(result, options.flips))
-    lines = leave(result, code, options.junit, options.summary, options.allow_inconclusive, options.flips)
-    for line in lines:
+    if flips and options.format == "text":
+        print(flips_text(result, flips))
+    for line in leave(result, code, options.junit, options.summary, options.allow_inconclusive, flips):
         print(line, file=sys.stdout if options.format == "text" else sys.stderr)
     return code
 
@@ -208,12 +134,11 @@ def _result(options: Options, baseline: Run, policy: Policy) -> GateResult:
     from reports.gate.whole import gate
     from reports.runs import load_run
 
-    early = options.measured is not None
-    plan = plan_rows(baseline, policy, options.finer, early)
+    plan = plan_rows(baseline, policy, options.finer, early=options.model is not None)
     print(plan_text(plan, policy), file=sys.stdout if options.format == "text" else sys.stderr, flush=True)
-    if options.measured is None:
-        candidate = load_run(find_run(str(options.candidate)))
-        return gate(baseline, candidate, policy, options.allow, options.finer)
+    allow = options.allow or ()
+    if options.candidate is not None:
+        return gate(baseline, load_run(find_run(options.candidate)), policy, allow, options.finer)
     from evals.commands.early_gate import early_gate
 
-    return early_gate(baseline, options.measured, plan, policy, options.allow)
+    return early_gate(baseline, options, plan, policy, allow)

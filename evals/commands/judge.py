@@ -5,178 +5,140 @@ A stopped judging goes on where it was; several judges can stand side by side in
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from evals.adapters.build import LocalOptions
-from evals.commands.options import Use, given, refuse_unused, require_positive
+from evals.adapters.build import LocalOptions, load
+from evals.commands.options import DTYPES, Asked, Need, argument, option, part, positive, switch
 from evals.core.errors import EXIT_OK, EXIT_ROWS_MISSING, UserError
 from evals.models.known import ModelSpec, is_endpoint, resolve
 
 if TYPE_CHECKING:
     from evals.judging.judge import Judge
+    from evals.judging.prompts import PromptSet
     from evals.run.progress import Progress
 
-
-@dataclass(frozen=True)
-class JudgeOptions:
-    """A judge: a server's (`name`, `url`) or, where `spec` is given, this machine's own chat model.
-
-    `prompts`: a folder or "own"; None: FastChat's where the folder `data` has them, else our own. `published`: it is
-    the judge behind the published number.
-    """
-
-    name: str
-    spec: ModelSpec | None
-    local: LocalOptions | None
-    data: Path | None
-    offline: bool
-    url: str | None = None
-    key_env: str | None = None
-    prompts: str | None = None
-    published: bool = False
-    parallel: int = 4
-    timeout: float = 600.0
-
-
-@dataclass(frozen=True)
-class Options:
-    """What `judge` was asked for. `cache`: the store of finished requests."""
-
-    run: Path
-    judge: JudgeOptions
-    cache: Path
-
-
-def _is_served(judge: JudgeOptions | None) -> bool:
-    return judge is not None and judge.spec is None
-
-
-_SERVED = "belongs to --judge openai:MODEL"
-JUDGE_USES: tuple[Use[JudgeOptions | None], ...] = (
-    Use("--judge-url", _is_served, _SERVED),
-    Use("--judge-key-env", _is_served, _SERVED),
-    Use("--judge-parallel", _is_served, _SERVED),
-    Use("--judge-timeout", _is_served, _SERVED),
-    Use("--judge-prompts", lambda judge: judge, "belongs to --judge"),
-    Use("--same-judge-as-published", lambda judge: judge, "belongs to --judge"),
+PARALLEL, TIMEOUT = 4, 600.0
+JUDGED: Need = (lambda o: o.judge, "belongs to --judge")
+SERVED: Need = (lambda o: o.judge and o.judge_spec is None, "belongs to --judge openai:MODEL")
+LOCAL: Need = (lambda o: o.judge_spec, "belongs to --judge local:NAME")
+ALONE: Need = (
+    lambda o: o.judge_prompts is None,
+    "gives the judge's prompts, as --judge-prompts does: give one",
 )
-USES: tuple[Use[Options], ...] = (
-    Use("--device", lambda o: o.judge.spec, "belongs to --judge local:NAME"),
-    Use("--dtype", lambda o: o.judge.spec, "belongs to --judge local:NAME"),
-    Use("--data", lambda o: o.judge.prompts is None, "gives the judge's prompts, as --judge-prompts does: give one"),
-)  # fmt: skip
+
+judging = partial(option, group="judging MT-Bench")
+WHO = ("a model behind an OpenAI-compatible server, or a local chat model", "openai:MODEL|local:NAME")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which run, which judge."""
-    parser.add_argument("run", metavar="RUN", help="a run's folder")
-    add_judge_arguments(parser, required=True)
-    parser.add_argument(
-        "--data", metavar="DIR", help="folder whose mt_bench/judge_prompts.jsonl has FastChat's prompts"
+@dataclass(frozen=True, kw_only=True)
+class JudgeOptions(Asked):
+    """The judge's own options, for this command and for `run`."""
+
+    judge: str | None = judging(*WHO)
+    judge_url: str | None = judging(
+        "of an openai: judge, like http://127.0.0.1:8000/v1", "URL", needs=[SERVED]
     )
-    parser.add_argument(
-        "--offline", action="store_true", help="only this machine: no hub, no endpoint elsewhere"
+    judge_key_env: str | None = judging(
+        "environment variable that holds the judge's key (default: OPENAI_API_KEY)", "NAME", needs=[SERVED]
     )
-    parser.add_argument("--device", help="of a local judge: cpu, cuda:1, mps (default: the best there is)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of a local judge")
-    parser.add_argument(
-        "--cache", metavar="FILE", help="the store of finished requests (default: the output folder's)"
+    judge_prompts: str | None = judging(
+        "folder with FastChat's judge_prompts.jsonl, or this project's own wording (default: FastChat's when the data "
+        "folder has them)",
+        "DIR|own", needs=[JUDGED],
+    )  # fmt: skip
+    same_judge_as_published: bool = judging(
+        "state that this judge is the one behind the published number", default=False, needs=[JUDGED]
     )
-
-
-def add_judge_arguments(parser: Any, required: bool = False) -> None:
-    """The judge's own options, for this command and for 'run'."""
-    group = parser.add_argument_group("judging MT-Bench")
-    group.add_argument("--judge", required=required, metavar="openai:MODEL|local:NAME",
-                       help="a model behind an OpenAI-compatible server, or a local chat model")  # fmt: skip
-    group.add_argument(
-        "--judge-url", metavar="URL", help="of an openai: judge, like http://127.0.0.1:8000/v1"
+    judge_parallel: int | None = judging(
+        f"requests to an endpoint at once (default: {PARALLEL})", "N", check=positive, needs=[SERVED]
     )
-    group.add_argument("--judge-key-env", metavar="NAME",
-                       help="environment variable that holds the judge's key (default: OPENAI_API_KEY)")  # fmt: skip
-    group.add_argument("--judge-prompts", metavar="DIR|own",
-                       help="folder with FastChat's judge_prompts.jsonl, or this project's own wording "
-                       "(default: FastChat's when the data folder has them)")  # fmt: skip
-    group.add_argument("--same-judge-as-published", action="store_true",
-                       help="state that this judge is the one behind the published number")  # fmt: skip
-    group.add_argument("--judge-parallel", type=int, metavar="N",
-                       help=f"requests to an endpoint at once (default: {JudgeOptions.parallel})")  # fmt: skip
-    group.add_argument("--judge-timeout", type=float, metavar="SECONDS",
-                       help=f"for one answer of an endpoint (default: {JudgeOptions.timeout:.0f})")  # fmt: skip
-
-
-def judge_options(args: argparse.Namespace, data: Path | None) -> JudgeOptions | None:
-    """The judge of --judge and its own options, checked; None without --judge. `data`: may hold FastChat's prompts.
-
-    Raises UserError.
-    """
-    judge = None if args.judge is None else _judge(args, data)
-    refuse_unused(args, judge, JUDGE_USES)
-    return judge
-
-
-def _judge(args: argparse.Namespace, data: Path | None) -> JudgeOptions:
-    kind, _, name = args.judge.partition(":")
-    if kind not in ("openai", "local") or not name:
-        raise UserError(f"--judge '{args.judge}' is neither openai:MODEL nor local:NAME")
-    if kind == "openai" and args.judge_url is None:
-        raise UserError("--judge openai:... needs --judge-url, like http://127.0.0.1:8000/v1")
-    if kind == "local" and is_endpoint(name):
-        raise UserError(f"--judge local:{name} is behind a server: give --judge {name} with --judge-url")
-    require_positive(args, "--judge-parallel", "--judge-timeout")
-    return JudgeOptions(
-        name=name,
-        spec=resolve(name) if kind == "local" else None,
-        local=LocalOptions(**given(args, "device", "dtype")) if kind == "local" else None,
-        data=data,
-        offline=args.offline,
-        published=args.same_judge_as_published,
-        **given(args, "url", "key_env", "prompts", "parallel", "timeout", prefix="judge_"),
+    judge_timeout: float | None = judging(
+        f"for one answer of an endpoint (default: {TIMEOUT:.0f})", "SECONDS", check=positive, needs=[SERVED]
     )
 
-
-def options_from(args: argparse.Namespace) -> Options:
-    """The command's options, checked. Raises UserError."""
-    data = None if args.data is None else Path(args.data).expanduser()
-    judge = judge_options(args, data)
-    assert judge is not None  # the command requires --judge
-    run = Path(args.run)
-    cache = default_cache(run) if args.cache is None else Path(args.cache)
-    options = Options(run, judge, cache)
-    refuse_unused(args, options, USES)
-    if data is not None and not (data / "mt_bench" / "judge_prompts.jsonl").is_file():
-        raise UserError(
-            f"no mt_bench/judge_prompts.jsonl in '{args.data}' (--data): give a folder that has it"
-        )
-    return options
+    @cached_property
+    def judge_spec(self) -> ModelSpec | None:
+        """A judge on this machine; None for a server's, or for none. Raises UserError for what is no judge."""
+        if self.judge is None:
+            return None
+        kind, _, name = self.judge.partition(":")
+        if kind not in ("openai", "local") or not name:
+            raise UserError(f"--judge '{self.judge}' is neither openai:MODEL nor local:NAME")
+        if kind == "openai" and self.judge_url is None:
+            raise UserError("--judge openai:... needs --judge-url, like http://127.0.0.1:8000/v1")
+        if kind == "local" and is_endpoint(name):
+            raise UserError(f"--judge local:{name} is behind a server: give --judge {name} with --judge-url")
+        return resolve(name) if kind == "local" else None
 
 
-def main(args: argparse.Namespace) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Options(JudgeOptions):
+    """What `judge` was asked for."""
+
+    run: Path = argument("a run's folder", "RUN")
+    judge: str = judging(*WHO, required=True)
+    data: Path | None = option(
+        "folder whose mt_bench/judge_prompts.jsonl has FastChat's prompts", "DIR", needs=[ALONE]
+    )
+    offline: bool = switch("only this machine: no hub, no endpoint elsewhere")
+    device: str | None = option(
+        "of a local judge: cpu, cuda:1, mps (default: the best there is)", needs=[LOCAL]
+    )
+    dtype: str | None = option("of a local judge", choices=DTYPES, needs=[LOCAL])
+    cache: Path | None = option("the store of finished requests (default: the output folder's)", "FILE")
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of data that has FastChat's prompts."""
+        return None if self.data is None else self.data.expanduser()
+
+    def resolve(self) -> None:
+        """A judge, and its prompts. Raises UserError."""
+        self.judge_spec  # noqa: B018  # raises
+        if self.folder is not None and not (self.folder / "mt_bench" / "judge_prompts.jsonl").is_file():
+            raise UserError(
+                f"no mt_bench/judge_prompts.jsonl in '{self.data}' (--data): give a folder that has it"
+            )
+
+
+def main(options: Options) -> int:
     """Judges the run; exit code 0, or 3 when some turns could not be judged."""
-    options = options_from(args)
+    options.check()
     from evals.judging.judge import read_items
 
     read_items(options.run)
 
     from evals.run.progress import Progress
 
-    return judge_folder(options.run, make_judge(options.judge), options.judge, options.cache, Progress())
+    cache = options.cache or default_cache(options.run)
+    return judge_folders([options.run], options, options.folder, options.offline, cache, Progress())
 
 
-def judge_folder(folder: Path, judge: Judge, options: JudgeOptions, cache: Path, progress: Progress) -> int:
-    """Judges one run, prints its scores and draws them beside it."""
+def judge_folders(
+    folders: Sequence[Path], options: JudgeOptions, data: Path | None, offline: bool, cache: Path, progress: Progress
+) -> int:  # fmt: skip
+    """Judges runs, prints their scores and draws them beside them; the exit code. `data`: may hold the prompts."""
+    from evals.judging.prompts import load_prompts
+
+    judge, prompts = _make_judge(options, offline), load_prompts(options.judge_prompts, data)
+    published = options.same_judge_as_published
+    return max(_judge_folder(folder, judge, prompts, published, cache, progress) for folder in folders)
+
+
+def _judge_folder(
+    folder: Path, judge: Judge, prompts: PromptSet, published: bool, cache: Path, progress: Progress
+) -> int:
     from evals.core.runlog import read_log
     from evals.judging.judge import judge_run, judged_row
-    from evals.judging.prompts import load_prompts
     from evals.run.store import Store
     from reports import judgments
 
-    prompts = load_prompts(options.prompts, options.data)
     with Store.open(cache, progress.note) as store:
-        done = judge_run(folder, judge, prompts, store, progress, published=options.published)
+        done = judge_run(folder, judge, prompts, store, progress, published=published)
     progress.note(
         f"judge {judge.name}: {done.asked} answers judged now, {done.stored} stored before, "
         f"{len(done.refused)} could not be judged"
@@ -196,34 +158,26 @@ def default_cache(folder: Path) -> Path:
     return (output if output.is_dir() else folder / ".cache") / "requests.sqlite"
 
 
-def make_judge(options: JudgeOptions) -> Judge:
-    """The judge that the options name. Raises UserError."""
-    if options.spec is not None:
-        return _local_judge(options.spec, options.local or LocalOptions(), options.offline)
-    from evals.adapters.client import Client
-    from evals.adapters.judges import EndpointJudge
+def _make_judge(options: JudgeOptions, offline: bool) -> Judge:
+    from evals.adapters.judges import EndpointJudge, LocalJudge
 
-    assert options.url is not None
+    if spec := options.judge_spec:
+        from evals.adapters.local import PrefixModel
+
+        loaded, _ = load(spec, part(LocalOptions, options), offline)
+        return LocalJudge(PrefixModel(loaded, chat=True, name=spec.name), spec.name)
+    from evals.adapters.client import Client
+
+    assert options.judge is not None
     return EndpointJudge(
         Client(
-            options.name,
-            options.url,
-            key_env=options.key_env,
-            parallel=options.parallel,
-            timeout=options.timeout,
-            offline=options.offline,
+            options.judge.removeprefix("openai:"),
+            str(options.judge_url),
+            key_env=options.judge_key_env,
+            parallel=options.judge_parallel or PARALLEL,
+            timeout=options.judge_timeout or TIMEOUT,
+            offline=offline,
             option="--judge-url",
             key_option="--judge-key-env",
         )
     )
-
-
-def _local_judge(spec: ModelSpec, options: LocalOptions, offline: bool) -> Judge:
-    from evals.adapters.judges import LocalJudge
-    from evals.adapters.local import PrefixModel
-    from evals.models import loading
-
-    device = loading.pick_device(options.device)
-    path = loading.local_path(spec, offline)
-    loaded = loading.load(path, device, loading.pick_dtype(options.dtype, device))
-    return LocalJudge(PrefixModel(loaded, chat=True, name=spec.name), spec.name)

@@ -6,13 +6,12 @@ weights. Partial measurements stand in tables of their own, labelled.
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from evals.commands.options import Use, refuse_unused, require_positive
+from evals.commands.options import Asked, Need, argument, option, positive, switch
 from evals.core.errors import EXIT_OK, UserError
 
 FORMATS = ("md", "csv", "site")
@@ -25,109 +24,59 @@ app_file: index.html
 Made with smol-evals. Every number stands with its uncertainty, its docs and what it was measured on.
 """
 """What makes a folder a static Space of the hub."""
+SITE: Need = (
+    lambda o: "site" in (o.format or FORMATS),
+    "is about the site, which is not written: add --format site",
+)
 
 
-@dataclass(frozen=True)
-class Options:
+def _space(flag: str, name: str) -> None:
+    if not re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", name):
+        raise UserError(f"{flag} {name}: give ORG/NAME, a Space on the hub")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Asked):
     """What `leaderboard` was asked for."""
 
-    folder: Path
-    all: bool
-    output: Path
-    formats: tuple[str, ...]
-    no_samples: bool
-    samples: int | None = None
-    push: str | None = None
+    folder: Path = argument("holds runs (default: results)", "DIR", Path("results"), nargs="?")
+    all: bool = switch("every run; without it, a model's fullest, then latest, run")
+    output: Path | None = option("where to write (default: DIR/leaderboard)", "DIR")
+    format: tuple[str, ...] | None = option(
+        "what to write, may be repeated (default: all three)", action="append", choices=FORMATS
+    )
+    no_samples: bool = switch("a site without prompts and answers: small, and free to publish", needs=[SITE])
+    samples: int | None = option(
+        "a site with the first N samples of each task (default: all): 200 keep a hundred checkpoints small",
+        "N", check=positive, needs=[SITE, (lambda o: not o.no_samples, "contradicts --no-samples")],
+    )  # fmt: skip
+    push: str | None = option(
+        "also put the site into this Space of the Hugging Face hub (a new one is private); needs a login",
+        "ORG/NAME", check=_space, needs=[SITE],
+    )  # fmt: skip
 
 
-USES: tuple[Use[Options], ...] = (
-    Use("--no-samples", lambda o: "site" in o.formats, "is about the site, which is not written: add --format site"),
-    Use("--samples", lambda o: "site" in o.formats, "is about the site, which is not written: add --format site"),
-    Use("--samples", lambda o: not o.no_samples, "contradicts --no-samples"),
-    Use("--push", lambda o: "site" in o.formats, "is about the site, which is not written: add --format site"),
-)  # fmt: skip
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `leaderboard`."""
-    parser.add_argument(
-        "folder",
-        nargs="?",
-        type=Path,
-        default=Path("results"),
-        metavar="DIR",
-        help="holds runs (default: results)",
-    )
-    parser.add_argument(
-        "--all", action="store_true", help="every run; without it, a model's fullest, then latest, run"
-    )
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="where to write (default: DIR/leaderboard)"
-    )
-    parser.add_argument(
-        "--format",
-        action="append",
-        choices=FORMATS,
-        help="what to write, may be repeated (default: all three)",
-    )
-    parser.add_argument(
-        "--no-samples",
-        action="store_true",
-        help="a site without prompts and answers: small, and free to publish",
-    )
-    parser.add_argument(
-        "--samples",
-        type=int,
-        metavar="N",
-        help="a site with the first N samples of each task (default: all): 200 keep a hundred checkpoints small",
-    )
-    parser.add_argument(
-        "--push",
-        metavar="ORG/NAME",
-        help="also put the site into this Space of the Hugging Face hub (a new one is private); needs a login",
-    )
-
-
-def options_from(args: argparse.Namespace) -> Options:
-    """The command's options, checked. Raises UserError."""
-    options = Options(
-        folder=args.folder,
-        all=args.all,
-        output=args.output or args.folder / "leaderboard",
-        formats=tuple(args.format or FORMATS),
-        no_samples=args.no_samples,
-        samples=args.samples,
-        push=args.push,
-    )
-    require_positive(args, "--samples")
-    if options.push is not None and not re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", options.push):
-        raise UserError(f"--push {options.push}: give ORG/NAME, a Space on the hub")
-    refuse_unused(args, options, USES)
-    return options
-
-
-def main(args: argparse.Namespace) -> int:
+def main(options: Options) -> int:
     """Writes the leaderboard; returns 0. Raises UserError."""
-    options = options_from(args)
+    options.check()
     from evals.core.files import write_atomic
     from reports.boards import build_boards, latest
     from reports.leaderboard import csv_text, load_all, markdown
     from reports.site.build import write_site
 
+    formats, output = options.format or FORMATS, options.output or options.folder / "leaderboard"
     runs, refused = load_all(options.folder)
     boards = build_boards(runs if options.all else latest(runs))
     written = []
     files = {"leaderboard.md": markdown(boards, refused), "leaderboard.csv": csv_text(boards, options.folder)}
     for kind, name in (("md", "LEADERBOARD.md"), ("csv", "leaderboard.csv")):
-        if kind in options.formats:
-            written.append(options.output / name)
+        if kind in formats:
+            written.append(output / name)
             write_atomic(written[-1], files[name.lower()].encode())
     if options.push:
         files["README.md"] = SPACE
-    if "site" in options.formats:
-        site = write_site(
-            options.output / "site", boards, refused, not options.no_samples, options.samples, files
-        )
+    if "site" in formats:
+        site = write_site(output / "site", boards, refused, not options.no_samples, options.samples, files)
         written.append(site / "index.html")
     for line in refused:
         print(f"left out: {line}", file=sys.stderr)
@@ -136,5 +85,5 @@ def main(args: argparse.Namespace) -> int:
     if options.push:
         from evals.core.hub_client import push_space
 
-        print(push_space(options.output / "site", options.push))
+        print(push_space(output / "site", options.push))
     return EXIT_OK

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
+from evals.commands.options import Asked as Options
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No options."""
-
-
-def main(args: argparse.Namespace) -> int:
+def main(options: Options) -> int:
     """Prints one line a model."""
     from tabulate import tabulate
 

@@ -1,90 +1,176 @@
-"""What every command's options share: an option that is given does something, or one line says why it does not.
+"""Options said once: a command's options are a frozen dataclass, and each field says all that there is to its option.
 
-A command turns argparse's namespace into one frozen dataclass; nothing below this room sees the namespace. Options
-whose default is None tell "given" from "left out"; the defaults themselves are the dataclasses'.
+From the fields come the parser, the help pages, the checks and the object that a command works with; from Python the
+same object is built without words. An option that is given does something, or one line says why it does not: where it
+matters whether it is given, its default is None.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 from evals.core.errors import UserError
+from reports.margins import POINTS, Tolerance
 
 T = TypeVar("T")
+Need = tuple[Callable[[Any], object], str]
+"""An option does something only where this holds of all options; elsewhere it is refused: "FLAG WORDS"."""
+
+KINDS: dict[str, Any] = {"int": int, "float": float, "Path": Path}
 
 
-@dataclass(frozen=True)
-class Use(Generic[T]):
-    """`flag` does something only where `when(options)` holds; elsewhere it is refused: "FLAG OTHERWISE"."""
-
-    flag: str
-    when: Callable[[T], object]
-    otherwise: str
+OURS = ("flag", "group", "either", "names", "check", "needs")
 
 
-def refuse_unused(args: argparse.Namespace, options: T, uses: Iterable[Use[T]]) -> None:
-    """Raises UserError for the first given option that would be dropped."""
-    for use in uses:
-        if is_given(args, use.flag) and not use.when(options):
-            raise UserError(f"{use.flag} {use.otherwise}")
+def option(help: str, metavar: str | None = None, default: Any = None, **said: Any) -> Any:
+    """A field that is an option; its annotation says what is read: a bool is a switch.
+
+    `flag`: another than the field's name makes. `group`: its heading. `either`: with its neighbours of that kind, one
+    may be given at most. `names`: what is named by comma. `check(flag, value)` refuses a value. `needs`: see Need. The
+    rest is argparse's.
+    """
+    default = MISSING if said.get("required") else default
+    return field(default=default, metadata={"help": help, "metavar": metavar, **said})
 
 
-def is_given(args: argparse.Namespace, flag: str) -> bool:
-    """Whether the command line has `flag`; "--no-plan" is the option plan with the value False."""
-    name = flag.removeprefix("--").replace("-", "_")
-    if not hasattr(args, name):
-        return getattr(args, name.removeprefix("no_")) is False
-    value = getattr(args, name)
-    return value is not None and value is not False and value != []
+def switch(help: str, **more: Any) -> Any:
+    """A field that is a switch."""
+    return option(help, default=False, **more)
 
 
-def given(args: argparse.Namespace, *names: str, prefix: str = "") -> dict[str, Any]:
-    """{name: value} of those options that are given (as prefix + name), for a dataclass that has the defaults."""
-    return {name: value for name in names if (value := getattr(args, prefix + name)) is not None}
+def argument(help: str, metavar: str | None = None, default: Any = MISSING, **more: Any) -> Any:
+    """A field that is given by its place."""
+    return option(help, metavar, default, flag="", **more)
 
 
-def split_names(flag: str, texts: str | Sequence[str] | None, what: str) -> tuple[str, ...] | None:
-    """Names given by comma; None where the option is left out. Raises UserError where it names nothing."""
-    if texts is None or texts == []:
-        return None
-    parts = [texts] if isinstance(texts, str) else texts
-    found = tuple(name.strip() for text in parts for name in text.split(",") if name.strip())
-    if not found:
-        raise UserError(f"{flag} names no {what}")
-    return found
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a command was asked for: its options derive from this."""
+
+    epilog: ClassVar[str | None] = None
+
+    def resolve(self) -> None:
+        """What the options come to, as far as it can be refused before the work begins. Raises UserError."""
+
+    def check(self) -> None:
+        """Refuses what is wrong, and any given option that would be dropped. Raises UserError."""
+        self.resolve()
+        fields = dataclasses.fields(self)
+        values = [(one, getattr(self, one.name)) for one in fields]
+        given = [(one, value) for one, value in values if value is not None and value is not False]
+        for one, _ in given:
+            for holds, words in one.metadata.get("needs", ()):
+                if not holds(self):
+                    raise UserError(f"{_flag(one)} {words}")
+        for one, value in given:
+            _check_value(_flag(one), one.metadata, value)
 
 
-def require_positive(args: argparse.Namespace, *flags: str) -> None:
-    """Raises UserError for a number that is given and not above zero."""
-    for flag in flags:
-        value = getattr(args, flag.removeprefix("--").replace("-", "_"))
-        if value is not None and not value > 0:
-            raise UserError(f"{flag} {value}: it must be positive")
+def part(kind: type[T], options: Any, **more: Any) -> T:
+    """A dataclass of another room, from the options of the same names that are given; its own defaults for others."""
+    names = [one.name for one in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    found = {name: getattr(options, name, None) for name in names} | more
+    return kind(**{name: value for name, value in found.items() if value is not None})
 
 
-def require_place(flag: str, path: Path | None) -> None:
+# --- what several commands share ---
+
+DTYPES = ("float32", "bfloat16", "float16")
+MARGIN: dict[str, Any] = {
+    "help": "a difference within it counts as none: points of percent, and alike for rows of another unit "
+    f"(default: {POINTS:g})",
+    "metavar": "POINTS",
+    "check": lambda flag, points: Tolerance(points=points),
+}
+ALPHA: dict[str, Any] = {
+    "help": "error rate of the tests, after Holm's correction (default: 0.05)",
+    "metavar": "P",
+    "check": lambda flag, alpha: Tolerance(alpha=alpha),
+}
+
+
+def tolerance(options: Any) -> Tolerance:
+    """What --margin and --alpha come to."""
+    return part(Tolerance, options, points=options.margin)
+
+
+# --- checks of a value ---
+
+
+def positive(flag: str, value: float) -> None:
+    """Raises UserError for a number that is not above zero."""
+    if not value > 0:
+        raise UserError(f"{flag} {value}: it must be positive")
+
+
+def at_least_one(flag: str, value: int) -> None:
+    """Raises UserError for a count of nothing."""
+    if value < 1:
+        raise UserError(f"{flag} {value}: give at least 1")
+
+
+def place(flag: str, path: Path) -> None:
     """Raises UserError for a file that could not be written because its folder is missing, before any work is done."""
-    if path is not None and not path.parent.is_dir():
+    if not path.parent.is_dir():
         raise UserError(f"{flag}: cannot write '{path}': there is no folder '{path.parent}'")
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, and that refuses an option which is given twice."""
+def picture(flag: str, path: Path) -> None:
+    """Raises UserError for a picture of a kind that cannot be drawn."""
+    from reports.render.pictures import check_format
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.given: set[str] = set()
+    check_format(path)
+
+
+def _check_value(flag: str, said: Mapping[str, Any], value: Any) -> None:
+    if "names" in said and not value:
+        raise UserError(f"{flag} names no {said['names']}")
+    choices = said.get("choices")
+    if choices and isinstance(value, str) and value not in choices:  # from Python: argparse lets none through
+        raise UserError(f"{flag} '{value}': choose from {', '.join(choices)}")
+    if "check" in said:
+        said["check"](flag, value)
+
+
+# --- the parser ---
+
+
+class Parser(argparse.ArgumentParser):
+    """The parser of a command's options: errors are one line, and an option that is given twice is refused."""
+
+    def __init__(self, kind: type[Asked], program: str, about: str, epilog: str | None = None) -> None:
+        super().__init__(
+            prog=program, description=about, epilog=epilog or kind.epilog, allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        self.kind, self.given = kind, set[str]()
         for name in (None, "store"):
             self.register("action", name, Once)
+        groups: dict[str | None, Any] = {None: self}
+        either: Any = None
+        for one in dataclasses.fields(kind):
+            name = one.metadata.get("group")
+            if name not in groups:
+                groups[name] = self.add_argument_group(name)
+            group = groups[name]
+            if "either" in one.metadata:
+                group = either = either or group.add_mutually_exclusive_group()
+            group.add_argument(_flag(one) or one.name, **_parsing(one))
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As always, each time from the beginning."""
+    def options(self, words: Sequence[str]) -> Any:
+        """The options that the words mean, unchecked. Raises UserError."""
         self.given.clear()
-        return super().parse_known_args(args, namespace)
+        values = vars(self.parse_args(words))
+        values.pop("debug")
+        return self.kind(
+            **{name: tuple(one) if isinstance(one, list) else one for name, one in values.items()}
+        )
 
     def error(self, message: str) -> NoReturn:
         """Raises UserError instead of printing the usage."""
@@ -105,15 +191,27 @@ class Once(argparse.Action):
 
 
 def parser_of(module: Any, program: str, epilog: str | None = None) -> Parser:
-    """The parser of a command's module: its docstring, its options, and --debug."""
-    parser = Parser(
-        prog=program,
-        description=(module.__doc__ or "").strip().split("\n\n")[0],
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    module.add_arguments(parser)
-    if "--debug" not in parser._option_string_actions:
-        parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
+    """The parser of a command's module: its docstring's first lines, its Options, and --debug."""
+    return Parser(module.Options, program, (module.__doc__ or "").strip().split("\n\n")[0], epilog)
+
+
+def _flag(one: dataclasses.Field[Any]) -> str:
+    return str(one.metadata.get("flag", f"--{one.name.replace('_', '-')}"))
+
+
+def _parsing(one: dataclasses.Field[Any]) -> dict[str, Any]:
+    """argparse's words for a field."""
+    kind = str(one.type).removesuffix(" | None")
+    found: dict[str, Any] = {} if one.default is MISSING else {"default": one.default}
+    if _flag(one):
+        found["dest"] = one.name
+    if kind == "bool":
+        found["action"] = "store_true"
+    elif kind in KINDS or "names" in one.metadata:
+        found["type"] = KINDS.get(kind, _by_comma)
+    said = {name: words for name, words in one.metadata.items() if name not in OURS and words is not None}
+    return found | said
+
+
+def _by_comma(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evals.run.plan import Rates, RowPlan
+from evals.run.progress import span
 from evals.run.shares import EXPECTED_OUTPUT
 from reports.render.tables import Cell, Table, cells
 
@@ -46,8 +47,4 @@ def _line(label: str, row: RowPlan, rates: Rates | None) -> tuple[Cell, ...]:
 
 def _time(seconds: float | None) -> tuple[Cell, ...]:
     """The last column's cell; none where no time is known."""
-    if seconds is None:
-        return ()
-    if seconds < 90:
-        return cells(f"{seconds:.0f} s")
-    return cells(f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h")
+    return () if seconds is None else cells(span(seconds))

@@ -2,102 +2,97 @@
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
+from evals.commands.options import Asked, argument, at_least_one, option, switch
 from evals.commands.run import go_offline
 from evals.core.card import all_cards, check_names
 from evals.core.errors import UserError
 from evals.data.sources import Source, build_docs, load, parse_source
 from evals.models.known import ModelSpec, resolve
 
+if TYPE_CHECKING:
+    from lighteval.tasks.requests import Doc
 
-@dataclass(frozen=True)
-class Options:
-    """What `prompts` was asked for. `mode`: "plain", "chat" or "both"."""
-
-    tasks: tuple[str, ...]
-    spec: ModelSpec
-    source: Source
-    docs: int
-    mode: str
-    offline: bool
+    from tasks.common.builders import CardTask
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The task, and whose tokenizer and which data to show it with."""
-    parser.add_argument(
-        "task", help="a task or a row of a card, such as piqa, bbh_navigate, arc or 'GSM8K (5-shot)'"
-    )
-    parser.add_argument("--model", help="whose tokenizer and chat template (default: the embedded model)")
-    parser.add_argument("--model-path", help="weights on this disk: of the named model, or alone")
-    parser.add_argument("--data", default="smoke", help="hub, smoke or a folder (default: smoke)")
-    parser.add_argument("--docs", type=int, default=1, metavar="N", help="how many docs (default: 1)")
-    parser.add_argument("--mode", choices=("plain", "chat", "both"), default="both", help="default: both")
-    parser.add_argument("--offline", action="store_true", help="no network at all")
+@dataclass(frozen=True, kw_only=True)
+class Options(Asked):
+    """What `prompts` was asked for."""
+
+    task: str = argument("a task or a row of a card, such as piqa, bbh_navigate, arc or 'GSM8K (5-shot)'")
+    model: str | None = option("whose tokenizer and chat template (default: the embedded model)")
+    model_path: str | None = option("weights on this disk: of the named model, or alone")
+    data: str = option("hub, smoke or a folder (default: smoke)", default="smoke")
+    docs: int = option("how many docs (default: 1)", "N", 1, check=at_least_one)
+    mode: str = option("default: both", default="both", choices=("plain", "chat", "both"))
+    offline: bool = switch("no network at all")
+
+    @cached_property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that are meant. Raises UserError."""
+        check_names(all_cards(), [self.task])
+        return next(found for card in all_cards() if (found := card.find(self.task)))
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """Whose tokenizer. Raises UserError."""
+        spec = resolve(self.model, self.model_path)
+        if spec.source == "endpoint":
+            raise UserError(
+                "a server does not show its tokens: give --model a model whose tokenizer can be read"
+            )
+        return spec
+
+    @cached_property
+    def source(self) -> Source:
+        """Which data. Raises UserError."""
+        return parse_source(self.data, self.offline)
 
 
-def main(args: argparse.Namespace) -> int:
+def main(options: Options) -> int:
     """Prints each doc's prompt, then each request as tokens: context | continuation."""
-    options = options_from(args)
-    go_offline(options.offline or (options.source.kind != "hub" and options.spec.source != "hub"))
+    options.check()
+    tasks, spec, source = options.tasks, options.spec, options.source
+    go_offline(options.offline or (source.kind != "hub" and spec.source != "hub"))
 
     from evals.models.loading import load_tokenizer, local_path
     from tasks import get_task
 
-    tokenizer = load_tokenizer(local_path(options.spec, options.offline), chat=options.mode == "chat")
+    tokenizer = load_tokenizer(local_path(spec, options.offline), chat=options.mode == "chat")
     modes = {"plain": [False], "chat": [True], "both": [False, True]}[options.mode]
-    for task in map(get_task, options.tasks):
-        docs = build_docs(task, load(task, options.source), options.docs)
+    for task in map(get_task, tasks):
+        docs = build_docs(task, load(task, source), options.docs)
         for doc, chat in itertools.product(docs, modes):
             if chat and not tokenizer.chat_template:
                 print("(no chat template: chat mode cannot be shown)")
             else:
-                _show(tokenizer, doc, chat, task.name)
+                _show(tokenizer, task, doc, chat)
     return 0
 
 
-def options_from(args: argparse.Namespace) -> Options:
-    """The command's options, checked. Raises UserError."""
-    if args.docs < 1:
-        raise UserError(f"--docs {args.docs}: give at least 1")
-    check_names(all_cards(), [args.task])
-    tasks = next(found for card in all_cards() if (found := card.find(args.task)))
-    spec = resolve(args.model, args.model_path)
-    if spec.source == "endpoint":
-        raise UserError("a server does not show its tokens: give --model a model whose tokenizer can be read")
-    return Options(tasks, spec, parse_source(args.data, args.offline), args.docs, args.mode, args.offline)
-
-
-def _show(tokenizer: Any, doc: Any, chat: bool, task: str) -> None:
-    from evals.core.requests import ScoreRequest
+def _show(tokenizer: Any, task: CardTask, doc: Doc, chat: bool) -> None:
     from evals.prompting import text as prompts
     from evals.prompting.requests import TextToRequests
 
     texts = TextToRequests(tokenizer, chat)
-    print(f"=== {task}, doc {doc.id}, {'chat' if chat else 'plain'} ===")
+    print(f"=== {task.name}, doc {doc.id}, {'chat' if chat else 'plain'} ===")
     print(prompts.render(doc, tokenizer, chat))
     print("--- tokens ---")
-    requests: list[Any]
-    if doc.choices and not doc.generation_size and doc.sampling_methods[0].name == "LOGPROBS":
-        requests = list(texts.score_requests([doc])[0])
-    else:
-        requests = list(texts.generate_requests([doc]))
-    for request in requests:
-        if isinstance(request, ScoreRequest):
-            split = len(request.tokens) - request.n_continuation
-            print(
-                f"{_pieces(tokenizer, request.tokens[:split])} || {_pieces(tokenizer, request.tokens[split:])}"
-            )
-        else:
-            print(_pieces(tokenizer, request.prompt))
-            stops = ", ".join(repr(stop) for stop in request.stops) or "none"
-            print(
-                f"({len(request.prompt)} tokens; at most {request.max_new_tokens} new; stops: {stops}; "
-                f"temperature {request.temperature})"
-            )
+    for choice in texts.score_requests([doc])[0] if task.asks_choices else ():
+        split = len(choice.tokens) - choice.n_continuation
+        print(f"{_pieces(tokenizer, choice.tokens[:split])} || {_pieces(tokenizer, choice.tokens[split:])}")
+    for one in () if task.asks_choices else texts.generate_requests([doc]):
+        print(_pieces(tokenizer, one.prompt))
+        stops = ", ".join(repr(stop) for stop in one.stops) or "none"
+        print(
+            f"({len(one.prompt)} tokens; at most {one.max_new_tokens} new; stops: {stops}; "
+            f"temperature {one.temperature})"
+        )
     print()
 
 

@@ -2,141 +2,83 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from evals.commands import curve
-from evals.commands.options import Use, refuse_unused, require_place, split_names
-from evals.commands.tolerance import add_arguments as add_tolerance
-from evals.commands.tolerance import tolerance_from
+from evals.commands.curve import STEPS
+from evals.commands.options import (
+    ALPHA,
+    MARGIN,
+    Asked,
+    argument,
+    option,
+    picture,
+    place,
+    switch,
+    tolerance,
+)
 from evals.core.errors import EXIT_OK
-from reports.margins import Tolerance
 
 DATA = ("csv", "json")
 FORMATS = ("md", *DATA, "latex", "html")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What `report` was asked for; None: left out."""
-
-    runs: tuple[str, ...]
-    columns: tuple[str, ...] | None
-    format: str
-    output: Path | None
-    plot: Path | None
-    curve: bool
-    model_index: Path | None
-    tolerance: Tolerance
-    plain: bool = False
-    steps: tuple[int, ...] | None = None
-    track: str | None = None
-
-
-_TABLES = "is about the card's tables, not about --curve"
-USES: tuple[Use[Options], ...] = (
-    Use("--columns", lambda o: not o.curve, _TABLES),
-    Use("--model-index", lambda o: not o.curve, _TABLES),
-    Use("--margin", lambda o: not o.curve, _TABLES),
-    Use("--alpha", lambda o: not o.curve, _TABLES),
-    Use("--plain", lambda o: not o.curve, _TABLES),
-    Use(
-        "--plain",
-        lambda o: o.format not in DATA,
-        "is about tables to read: csv and json have columns for the intervals",
-    ),
-    Use("--track", lambda o: not o.curve, _TABLES),
-    Use("--steps", lambda o: o.curve, "is about --curve: add it"),
-    Use(
-        "--format", lambda o: not o.curve or o.format == "md", "is about the card's tables: --curve prints md"
-    ),
+TABLES = (lambda o: not o.curve, "is about the card's tables, not about --curve")
+READ = (
+    lambda o: o.format not in DATA,
+    "is about tables to read: csv and json have columns for the intervals",
 )
+MARKDOWN = (
+    lambda o: not o.curve or o.format == "md",
+    "is about the card's tables: --curve prints md",
+)
+CURVE = (lambda o: o.curve, "is about --curve: add it")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `report`."""
-    parser.add_argument(
-        "runs",
-        nargs="*",
-        metavar="RUN",
-        help="run folders, models' folders (their latest runs) or blessed baselines; none: the card alone",
-    )
-    parser.add_argument(
-        "--columns",
-        help="columns and their order, by comma: names of models; a measured one is taken before a published one, "
+def _installed(flag: str, name: str) -> None:
+    from reports.track import check_tracker
+
+    check_tracker(name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Asked):
+    """What `report` was asked for."""
+
+    runs: tuple[str, ...] = argument(
+        "run folders, models' folders (their latest runs) or blessed baselines; none: the card alone",
+        "RUN", (), nargs="*",
+    )  # fmt: skip
+    columns: tuple[str, ...] | None = option(
+        "columns and their order, by comma: names of models; a measured one is taken before a published one, "
         "NAME:published and NAME:measured choose",
+        names="column", needs=[TABLES],
+    )  # fmt: skip
+    format: str | None = option("default: md", choices=FORMATS, needs=[MARKDOWN])
+    plain: bool = switch(
+        "the card's table without ±; the intervals stand in the tables row by row", needs=[TABLES, READ]
     )
-    parser.add_argument("--format", choices=FORMATS, help="default: md")
-    parser.add_argument(
-        "--plain",
-        action="store_true",
-        help="the card's table without ±; the intervals stand in the tables row by row",
-    )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write there instead of printing")
-    parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="a picture of the rows with intervals: .svg or .png"
-    )
-    parser.add_argument(
-        "--curve",
-        action="store_true",
-        help="the runs are a training's checkpoints: how each row grows (as 'curve')",
-    )
-    parser.add_argument("--steps", metavar="N,N,…", help="with --curve: as of 'curve'")
-    parser.add_argument(
-        "--model-index",
-        type=Path,
-        metavar="FILE",
-        help="the model card's model-index as YAML; the newer eval-results YAML lands beside it",
-    )
-    parser.add_argument(
-        "--track",
-        choices=("trackio", "wandb"),
-        help="also hand the rows to this tracker, if its package is installed; offline unless it is told otherwise",
-    )
-    add_tolerance(parser)
+    output: Path | None = option("write there instead of printing", "FILE", check=place)
+    plot: Path | None = option("a picture of the rows with intervals: .svg or .png", "FILE", check=picture)
+    curve: bool = switch("the runs are a training's checkpoints: how each row grows (as 'curve')")
+    steps: tuple[int, ...] | None = option("with --curve: as of 'curve'", **STEPS, needs=[CURVE])
+    model_index: Path | None = option(
+        "the model card's model-index as YAML; the newer eval-results YAML lands beside it",
+        "FILE", check=place, needs=[TABLES],
+    )  # fmt: skip
+    track: str | None = option(
+        "also hand the rows to this tracker, if its package is installed; offline unless it is told otherwise",
+        choices=("trackio", "wandb"), check=_installed, needs=[TABLES],
+    )  # fmt: skip
+    margin: float | None = option(**MARGIN, needs=[TABLES])
+    alpha: float | None = option(**ALPHA, needs=[TABLES])
 
 
-def options_from(args: argparse.Namespace) -> Options:
-    """The command's options, checked. Raises UserError."""
-    options = Options(
-        runs=tuple(args.runs),
-        columns=split_names("--columns", args.columns, "column"),
-        format=args.format or "md",
-        output=args.output,
-        plot=args.plot,
-        curve=args.curve,
-        model_index=args.model_index,
-        tolerance=tolerance_from(args),
-        plain=args.plain,
-        steps=curve.steps_from(args.steps),
-        track=args.track,
-    )
-    refuse_unused(args, options, USES)
-    if options.track:
-        from reports.track import check_tracker
-
-        check_tracker(options.track)
-    curve.check(_curve(options))
-    require_place("--model-index", options.model_index)
-    return options
-
-
-def _curve(options: Options) -> curve.Options:
-    return curve.Options(options.runs, options.plot, options.output, options.steps)
-
-
-def main(args: argparse.Namespace) -> int:
-    """Prints or writes the tables of the given runs."""
-    options = options_from(args)
+def main(options: Options) -> int:
+    """Prints or writes the tables of the given runs, and what else was asked for."""
+    options.check()
     if options.curve:
-        return curve.show(_curve(options))
-    return show(options)
-
-
-def show(options: Options) -> int:
-    """Prints or writes the tables, and what else was asked for."""
+        return curve.show(options.runs, options.steps, options.plot, options.output)
     from reports.card import render_tables
     from reports.files import print_or_write
     from reports.finding import find_each
@@ -145,7 +87,7 @@ def show(options: Options) -> int:
     from reports.runs import load_run
 
     runs = [load_run(folder) for folder in find_each(options.runs)]
-    text = render_tables(runs, options.columns, options.format, options.tolerance, options.plain)
+    text = render_tables(runs, options.columns, options.format or "md", tolerance(options), options.plain)
     index = prepare(runs, options.model_index) if options.model_index else None
     if options.plot:
         forest(runs, options.plot, options.columns)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
 import gc
 import os
 import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.adapters.build import Built, LocalOptions, build, build_share, texts
-from evals.commands.judge import judge_folder, make_judge
-from evals.commands.run_options import PLANNED_DOCS, RunOptions, add_arguments, options_from
+from evals.commands.judge import judge_folders
+from evals.commands.run_options import PLANNED_DOCS, Options
 from evals.core.errors import EXIT_OK, EXIT_ROWS_MISSING, UserError
 from evals.core.files import run_lock
 from evals.core.runlog import RunLog
@@ -28,31 +27,22 @@ from evals.run.store import Store
 
 if TYPE_CHECKING:
     from evals.run.cluster import Pool
-    from evals.run.loop import Work
-    from evals.run.sweep import Remembered
+    from evals.run.sweep import Kept
 
-__all__ = ["Measured", "add_arguments", "main", "measure", "options_from", "prepare_process"]
-
-
-@dataclass
-class Measured:
-    """What a run did: the logs of finished run folders, and the exit code (3: some rows are missing)."""
-
-    logs: list[RunLog] = field(default_factory=list)
-    code: int = EXIT_OK
+__all__ = ["Options", "main", "measure", "prepare_process"]
 
 
-def main(args: argparse.Namespace) -> int:
+def main(options: Options) -> int:
     """Measures every model by every card that was asked for, and prints each model's tables."""
-    options = options_from(args)
+    options.check()
     prepare_process(options)
     # nearly all objects of a run are needed to its end: looking for garbage among them takes a third of its Python time
     gc.set_threshold(100_000, 50, 100)
     sys.setswitchinterval(0.001)  # who waits for a GPU goes on soon after, whatever other threads do
-    return measure(options, show=_show).code
+    return measure(options, show=_show)[1]
 
 
-def prepare_process(options: RunOptions) -> None:
+def prepare_process(options: Options) -> None:
     """Tells the hub's libraries, before they are imported, whether anything may go out."""
     go_offline(options.offline or not options.needs_hub)
 
@@ -65,51 +55,19 @@ def go_offline(offline: bool) -> None:
         os.environ["HF_DATASETS_OFFLINE"] = "1"
 
 
-def measure(options: RunOptions, show: Any = None) -> Measured:
-    """Runs what the options ask for; `show(logs)` is called with each model's finished logs.
+def measure(options: Options, show: Callable[[list[RunLog]], None] | None = None) -> tuple[list[RunLog], int]:
+    """Runs what the options ask for: the logs of finished run folders, and the exit code (3: some rows are missing).
 
-    Raises UserError when a single model cannot be measured; of several, the others go on.
+    `show(logs)` is called with each model's. Raises UserError when a single model cannot be measured; of several, the
+    others go on.
     """
     check_files(options)
     progress = Progress()
     with _workers(options, progress) as pool:  # they load the first model while data is read here
-        return _measure_all(options, progress, pool, show)
+        return _Measuring(options, progress, pool).every_model(show or (lambda logs: None))
 
 
-def _measure_all(options: RunOptions, progress: Progress, pool: Pool | None, show: Any) -> Measured:
-    from evals.run.cluster import NoWorkers
-    from evals.run.loop import prepare
-    from evals.run.sweep import Remembered
-
-    start = time.monotonic()
-    works = prepare(options.cards, options.settings)
-    gc.freeze()
-    for work in works:
-        for reason in dict.fromkeys(work.missing[n] for r in work.rows for n in r.tasks if n in work.missing):
-            progress.note(f"left out: {reason}")
-    planned = options.plan or (options.plan is None and _is_long(works))
-    memory = Remembered() if len(options.specs) > 1 or planned else None
-    done = Measured()
-    for spec in options.specs:
-        before = time.monotonic() - start
-        try:
-            one = _measure(options, spec, works, progress, before, memory, pool)
-        except UserError as error:
-            if len(options.specs) == 1 or isinstance(error, NoWorkers):
-                raise
-            progress.note(f"{spec.name}: left out: {error}")
-            one = Measured(code=EXIT_ROWS_MISSING)
-        if show is not None and one.logs:
-            show(one.logs)
-        done = Measured(done.logs + one.logs, max(done.code, one.code))
-        start = time.monotonic()
-        if spec is not options.specs[-1]:
-            gc.collect()  # errors that libraries caught while they were imported hold the first model's frames
-            gc.freeze()
-    return done
-
-
-def check_files(options: RunOptions) -> None:
+def check_files(options: Options) -> None:
     """Finds files that are missing or broken in a second, before torch and lighteval are imported for many.
 
     Of several models, a broken one is left out later, and the others are measured.
@@ -117,14 +75,14 @@ def check_files(options: RunOptions) -> None:
     tasks = dict.fromkeys(task for _, row in options.rows for task in row.tasks)
     check_folder(options.settings.source, list(tasks))
     specs = list(options.specs) if len(options.specs) == 1 else []
-    if options.judge and options.judge.spec:
-        specs.append(options.judge.spec)
+    if options.judge_spec:
+        specs.append(options.judge_spec)
     for spec in specs:
         if spec.source in ("folder", "gguf", "package"):
             weights.check(spec.location)
 
 
-def _workers(options: RunOptions, progress: Progress) -> contextlib.AbstractContextManager[Pool | None]:
+def _workers(options: Options, progress: Progress) -> contextlib.AbstractContextManager[Pool | None]:
     """The workers that were asked for; None where this process computes."""
     if options.workers is None and options.cluster is None:
         return contextlib.nullcontext()
@@ -135,97 +93,138 @@ def _workers(options: RunOptions, progress: Progress) -> contextlib.AbstractCont
     return start(load, options.specs, options.workers, options.cluster, local.device, progress.note)
 
 
-def _build(options: RunOptions, spec: ModelSpec, progress: Progress, pool: Pool | None) -> Built:
-    """The model's back ends: in this process, behind a server, or on the workers."""
-    if pool is None:
-        return build(spec, options.cards, options.local, options.server, options.offline, progress.note)
-    from evals.run.cluster import ClusterBackend
+class _Measuring:
+    """A run of one or several models by the same cards, on the same docs."""
 
-    number = pool.specs.index(spec)
-    spec = pool.about(number)[0].spec
-    backends = [
-        ClusterBackend(pool, number, k, one)
-        for k, one in enumerate(texts(spec, options.cards, options.offline))
-    ]
-    return Built(list(backends), spec, lambda backend: backend.described)
+    def __init__(self, options: Options, progress: Progress, pool: Pool | None) -> None:
+        from evals.run.loop import prepare
 
+        self.options, self.progress, self.pool = options, progress, pool
+        self.settings = options.settings
+        self.logs: list[RunLog] = []
+        self.code = EXIT_OK
+        self.start = time.monotonic()
+        self.works = prepare(options.cards, self.settings)
+        gc.freeze()
+        for work in self.works:
+            missing = [name for row in work.rows for name in row.tasks if name in work.missing]
+            for reason in dict.fromkeys(work.missing[name] for name in missing):
+                progress.note(f"left out: {reason}")
+        docs = sum(len(docs) for work in self.works for docs in work.docs.values())
+        self.is_long = (
+            docs >= PLANNED_DOCS and not options.no_plan
+        )  # people would want to know how long it takes
+        self.kept: Kept | None = {} if len(options.specs) > 1 or options.plan or self.is_long else None
 
-def _measure(
-    options: RunOptions,
-    spec: ModelSpec,
-    works: list[Work],
-    progress: Progress,
-    before: float,
-    memory: Remembered | None,
-    pool: Pool | None,
-) -> Measured:
-    """One model through all cards: a run folder each."""
-    from evals.run.loop import Run, publish
+    def every_model(self, show: Callable[[list[RunLog]], None]) -> tuple[list[RunLog], int]:
+        """See measure."""
+        from evals.run.cluster import NoWorkers
 
-    start = time.monotonic()
-    progress.note(f"loading {spec.name} ({spec.label})")
-    built = _build(options, spec, progress, pool)
-    settings = options.settings
-    adapters, spec = built.adapters, built.spec
-    if memory is not None:
-        adapters = [memory.adapter(adapter) for adapter in adapters]
-    phases = {"prepare": before, "load": time.monotonic() - start}
-    cache = settings.output / ".cache"
-    stored = cache / "requests.sqlite"
-    workers = 1 if pool is None else pool.workers
-    if options.plan or options.dry_run:
-        timed = not options.dry_run or bool(options.plan)
+        for spec in self.options.specs:
+            try:
+                logs = self._measure(spec)
+            except UserError as error:
+                if len(self.options.specs) == 1 or isinstance(error, NoWorkers):
+                    raise
+                self.progress.note(f"{spec.name}: left out: {error}")
+                self.code = EXIT_ROWS_MISSING
+            else:
+                if logs:
+                    show(logs)
+                self.logs += logs
+            gc.collect()  # errors that libraries caught while they were imported hold the first model's frames
+            gc.freeze()
+            self.start = time.monotonic()
+        return self.logs, self.code
+
+    def _measure(self, spec: ModelSpec) -> list[RunLog]:
+        """One model through all cards: a run folder each."""
+        from evals.run.loop import Run, publish
+        from evals.run.sweep import remembering
+
+        prepared = time.monotonic()
+        self.progress.note(f"loading {spec.name} ({spec.label})")
+        built = self._build(spec)
+        adapters = built.adapters
+        if self.kept is not None:
+            adapters = [remembering(adapter, self.kept) for adapter in adapters]
+        phases = {"prepare": prepared - self.start, "load": time.monotonic() - prepared}
+        self._plan(adapters, built.on_cpu)
+        if self.options.dry_run:
+            return []
+        logs = []
+        with locked_store(self.settings.output, adapters, self.progress) as store:
+            for work, adapter, backend in zip(self.works, adapters, built.adapters, strict=True):
+                run = Run(work, adapter, store, self.settings, self.progress)
+                run.execute()
+                store.flush()
+                logs.append(publish(run, built.spec, built.describe(backend), phases))
+                if any(name not in run.columns for row in work.rows for name in row.tasks):
+                    self.code = EXIT_ROWS_MISSING
+        if self.options.judge:
+            self.code = max(self.code, self._judge(logs))
+        return logs
+
+    def _build(self, spec: ModelSpec) -> Built:
+        """The model's back ends: in this process, behind a server, or on the workers."""
+        options, pool = self.options, self.pool
+        if pool is None:
+            note = self.progress.note
+            return build(spec, options.cards, options.local, options.server, options.offline, note)
+        from evals.run.cluster import ClusterBackend
+
+        number = pool.specs.index(spec)
+        spec = pool.about(number)[0].spec
+        made = enumerate(texts(spec, options.cards, options.offline))
+        backends = [ClusterBackend(pool, number, k, one) for k, one in made]
+        return Built(list(backends), spec, lambda backend: backend.described)
+
+    def _plan(self, adapters: list[Any], on_cpu: bool) -> None:
+        """Shows what is to be done and how long it will take, where that is asked for or would be missed."""
+        from evals.commands.plan_table import table
+        from evals.run.plan import plan
+        from reports.render.tables import markdown
+
+        asked = self.options.plan or self.options.dry_run
+        if not asked and not (self.is_long and (on_cpu or self.pool is not None)):
+            return
+        timed = self.options.plan or not self.options.dry_run
+        stored = store_path(self.settings.output)
+        known = stored.exists() and not self.settings.fresh
+        with Store.open(stored) if known else contextlib.nullcontext() as store:
+            workers = 1 if self.pool is None else self.pool.workers
+            text = markdown(table(*plan(self.works, adapters, store, workers, timed)))
+        if not asked:
+            self.progress.note(text)
+            return
         with outliving_readers(sys.stdout):
-            print(_plan(works, adapters, stored, settings.fresh, workers, timed), flush=True)
-    elif options.plan is None and _is_long(works) and (built.on_cpu or pool is not None):
-        progress.note(_plan(works, adapters, stored, settings.fresh, workers))
-    done = Measured()
-    if options.dry_run:
-        return done
-    lock = cache / f"run-{provenance.joint_hash([adapter.identity for adapter in adapters])}.lock"
-    with run_lock(lock, f"this model in '{settings.output}'", progress.note), \
+            print(text, flush=True)
+
+    def _judge(self, logs: list[RunLog]) -> int:
+        """Judges the answers of the finished runs that wait for a judge."""
+        notes = {log.folder: [note.code for row in log.rows for note in row.notes] for log in logs}
+        waiting = [folder for folder, codes in notes.items() if "not_judged" in codes]
+        if not waiting:
+            self.progress.note("nothing to judge: this run has no answers that wait for a judge")
+            return EXIT_OK
+        options, settings = self.options, self.settings
+        cache = store_path(settings.output)
+        return judge_folders(waiting, options, settings.source.folder, options.offline, cache, self.progress)
+
+
+@contextlib.contextmanager
+def locked_store(output: Path, adapters: list[Any], progress: Progress) -> Iterator[Store]:
+    """The store of an output folder, for one process a model at a time."""
+    stored = store_path(output)
+    lock = stored.with_name(f"run-{provenance.joint_hash([adapter.identity for adapter in adapters])}.lock")
+    with run_lock(lock, f"this model in '{output}'", progress.note), \
             Store.open(stored, on_note=progress.note) as store:  # fmt: skip
-        for work, adapter, backend in zip(works, adapters, built.adapters, strict=True):
-            run = Run(work, adapter, store, settings, progress)
-            run.execute()
-            store.flush()
-            done.logs.append(publish(run, spec, built.describe(backend), phases))
-            if any(name not in run.columns for row in work.rows for name in row.tasks):
-                done.code = EXIT_ROWS_MISSING
-    if options.judge:
-        done.code = max(done.code, _judge(options, done.logs, stored, progress))
-    return done
+        yield store
 
 
-def _judge(options: RunOptions, logs: list[RunLog], cache: Path, progress: Progress) -> int:
-    """Judges the answers of the finished runs that wait for a judge."""
-    waiting = [
-        log for log in logs if any(note.code == "not_judged" for row in log.rows for note in row.notes)
-    ]
-    if not waiting or options.judge is None:
-        progress.note("nothing to judge: this run has no answers that wait for a judge")
-        return EXIT_OK
-    judge = make_judge(options.judge)
-    return max(judge_folder(log.folder, judge, options.judge, cache, progress) for log in waiting)
-
-
-def _is_long(works: list[Work]) -> bool:
-    """Whether people would want to know beforehand how long a run takes."""
-    return sum(len(docs) for work in works for docs in work.docs.values()) >= PLANNED_DOCS
-
-
-def _plan(
-    works: list[Work], adapters: list[Any], stored: Path, fresh: bool, workers: int, timed: bool = True
-) -> str:
-    """What is to be done and, if `timed`, how long it will take, as a table."""
-    from evals.commands.plan_table import table
-    from evals.run.plan import plan
-    from reports.render.tables import markdown
-
-    if stored.exists() and not fresh:
-        with Store.open(stored) as store:
-            return markdown(table(*plan(works, adapters, store, workers, timed)))
-    return markdown(table(*plan(works, adapters, None, workers, timed)))
+def store_path(output: Path) -> Path:
+    """Where an output folder keeps the finished requests of its runs."""
+    return output / ".cache" / "requests.sqlite"
 
 
 def _show(logs: list[RunLog]) -> None:

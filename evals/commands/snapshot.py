@@ -6,60 +6,45 @@ is (row count, sha256); reading the folder checks it. A stopped snapshot is cont
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import io
 import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evals.commands.options import split_names
+from evals.commands.options import Asked, argument, option, switch
 from evals.core.card import all_cards, check_names
 from evals.core.errors import EXIT_OK, EXIT_ROWS_MISSING, RowUnavailable, UserError
-from evals.core.files import write_atomic
-from evals.data.sources import Source, load, sha256
+from evals.core.files import parquet_bytes, write_atomic
+from evals.data.sources import SOURCES, Source, load, read_sources, sha256
 
 if TYPE_CHECKING:
-    from evals.data.hub import HubSplit
     from tasks.common.builders import CardTask
 
-SOURCES = "SOURCES.json"
 Entry = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Options:
-    """What `snapshot` was asked for; `tasks` None: all of every card."""
+@dataclass(frozen=True, kw_only=True)
+class Options(Asked):
+    """What `snapshot` was asked for."""
 
-    folder: Path
-    tasks: list[str] | None
-    offline: bool
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
-    parser.add_argument(
-        "folder", type=Path, metavar="DIR", help="made if it is not there; filled up if it is"
+    folder: Path = argument("made if it is not there; filled up if it is", "DIR")
+    tasks: tuple[str, ...] | None = option(
+        "row or task names (default: all of every card)", "A,B", names="task: see 'run_evals.py tasks'"
     )
-    parser.add_argument("--tasks", metavar="A,B", help="row or task names (default: all of every card)")
-    parser.add_argument("--offline", action="store_true", help="only from the hub's local cache")
+    offline: bool = switch("only from the hub's local cache")
+
+    def resolve(self) -> None:
+        """Tasks that are known. Raises UserError."""
+        check_names(all_cards(), self.tasks)
 
 
-def options_from(args: argparse.Namespace) -> Options:
-    """The command's options, checked. Raises UserError."""
-    wanted = split_names("--tasks", args.tasks, "task: see 'run_evals.py tasks'")
-    options = Options(args.folder, None if wanted is None else list(wanted), args.offline)
-    check_names(all_cards(), options.tasks)
-    return options
-
-
-def main(args: argparse.Namespace) -> int:
+def main(options: Options) -> int:
     """Copies what is missing; exit code 3 when some benchmarks could not be had. Raises UserError."""
+    options.check()
     from tasks import get_task
 
-    options = options_from(args)
     wanted = [row for card in all_cards() for row in card.select(options.tasks)]
     names = list(dict.fromkeys(task for row in wanted for task in row.tasks))
     if options.folder.exists() and not options.folder.is_dir():
@@ -82,7 +67,9 @@ def _copy_all(tasks: list[CardTask], folder: Path, offline: bool) -> list[str]:
         try:
             for split in task.splits:
                 entry, state = _copy_split(task, split, folder, entries, offline)
-                _show(entry, state)
+                origin = f"{entry.get('source_repo_or_package')}@{str(entry.get('commit_or_version'))[:12]}"
+                line = f"{state:8} {entry['file']:50} {entry.get('rows'):>6} rows  {origin}"
+                print(line, file=sys.stderr)
             record = load(task, Source("folder", folder)).record
         except RowUnavailable as error:
             failures.append(f"{task.name}: {error}")
@@ -96,7 +83,7 @@ def _copy_split(
     task: CardTask, split: str, folder: Path, entries: dict[str, Entry], offline: bool
 ) -> tuple[Entry, str]:
     """One split's file and its entry; ("kept", "new" or "replaced")."""
-    from evals.data.hub import fetch_split, licence
+    from evals.data.hub import fetch_split, licence, read_split
 
     name = task.stem(split) + ".parquet"
     path, known = folder / name, entries.get(name)
@@ -107,9 +94,23 @@ def _copy_split(
         found = fetch_split(task, split, offline)
     except UserError as error:
         raise RowUnavailable(str(error)) from error
-    content, rows = _one_file(found)
-    terms = "unknown" if offline else licence(found.repo)
-    entry = _entry(name, found, content, rows, task.docs if split == task.split else task.shot_docs, terms)
+    table = read_split(found)
+    # the hub's own bytes unless it has several parts
+    single = len(found.paths) == 1
+    content = found.paths[0].read_bytes() if single else parquet_bytes(table, "snappy")
+    rows, official = table.num_rows, task.docs if split == task.split else task.shot_docs
+    entry = {
+        "file": name,
+        "rows": rows,
+        "official_rows": official,
+        "complete": rows == official,
+        "source_repo_or_package": f"hub:{found.repo}",
+        "commit_or_version": found.revision,
+        "source_paths": list(found.names),
+        "license": "unknown" if offline else licence(found.repo),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "notes": "" if rows == official else f"{rows} rows, the official split has {official}",
+    }
     if present not in (None, entry["sha256"]) and known is None:
         raise UserError(
             f"'{path}' is there and {SOURCES} does not know it: move it away, or give another folder"
@@ -120,50 +121,3 @@ def _copy_split(
     ordered = [entries[key] for key in sorted(entries)]
     write_atomic(folder / SOURCES, (json.dumps(ordered, indent=1, ensure_ascii=False) + "\n").encode())
     return entry, "new" if present is None else "replaced"
-
-
-def read_sources(folder: Path) -> dict[str, Entry]:
-    """The entries of a folder's SOURCES.json by file name; empty without one. Raises UserError when unreadable."""
-    path = folder / SOURCES
-    if not path.is_file():
-        return {}
-    try:
-        return {str(entry["file"]): dict(entry) for entry in json.loads(path.read_text("utf-8"))}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"'{path}' is not a list of entries with 'file': move it away to start anew"
-        ) from error
-
-
-def _one_file(found: HubSplit) -> tuple[bytes, int]:
-    """The split as one parquet file, and its row count: the hub's own bytes unless it has several parts."""
-    import pyarrow.parquet as parquet
-
-    from evals.data.hub import read_split
-
-    table = read_split(found)
-    if len(found.paths) == 1:
-        return found.paths[0].read_bytes(), table.num_rows
-    buffer = io.BytesIO()
-    parquet.write_table(table, buffer)
-    return buffer.getvalue(), table.num_rows
-
-
-def _entry(name: str, found: HubSplit, content: bytes, rows: int, official: int, terms: str) -> Entry:
-    return {
-        "file": name,
-        "rows": rows,
-        "official_rows": official,
-        "complete": rows == official,
-        "source_repo_or_package": f"hub:{found.repo}",
-        "commit_or_version": found.revision,
-        "source_paths": list(found.names),
-        "license": terms,
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "notes": "" if rows == official else f"{rows} rows, the official split has {official}",
-    }
-
-
-def _show(entry: Entry, state: str) -> None:
-    source = f"{entry.get('source_repo_or_package')}@{str(entry.get('commit_or_version'))[:12]}"
-    print(f"{state:8} {entry['file']:50} {entry.get('rows'):>6} rows  {source}", file=sys.stderr)

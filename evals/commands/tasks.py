@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from evals.commands.options import Asked as Options
 from evals.core.card import Row, all_cards
 
 if TYPE_CHECKING:
@@ -15,11 +15,7 @@ HEADER = ("row", "tasks", "docs", "shots", "new tokens", "data", "metric")
 WIDTHS = [None, 44, None, None, None, 34, None]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No options."""
-
-
-def main(args: argparse.Namespace) -> int:
+def main(options: Options) -> int:
     """Prints one table a card, then the budget variants."""
     from tabulate import tabulate
 
@@ -62,8 +58,6 @@ def _each(texts: Iterable[str]) -> str:
 
 
 def _budget(task: CardTask) -> str:
-    from lighteval.tasks.requests import SamplingMethod
-
-    if task.method == SamplingMethod.LOGPROBS:
+    if task.asks_choices:
         return "-"
     return "window" if task.budget is None else f"{task.budget:,}"

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from evals.core.errors import UserError, nearest
+from evals.core.errors import UserError, first_of, nearest
 from evals.core.metric import Metric, get_metric
 
 FOLDER = Path(__file__).resolve().parent.parent / "cards"
@@ -217,11 +217,7 @@ def parse_card(data: Any, where: str) -> Card:
     try:
         return Card.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise UserError(
-            f"the card '{where}': {key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}"
-        ) from error
+        raise UserError(f"the card '{where}': {first_of(error)}") from error
 
 
 def check_names(cards: Sequence[Card], wanted: Sequence[str] | None, variants: Sequence[str] = ()) -> None:

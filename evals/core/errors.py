@@ -1,7 +1,13 @@
 """The exception types for what a user can cause, and the hint for a name that is not known."""
 
+from __future__ import annotations
+
 import difflib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 EXIT_OK, EXIT_USAGE, EXIT_ROWS_MISSING = 0, 2, 3
 
@@ -15,6 +21,13 @@ class UserError(Exception):
 
 class RowUnavailable(UserError):
     """A row cannot be had here (no data, or a back end that cannot score it): shown with this reason; others go on."""
+
+
+def first_of(error: ValidationError) -> str:
+    """What a model of pydantic found first: where, and what is wrong."""
+    first = error.errors()[0]
+    where = ".".join(str(part)[:40] for part in first["loc"])
+    return f"{where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

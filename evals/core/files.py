@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import os
 import shutil
 import socket
@@ -13,9 +14,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from evals.core.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow
 
 PARTIAL = ".partial-"  # unfinished files and folders; a killed run leaves one behind
 PARTIAL_KEPT_SECONDS = 24 * 3600.0
@@ -144,6 +148,15 @@ def _locked(file: TextIO, how: int) -> bool:
         except BlockingIOError:
             return False
     return True
+
+
+def parquet_bytes(table: pyarrow.Table, compression: str = "zstd") -> bytes:
+    """A table as a parquet file's content."""
+    from pyarrow import parquet
+
+    buffer = io.BytesIO()
+    parquet.write_table(table, buffer, compression=compression)
+    return buffer.getvalue()
 
 
 def text_hash(text: str | None) -> str | None:

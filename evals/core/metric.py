@@ -201,28 +201,16 @@ def _choices(name: str, words: str, formula: Callable[[Line], float]) -> None:
     register(Metric(f"{name}_macro", macro, name, average="groups", agreement=0.9))
 
 
-def _text(name: str, words: str, match: Callable[[str, str], int]) -> None:
+def _text(name: str, words: str, match: Callable[[Any, str], int], aliases: bool = False) -> None:
     def formula(line: Line) -> float:
-        return match(line["gold"][0], line["output"])
+        return match(line["gold"] if aliases else line["gold"][0], line["output"])
 
     register(Metric(name, words, name, inputs=TEXT, formula=formula))
 
 
-def _alias_match(line: Line) -> float:
-    return alias_match(line["gold"], line["output"])
-
-
 _choices("acc", "the gold choice is the likeliest", _acc)
 _choices("acc_norm_nospace", "the gold choice is the likeliest a character", _acc_norm_nospace)
-register(
-    Metric(
-        "alias_match",
-        "the answer is one of the gold's aliases",
-        "alias_match",
-        inputs=TEXT,
-        formula=_alias_match,
-    )
-)
+_text("alias_match", "the answer is one of the gold's aliases", alias_match, aliases=True)
 _text("final_answer_match", "the number after #### is the gold's", final_answer_match)
 _text("exact_match", "the answer is the gold's text", exact_match)
 for _rule in ("strict", "loose"):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from evals.core.card import Card, Row, card_names, load_card
-from evals.core.errors import UserError
+from evals.core.errors import UserError, first_of
 from evals.core.metric import METRICS, Metric, get_metric
 
 if TYPE_CHECKING:
@@ -354,9 +354,7 @@ def _checked(folder: Path, data: Any) -> RunLog:
         log = RunLog.model_validate(data)
         log.measured_card  # noqa: B018  # a suite that is not known here is told now
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part)[:40] for part in first["loc"])
-        refuse(folder, f"{FILE}: {where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}")
+        refuse(folder, f"{FILE}: {first_of(error)}")
     except UserError as error:
         refuse(folder, str(error))
     log._folder = folder

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tasks.common.builders import CardTask
 
 SMOKE = Path(__file__).resolve().parents[2] / "tasks" / "smoke"
+SOURCES = "SOURCES.json"
 SMOKE_BUDGET = 32  # new tokens at most, so that every code path runs in minutes on two cores
 
 Row = dict[str, Any]
@@ -169,18 +170,21 @@ def _from_hub(task: CardTask, split: str, offline: bool) -> _Split:
     return _Split(rows, found.revision, {n: sha256(path) for n, path in zip(names, found.paths, strict=True)})
 
 
-def _check_sources(folder: Path, name: str, digest: str) -> str | None:
-    """Compares a file with its entry in the folder's SOURCES.json; what the entry says against it, if anything."""
-    path = folder / "SOURCES.json"
-    if not path.is_file():
-        return None
+def read_sources(folder: Path) -> dict[str, dict[str, Any]]:
+    """The entries of a folder's SOURCES.json by file name; none without one. Raises UserError for one that is none."""
+    path = folder / SOURCES
     try:
-        entries = {entry["file"]: entry for entry in json.loads(path.read_text("utf-8"))}
+        entries = json.loads(path.read_text("utf-8")) if path.is_file() else []
+        return {entry["file"]: dict(entry) for entry in entries}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"SOURCES.json in the data folder is not a list of entries with 'file': {_reason(error)}"
+            f"{SOURCES} in the data folder is not a list of entries with 'file': {_reason(error)}; move it away"
         ) from error
-    entry = entries.get(name)
+
+
+def _check_sources(folder: Path, name: str, digest: str) -> str | None:
+    """Compares a file with its entry in the folder's SOURCES.json; what the entry says against it, if anything."""
+    entry = read_sources(folder).get(name)
     if entry is None:
         return None
     if entry.get("sha256") not in (None, digest):

@@ -7,7 +7,6 @@ exact prompt. A stopped judging goes on where it was, changed answers are judged
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, Protocol
 
 from evals.core import statistics
 from evals.core.errors import UserError
-from evals.core.files import run_lock, write_atomic
+from evals.core.files import parquet_bytes, run_lock, write_atomic
 from evals.core.requests import GenerateRequest, Generation, RequestRefused, TextRequest
 from evals.core.runlog import FILE as LOG_FILE
 from evals.core.runlog import JudgeLog, MetricLog, Note, RowLog, RunLog, inside, read_log
@@ -171,13 +170,11 @@ def publish(folder: Path, lines: list[Line], refused: int, published: bool) -> l
 
     Judgments, then samples, then run.json: what is stopped in between is mended by the same command.
     """
-    from pyarrow import Table, parquet
+    from pyarrow import Table
 
     mine = _series(lines[0])
     everything = [line for line in read_judgments(folder) if _series(line) != mine] + lines
-    buffer = io.BytesIO()
-    parquet.write_table(Table.from_pylist(everything), buffer, compression="zstd")
-    write_atomic(folder / FILE, buffer.getvalue())
+    write_atomic(folder / FILE, parquet_bytes(Table.from_pylist(everything)))
     log = read_log(folder)
     ratings = _add_ratings(folder, judged_row(log), lines)
     _update(log, everything, mine, ratings, refused, published)
@@ -222,9 +219,7 @@ def _add_ratings(folder: Path, row: RowLog, lines: Sequence[Line]) -> dict[str, 
     if name in table.column_names:
         table = table.drop_columns([name])
     table = table.append_column(name, pyarrow.array(ratings, type=pyarrow.list_(pyarrow.float64())))
-    buffer = io.BytesIO()
-    parquet.write_table(table, buffer, compression="zstd")
-    write_atomic(path, buffer.getvalue())
+    write_atomic(path, parquet_bytes(table))
     return {name: ratings}
 
 

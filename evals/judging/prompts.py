@@ -28,14 +28,6 @@ _RATING = (re.compile(r"\[\[([0-9]+\.?[0-9]*)\]\]"), re.compile(r"\[([0-9]+\.?[0
 _FIELD = re.compile(
     r"\{(question|answer|question_1|question_2|answer_1|answer_2|ref_answer_1|ref_answer_2|fence)\}"
 )
-_FIELDS = {
-    "single-v1": ("question", "answer"),
-    "single-v1-multi-turn": ("question_1", "answer_1", "question_2", "answer_2"),
-    "single-math-v1": ("question", "answer", "ref_answer_1"),
-    "single-math-v1-multi-turn": (
-        "question_1", "answer_1", "question_2", "answer_2", "ref_answer_1", "ref_answer_2",
-    ),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,6 +36,11 @@ class Template:
 
     system: str
     user: str
+
+    @property
+    def fields(self) -> set[str]:
+        """What is shown of a question, its answers and references."""
+        return set(_FIELD.findall(self.user)) - {"fence"}
 
 
 @dataclass(frozen=True)
@@ -183,7 +180,7 @@ def _read(path: Path) -> PromptSet:
             f"'{path.name}' (--judge-prompts) has no {error}: FastChat's file is needed"
         ) from error
     for name, template in templates.items():
-        missing = set(_FIELDS[name]) - set(_FIELD.findall(template.user))
+        missing = OWN.templates[name].fields - template.fields
         if missing:
             raise UserError(
                 f"'{path.name}' (--judge-prompts): {name} does not show {', '.join(sorted(missing))}"
@@ -215,29 +212,20 @@ _OWN_REFERENCE_RULE = (
 )
 
 
-def _own_block(title: str, field: str) -> str:
-    return f"--- {title} {{fence}}\n{{{field}}}\n--- end {{fence}}"
-
-
-def _own_template(turns: int, reference: bool) -> Template:
-    ends = ("",) if turns == 1 else ("_1", "_2")
+def _own_template(name: str) -> Template:
+    several, reference = name.endswith("multi-turn"), "math" in name
     blocks = []
-    for number, end in enumerate(ends, 1):
-        ordinal = "" if turns == 1 else f" {number}"
-        blocks.append(_own_block(f"request{ordinal}", f"question{end}"))
-        if reference:
-            blocks.append(_own_block(f"reference{ordinal}", f"ref_answer_{number}"))
-        blocks.append(_own_block(f"answer{ordinal}", f"answer{end}"))
+    for number in (1, 2) if several else (1,):
+        title, end = (f" {number}", f"_{number}") if several else ("", "")
+        shown = {"request": f"question{end}", "reference": f"ref_answer_{number}", "answer": f"answer{end}"}
+        blocks += [
+            f"--- {kind}{title} {{fence}}\n{{{field}}}\n--- end {{fence}}"
+            for kind, field in shown.items()
+            if reference or kind != "reference"
+        ]
     rule = _OWN_REFERENCE_RULE if reference else ""
     return Template(_OWN_SYSTEM, _OWN_TASK.format(reference_rule=rule, blocks="\n\n".join(blocks)))
 
 
-def _own() -> PromptSet:
-    templates = {
-        name: _own_template(2 if name.endswith("multi-turn") else 1, "math" in name)
-        for name in FASTCHAT_NAMES
-    }
-    return PromptSet("smol-evals-1", _digest(templates), templates)
-
-
-OWN = _own()
+_templates = {name: _own_template(name) for name in FASTCHAT_NAMES}
+OWN = PromptSet("smol-evals-1", _digest(_templates), _templates)

@@ -295,7 +295,7 @@ class Run:
     ) -> Iterator[tuple[int, Result]]:
         """The adapter's results, all finite."""
         try:
-            for i, result in self.adapter.run(requests, skip) if skip else self.adapter.run(requests):
+            for i, result in self.adapter.run(requests, skip):
                 if isinstance(result, Score) and not math.isfinite(result.logprob):
                     raise NotFinite(i)
                 yield i, result

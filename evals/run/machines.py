@@ -41,20 +41,6 @@ class Share:
     memory: float
 
 
-def check_workers(workers: int | None, address: str | None, device: str | None) -> None:
-    """What can be seen from the options alone. Raises UserError."""
-    if workers is not None and workers < 1:
-        raise UserError(f"--workers {workers}: give at least 1")
-    if address is not None and "://" in address:
-        raise UserError(
-            f"--cluster '{address}': give HOST:PORT of Ray's head node, or auto, on a node of the cluster"
-        )
-    if device is not None and device.startswith("cuda:"):
-        raise UserError(
-            f"--device {device} names one GPU, and each worker gets its own: leave it out, or say cuda"
-        )
-
-
 @contextlib.contextmanager
 def connected(workers: int | None, address: str | None, device: str | None) -> Iterator[tuple[Any, Share]]:
     """The module ray, ready for actors, and each worker's share of the machines; lets go of them at the end.

@@ -6,9 +6,9 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TextIO
+from typing import Any, TextIO
 
 LINE_SECONDS = 15.0  # between two plain lines
 SEEN = 0.05  # share of the work before which no time left is told
@@ -28,13 +28,6 @@ def outliving_readers(stream: TextIO) -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-class Counter(Protocol):
-    """Advances by finished requests."""
-
-    def advance(self, work: float = 1.0) -> None:
-        """One more is finished, and was `work` of the whole."""
-
-
 class Progress:
     """Counts finished requests of one row at a time; everything goes to stderr, tables alone to stdout."""
 
@@ -52,12 +45,23 @@ class Progress:
 
         Costs are in any unit (tokens, say); by default each request costs 1.
         """
-        left = _Left(float(total - done) if work is None else work)
-        if self.terminal and total > done:
-            with _bar(label, total, done, left) as counter:
-                yield counter
-        else:
-            yield _Lines(label, total, done, left)
+        shown = _bar if self.terminal and total > done else _lines
+        with shown(Counter(label, total, done, float(total - done) if work is None else work)) as counter:
+            yield counter
+
+
+class Counter:
+    """Advances by finished requests, and calls `show(work)` after each."""
+
+    def __init__(self, label: str, total: int, done: int, work: float) -> None:
+        self.label, self.total, self.done, self.left = label, total, done, _Left(work)
+        self.show: Callable[[float], None] = lambda work: None
+
+    def advance(self, work: float = 1.0) -> None:
+        """One more is finished, and was `work` of the whole."""
+        self.done += 1
+        self.left.advance(work)
+        self.show(work)
 
 
 class _Left:
@@ -107,54 +111,49 @@ class _Left:
     def words(self) -> str:
         """The time left in words."""
         seconds = self.seconds()
-        return "estimating the time left" if seconds is None else f"about {_span(seconds)} left"
-
-
-class _Lines:
-    """A line of text now and then."""
-
-    def __init__(self, label: str, total: int, done: int, left: _Left) -> None:
-        self.label, self.total, self.done, self.left = label, total, done, left
-        self.last = left.start
-
-    def advance(self, work: float = 1.0) -> None:
-        self.done += 1
-        self.left.advance(work)
-        now = time.monotonic()
-        if now - self.last >= LINE_SECONDS and self.done < self.total:
-            self.last = now
-            text = f"{self.label}: {self.done} of {self.total} requests, {self.left.words}"
-            with outliving_readers(sys.stderr):
-                print(text, file=sys.stderr, flush=True)
+        return "estimating the time left" if seconds is None else f"about {span(seconds)} left"
 
 
 @contextmanager
-def _bar(label: str, total: int, done: int, left: _Left) -> Iterator[Counter]:
+def _lines(counter: Counter) -> Iterator[Counter]:
+    """A line of text now and then."""
+    last = counter.left.start
+
+    def show(work: float) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= LINE_SECONDS and counter.done < counter.total:
+            last = now
+            Progress().note(
+                f"{counter.label}: {counter.done} of {counter.total} requests, {counter.left.words}"
+            )
+
+    counter.show = show
+    yield counter
+
+
+@contextmanager
+def _bar(counter: Counter) -> Iterator[Counter]:
     from rich import progress as rich_progress
     from rich.console import Console
 
     columns = (
         rich_progress.TextColumn("{task.description:<30}"),
         rich_progress.BarColumn(),
-        rich_progress.TextColumn("{task.fields[count]} of {task.fields[requests]}{task.fields[left]}"),
+        rich_progress.TextColumn("{task.fields[count]} of {task.fields[requests]}, {task.fields[left]}"),
     )
+
+    def facts() -> dict[str, Any]:
+        return {"count": counter.done, "requests": counter.total, "left": counter.left.words}
+
     with rich_progress.Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(
-            label, total=left.work, count=done, requests=total, left=", estimating the time left"
-        )
-
-        class Bar:
-            count = done
-
-            def advance(self, work: float = 1.0) -> None:
-                self.count += 1
-                left.advance(work)
-                bars.update(task, advance=work, count=self.count, left=f", {left.words}")
-
-        yield Bar()
+        task = bars.add_task(counter.label, total=counter.left.work, **facts())
+        counter.show = lambda work: bars.update(task, advance=work, **facts())
+        yield counter
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """A length of time for people."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from evals.core.files import parquet_bytes
 from evals.core.metric import METRICS, predict
 from evals.core.requests import Generation, Score, ScoreRequest
 from evals.prompting import text as prompts
@@ -89,7 +89,6 @@ def _add_scores(columns: Columns, scores: Sequence[Mapping[str, Any]]) -> None:
 def to_parquet(columns: Columns) -> bytes:
     """The columns as a parquet file's content; types do not depend on what the values happen to be."""
     import pyarrow
-    from pyarrow import parquet
 
     arrays = {}
     for name, values in columns.items():
@@ -97,9 +96,7 @@ def to_parquet(columns: Columns) -> bytes:
         if kind is None or "string" in str(kind):
             values = _clean(values)
         arrays[name] = pyarrow.array(values, type=kind)
-    buffer = io.BytesIO()
-    parquet.write_table(pyarrow.table(arrays), buffer, compression="zstd")
-    return buffer.getvalue()
+    return parquet_bytes(pyarrow.table(arrays))
 
 
 def _type(name: str, values: Sequence[Any]) -> pyarrow.DataType | None:

@@ -14,23 +14,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Remembered:
-    """The requests of docs by tokenizer and mode, made once; the docs are kept, so that none can be mistaken."""
-
-    def __init__(self) -> None:
-        self._kept: dict[tuple[str, bool, str], dict[int, tuple[Doc, Any]]] = {}
-
-    def adapter(self, adapter: Any) -> Any:
-        """The adapter with this memory before it; as it is when its tokenizer cannot be compared."""
-        key = tokenizer_key(adapter.tokenizer)
-        return adapter if key is None else _Remembering(adapter, self._kept, key)
+Kept = dict[tuple[str, bool, str], dict[int, tuple["Doc", Any]]]
 
 
-class _Remembering:
-    """A back end (evals/core/requests.py) that asks another one, and its memory first."""
+class Remembering:
+    """A back end (evals/core/requests.py) that asks another one, and a memory first.
 
-    def __init__(self, adapter: Backend, kept: dict[Any, dict[int, tuple[Doc, Any]]], key: str) -> None:
-        self._adapter, self._kept, self._key = adapter, kept, key
+    The memory: requests by tokenizer, mode and kind, and of each doc; docs are kept, so that none can be mistaken.
+    """
+
+    def __init__(self, adapter: Backend, kept: Kept, tokenizer: str) -> None:
+        self._adapter, self._kept, self._tokenizer = adapter, kept, tokenizer
         self.chat: bool = adapter.chat
         self.identity: str = adapter.identity
         self.leaves_cpu: bool = adapter.leaves_cpu
@@ -48,13 +42,19 @@ class _Remembering:
 
     def run(self, requests: Sequence[Request], skip: Collection[int] = ()) -> Iterator[tuple[int, Result]]:
         """The adapter's own."""
-        return self._adapter.run(requests, skip) if skip else self._adapter.run(requests)
+        return self._adapter.run(requests, skip)
 
     def _look_up(self, kind: str, docs: Sequence[Doc], make: Callable[[Sequence[Doc]], list[T]]) -> list[T]:
-        kept = self._kept.setdefault((self._key, self.chat, kind), {})
+        kept = self._kept.setdefault((self._tokenizer, self.chat, kind), {})
         new = [doc for doc in docs if id(doc) not in kept]
         kept.update((id(doc), (doc, made)) for doc, made in zip(new, make(new) if new else [], strict=True))
         return [kept[id(doc)][1] for doc in docs]
+
+
+def remembering(adapter: Any, kept: Kept) -> Any:
+    """The adapter with this memory before it; as it is when its tokenizer cannot be compared."""
+    key = tokenizer_key(adapter.tokenizer)
+    return adapter if key is None else Remembering(adapter, kept, key)
 
 
 def tokenizer_key(tokenizer: Any) -> str | None:

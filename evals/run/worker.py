@@ -118,7 +118,7 @@ class Worker:
         yield self._hold(number)
         if packed:
             adapter, requests = self._built[number].adapters[suite], unpack(packed)
-            yield from _batches(adapter.run(requests, set(skip)) if skip else adapter.run(requests))
+            yield from _batches(adapter.run(requests, set(skip)))
             yield self._hold(number)
 
     def _hold(self, number: int) -> Loaded:

@@ -20,8 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def options(*argv: str) -> Any:
-    module, args = cli.parse(list(argv))
-    return module.options_from(args)
+    _, found = cli.parse(list(argv))
+    found.check()
+    return found
 
 
 def test_every_pair_of_options_is_used_or_refused_in_one_line(capsys):
@@ -39,7 +40,7 @@ def test_every_pair_of_options_is_used_or_refused_in_one_line(capsys):
 
 
 def test_the_table_notices_an_option_that_is_dropped(monkeypatch):
-    monkeypatch.setattr("evals.commands.run_options.USES", ())
+    monkeypatch.setattr("evals.commands.run_options.Options.check", lambda options: options.resolve())
     with places() as folder:
         command = option_pairs.run_command(folder)
         command = replace(command, situations=command.situations[1::3])
@@ -117,7 +118,7 @@ def test_a_server_may_be_judged_by_a_local_model_on_a_device(tmp_path):
     judge = ["--judge", "local:SmolLM2-360M-Instruct", "--device", "cpu", "--dtype", "float32"]
     found = options(*server, *judge)
     assert found.local is None and found.server is not None
-    assert (found.judge.local.device, found.judge.local.dtype) == ("cpu", "float32")
+    assert (found.device, found.dtype) == ("cpu", "float32")
     assert found.needs_hub  # for the judge
 
 
@@ -132,3 +133,9 @@ def test_a_baseline_is_looked_up_where_the_user_says(tmp_path, monkeypatch, caps
     assert find_run("main", tmp_path / "kept") == tmp_path / "kept" / "main"
     assert main(["gate", "--baseline", "run", "--candidate", "run", "--baselines", "kept"]) == 2
     assert "--baselines is where a name is looked up" in capsys.readouterr().err
+
+
+def test_one_gpu_of_several_goes_without_workers_only(capsys):
+    assert options("--device", "cuda:1", "--data", "smoke").device == "cuda:1"
+    assert main(["--device", "cuda:1", "--data", "smoke", "--workers", "2"]) == 2
+    assert "--device cuda:1 names one GPU" in capsys.readouterr().err

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-
 import pytest
 
 from evals.commands import bless as bless_command
@@ -15,6 +13,7 @@ from reports.gate.whole import gate
 from reports.runs import load_run
 from tests.support.gates import BASE, CI_VARIABLES, run_gate, run_with
 from tests.support.made_runs import Made, build, edit
+from tests.support.words import parse
 
 
 @pytest.fixture(autouse=True)
@@ -25,9 +24,7 @@ def no_ci(monkeypatch, tmp_path):
 
 
 def run_bless(*words) -> int:
-    parser = argparse.ArgumentParser()
-    bless_command.add_arguments(parser)
-    return bless_command.main(parser.parse_args([str(word) for word in words]))
+    return bless_command.main(parse(bless_command.Options, [str(word) for word in words]))
 
 
 def test_a_blessed_run_gates_like_the_run(tmp_path, capsys):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import html.parser
 import io
@@ -18,6 +17,7 @@ from reports import card
 from reports.runs import load_run
 from tests.support.made_runs import Made, build, edit
 from tests.support.printed import EXPECTED, cells
+from tests.support.words import parse
 
 SUITE_TITLES = {"base": "## Base Pre-Trained Model", "instruct": "## Instruction Model"}
 
@@ -236,10 +236,8 @@ def test_json_and_csv_hold_the_same_numbers(tmp_path):
     assert measured["low"] < measured["value"] < measured["high"]
 
 
-def arguments(*words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    report.add_arguments(parser)
-    return parser.parse_args(list(words))
+def arguments(*words: str) -> report.Options:
+    return parse(report.Options, words)
 
 
 def test_the_mean_is_over_the_rows_that_all_columns_have(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import replace
 
@@ -18,6 +17,7 @@ from reports.questions import question
 from reports.runs import load_run
 from tests.support.made_runs import Made, build, edit, edit_samples
 from tests.support.printed import cells
+from tests.support.words import parse
 
 
 def run_with(tmp_path, **options):
@@ -208,11 +208,9 @@ def test_texts_cannot_leave_their_fence():
     ],
 )
 def test_margin_and_alpha_decide_and_stand_in_a_footnote(tmp_path, capsys, words, verdict):
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
     first = run_with(tmp_path, labels=("HellaSwag",), scores={"hellaswag": BASE})
     second = run_with(tmp_path, labels=("HellaSwag",), scores={"hellaswag": flipped(BASE, 25, 18)})
-    assert command.main(parser.parse_args([str(first.folder), str(second.folder), *words])) == 0
+    assert command.main(parse(command.Options, [str(first.folder), str(second.folder), *words])) == 0
     text = capsys.readouterr().out
     assert cells(text.split("## Rows", 1)[1])[1][-1] == verdict
     assert f"within ±{0.2 if '--margin' in words else 2} points" in text
@@ -220,13 +218,11 @@ def test_margin_and_alpha_decide_and_stand_in_a_footnote(tmp_path, capsys, words
 
 
 def test_the_command(tmp_path, capsys):
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
     first, second = build(tmp_path / "a", Made()), build(tmp_path / "b", Made(seed=1))
-    assert command.main(parser.parse_args([str(first), str(second), "--format", "json"])) == 0
+    assert command.main(parse(command.Options, [str(first), str(second), "--format", "json"])) == 0
     assert json.loads(capsys.readouterr().out)["suite"] == "base"
     with pytest.raises(UserError, match="zero or more"):
-        command.main(parser.parse_args([str(first), str(second), "--show-flips", "-1"]))
+        command.main(parse(command.Options, [str(first), str(second), "--show-flips", "-1"]))
 
 
 def test_the_first_sentence_says_what_came_out(tmp_path):

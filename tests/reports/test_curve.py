@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from reports import curve
 from reports.render.tables import markdown
 from reports.runs import load_run
 from tests.support.made_runs import Made, build
+from tests.support.words import parse
 
 
 @pytest.mark.parametrize(
@@ -38,10 +38,9 @@ def made(results: Path, name: str, right: int, **changes: object) -> Path:
     return build(results, Made(name=name, **(options | changes)))
 
 
-def args(*runs: Path, **options: Path) -> argparse.Namespace:
-    return argparse.Namespace(
-        **({"runs": list(map(str, runs)), "plot": None, "output": None, "steps": None} | options)
-    )
+def args(*runs: Path, **options: object) -> command.Options:
+    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+    return parse(command.Options, [*map(str, runs), *words])
 
 
 def test_table_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,8 +101,8 @@ def test_hostile_names_in_all_outputs(tmp_path, monkeypatch, capsys):
 
 def test_gate_starts_fast():
     code = (
-        "import sys, argparse, evals.commands.gate as g;"
-        "g.add_arguments(argparse.ArgumentParser()); print(*sys.modules)"
+        "import sys; from evals import cli;"
+        "cli.parse(['gate', '--baseline', 'a', '--candidate', 'b']); print(*sys.modules)"
     )
     root = Path(gate_output.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=root)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-
 import pytest
 import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
@@ -14,6 +12,7 @@ from evals.core.errors import UserError
 from reports import model_index
 from reports.runs import load_run
 from tests.support.made_runs import Made, build, edit
+from tests.support.words import parse
 
 
 def run_with(tmp_path, **options):
@@ -64,17 +63,19 @@ def test_one_model_at_a_time(tmp_path):
 
 
 def test_the_command_writes_both(tmp_path, capsys):
-    parser = argparse.ArgumentParser()
-    report.add_arguments(parser)
     folder = build(tmp_path / "r", Made())
-    assert report.main(parser.parse_args([str(folder), "--model-index", str(tmp_path / "index.yaml")])) == 0
+    assert (
+        report.main(parse(report.Options, [str(folder), "--model-index", str(tmp_path / "index.yaml")])) == 0
+    )
     assert (tmp_path / ".eval_results" / "smol-evals.yaml").is_file()
     assert capsys.readouterr().err.splitlines() == [
         f"wrote {tmp_path / 'index.yaml'}",
         f"wrote {tmp_path / '.eval_results' / 'smol-evals.yaml'}",
     ]
     with pytest.raises(UserError, match="cannot"):
-        report.main(parser.parse_args([str(folder), "--model-index", str(tmp_path / "no" / "index.yaml")]))
+        report.main(
+            parse(report.Options, [str(folder), "--model-index", str(tmp_path / "no" / "index.yaml")])
+        )
 
 
 def test_rows_that_are_no_data_set_on_the_hub_stay_out(tmp_path):

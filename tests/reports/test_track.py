@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from evals.commands import report
 from evals.core.errors import UserError
 from tests.support.made_runs import Made, build
+from tests.support.words import parse
 
 TRACKER = """
 calls = []
@@ -20,10 +20,8 @@ def finish(): calls.append(("finish",))
 """
 
 
-def options(*words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    report.add_arguments(parser)
-    return parser.parse_args(list(words))
+def options(*words: str) -> report.Options:
+    return parse(report.Options, words)
 
 
 def test_rows_reach_the_tracker_with_their_intervals_and_docs(

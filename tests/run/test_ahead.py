@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ class Adapter:
         self._made(docs)
         return [GenerateRequest((1, len(doc.query)), 5) for doc in docs]
 
-    def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Result]]:
+    def run(self, requests: Sequence[Request], skip: Collection[int] = ()) -> Iterator[tuple[int, Result]]:
         self.made.acquire(timeout=WAIT)  # this row's own
         if self.leaves_cpu:
             self.waited.append(self.made.acquire(timeout=WAIT if len(self.waited) < 2 else 0))

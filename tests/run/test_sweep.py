@@ -17,7 +17,7 @@ from evals.core.errors import UserError
 from evals.core.requests import ScoreRequest
 from evals.models.known import read_sweep, resolve_all
 from evals.run.plan import Rates, RowPlan
-from evals.run.sweep import Remembered, tokenizer_key
+from evals.run.sweep import remembering, tokenizer_key
 from reports.render.tables import markdown
 from tests.support.tiny_checkpoint import write_tiny_model
 
@@ -78,30 +78,30 @@ def doc(query: str, **specific: Any) -> Any:
 def test_texts_become_tokens_once_for_equal_tokenizers() -> None:
     docs = [doc("a"), doc("bb")]
     first, second, other = Counting("bytes"), Counting("bytes"), Counting("words")
-    memory = Remembered()
+    memory: dict = {}
     expected = Counting("bytes").score_requests(docs)
     for adapter in (first, second, other):
-        assert memory.adapter(adapter).score_requests(docs) == expected
-        assert memory.adapter(adapter).score_requests(docs[1:]) == expected[1:]
+        assert remembering(adapter, memory).score_requests(docs) == expected
+        assert remembering(adapter, memory).score_requests(docs[1:]) == expected[1:]
     assert (first.asked, second.asked, other.asked) == (2, 0, 2)
     chat = Counting("bytes")
     chat.chat = True
-    memory.adapter(chat).score_requests(docs)
+    remembering(chat, memory).score_requests(docs)
     assert chat.asked == 2, "the same text is another prompt in a chat"
 
 
 def test_a_conversations_next_turn_is_each_models_own() -> None:
-    memory = Remembered()
+    memory: dict = {}
     for _ in range(2):
         adapter = Counting("bytes")
-        memory.adapter(adapter).generate_requests([doc("b", conversation=[("user", "a")])])
+        remembering(adapter, memory).generate_requests([doc("b", conversation=[("user", "a")])])
         assert adapter.asked == 1
 
 
 def test_tokenizers_that_cannot_be_compared_are_not_shared() -> None:
     adapter = SimpleNamespace(tokenizer=SimpleNamespace())
     assert tokenizer_key(adapter.tokenizer) is None
-    assert Remembered().adapter(adapter) is adapter
+    assert remembering(adapter, {}) is adapter
 
 
 def cells_of(rows: Sequence[RowPlan]) -> list[list[str]]:

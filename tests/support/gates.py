@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from reports.gate.policy import Policy
 from reports.gate.whole import gate
 from reports.runs import load_run
 from tests.support.made_runs import Made, build
+from tests.support.words import parse
 
 BASE = ([1] * 45 + [0] * 55) * 20
 CI_VARIABLES = ("GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT", "GITHUB_ACTIONS")
@@ -34,11 +34,9 @@ def changed(worse: int, better: int = 0) -> list[int]:
 
 def run_gate(*words: object) -> int:
     """The command's exit code; accuracy alone counts unless the words say otherwise."""
-    parser = argparse.ArgumentParser()
-    gate_command.add_arguments(parser)
     given = [str(word) for word in words]
     given += ["--evidence", "accuracy"] * ("--evidence" not in given)
-    return gate_command.main(parser.parse_args(given))
+    return gate_command.main(parse(gate_command.Options, given))
 
 
 def verdicts(baseline: Path, candidate: Path, policy: Policy | None = None) -> dict[str, str]:

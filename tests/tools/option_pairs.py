@@ -90,9 +90,10 @@ def outcomes(command: Command) -> Iterator[Outcome]:
 def read(command: Command, situation: Situation, *chosen: Words) -> Any:
     """What the options come to; the UserError that refuses them."""
     try:
-        module, parser = make_parser(command.name)
-        args = parser.parse_args(line(command, situation, *chosen)[1:])
-        return command.effect(module.options_from(args))
+        _, parser = make_parser(command.name)
+        options = parser.options(line(command, situation, *chosen)[1:])
+        options.check()
+        return command.effect(options)
     except UserError as error:
         return error
 
@@ -118,7 +119,28 @@ def run_effect(options: Any) -> Any:
     }
     rows = [(suite.name, row) for suite, row in options.rows]
     settings = replace(options.settings, variants=[], tasks=None)
-    return replace(options, settings=settings), rows, changed
+    how = (options.local, options.server, judged(options, options.settings.source.folder))
+    planned = (
+        options.plan,
+        options.no_plan,
+        options.dry_run,
+        options.workers,
+        options.cluster,
+        options.offline,
+    )
+    return options.specs, options.cards, settings, rows, changed, how, planned
+
+
+def judged(options: Any, data: Any) -> Any:
+    """What judging would use: of a server its address and limits, of a judge here how it computes."""
+    if options.judge is None:
+        return None
+    prompts = str(data if options.judge_prompts is None else options.judge_prompts)
+    served = (options.judge_url, options.judge_key_env, options.judge_parallel, options.judge_timeout)
+    how = (
+        (options.judge_spec, options.device, options.dtype) if options.judge_spec else (options.judge, served)
+    )
+    return how, prompts, options.same_judge_as_published, options.offline
 
 
 def report_effect(options: Any) -> Any:
@@ -130,7 +152,7 @@ def report_effect(options: Any) -> Any:
 
 def leaderboard_effect(options: Any) -> Any:
     """What `leaderboard` would write: samples matter to the site only."""
-    return replace(options, no_samples=options.no_samples and "site" in options.formats)
+    return replace(options, no_samples=options.no_samples and "site" in (options.format or ["site"]))
 
 
 def gate_effect(options: Any) -> Any:
@@ -141,10 +163,13 @@ def gate_effect(options: Any) -> Any:
 
 
 def judge_effect(options: Any) -> Any:
-    """The prompts that are used, and the rest as it is."""
-    judge = options.judge
-    used = judge.data if judge.prompts is None else judge.prompts
-    return replace(options, judge=replace(judge, data=None, prompts=str(used)))
+    """What would be judged, by whom, and where it is kept."""
+    return options.run, options.cache, judged(options, options.folder)
+
+
+def prompts_effect(options: Any) -> Any:
+    """What would be shown."""
+    return options.tasks, options.spec, options.source, options.docs, options.mode, options.offline
 
 
 # --- the commands ---
@@ -246,7 +271,7 @@ def other_commands(folder: Path) -> list[Command]:
                  Situation("a judge here", (("--judge", f"local:{folder / 'tiny'}"),))), judge_effect, (run,)),
         Command("prompts", (("--model", "SmolLM2-360M"), ("--model", "openai:m"), ("--data", "hub"), ("--docs", "2"),
                             ("--model-path", str(folder / "tiny")), ("--mode", "chat"), ("--offline",)),
-                none, asdict, ("piqa",)),
+                none, prompts_effect, ("piqa",)),
         Command("snapshot", (("--tasks", "piqa"), ("--tasks", "nonsense"), ("--offline",)), none, asdict, (file,)),
     ]  # fmt: skip
 
