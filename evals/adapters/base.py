@@ -11,8 +11,9 @@ from lighteval.models.model_output import ModelResponse
 from lighteval.tasks.requests import Doc
 
 from evals.core.errors import RowUnavailable
+from evals.core.files import text_hash
 from evals.core.requests import Generation, NotFinite, Request, Result, Score, ScoreRequest
-from evals.models.loading import require_template
+from evals.models.loading import LoadedModel, require_template
 from evals.prompting.requests import TextToRequests
 
 
@@ -53,6 +54,21 @@ class Adapter(LightevalModel):
     def max_length(self) -> int:
         """The protocol's window: tokens fed at most for one request."""
         return self._max_length
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """See Backend."""
+        template = None if self.tokenizer is None or not self.chat else self.tokenizer.chat_template
+        loaded, machine = self._loaded_on()
+        facts = ("fingerprint", "dtype", "quantization", "parameters")
+        return {
+            "model": {fact: getattr(loaded, fact, None) for fact in facts},
+            "machine": {"chat_template_sha256": text_hash(template), **machine},
+        }
+
+    def _loaded_on(self) -> tuple[LoadedModel | None, dict[str, Any]]:
+        """The model, None where a server does not say what it computes with; what run.json says of the machine."""
+        raise NotImplementedError
 
     def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:
         """One request a choice, for each doc. Raises RowUnavailable without a tokenizer."""

@@ -8,13 +8,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.core.card import Card
 from evals.core.errors import UserError
-from evals.core.files import text_hash
 from evals.models.known import ModelSpec, resolve
 
 if TYPE_CHECKING:
@@ -48,15 +46,10 @@ class ServerOptions:
 
 @dataclass(frozen=True)
 class Built:
-    """`describe(adapter)`: what run.json says of the model ("model") and of the machine ("machine").
-
-    `on_cpu`: whether this machine's processor does the computing.
-    """
+    """A model's adapters, one for each card; `spec`: with the commit of its weights, where they come from the hub."""
 
     adapters: list[Any]
     spec: ModelSpec
-    describe: Callable[[Any], dict[str, Any]]
-    on_cpu: bool = False
 
 
 def build(
@@ -73,11 +66,22 @@ def build(
     A model behind a server needs `server`; `offline`: nothing is fetched; `on_note`: what a user should know;
     `memory`: the part of the host's free memory that this process may count on.
     """
-    if spec.source != "endpoint":
-        return _local(spec, cards, local or LocalOptions(), offline, memory)
-    if server is None:
-        raise UserError(f"'{spec.name}' is behind a server: say where it is")
-    return _endpoint(spec, cards, server, offline, on_note)
+    if spec.source == "endpoint":
+        if server is None:
+            raise UserError(f"'{spec.name}' is behind a server: say where it is")
+        return Built(_endpoint(spec, cards, server, offline, on_note), spec)
+    from evals.adapters.local import PrefixModel
+
+    local = local or LocalOptions()
+    loaded, path = load(spec, local, offline)
+    if spec.source == "hub":
+        spec = replace(spec, revision=path.name)
+    share = memory if loaded.device.type == "cpu" else 1.0  # a GPU is a worker's own
+    adapters = [
+        PrefixModel(loaded, card.chat, spec.name, local.engine, card.window, memory_share=share)
+        for card in cards
+    ]
+    return Built(adapters, spec)
 
 
 def build_share(
@@ -110,83 +114,24 @@ def load(spec: ModelSpec, options: LocalOptions, offline: bool) -> tuple[LoadedM
     return loading.load(path, device, loading.pick_dtype(options.dtype, device)), path
 
 
-def _local(
-    spec: ModelSpec, cards: Sequence[Card], options: LocalOptions, offline: bool, memory: float
-) -> Built:
-    import torch
-
-    from evals.adapters.local import PrefixModel
-    from evals.engine.device import device_name, peak_memory
-
-    loaded, path = load(spec, options, offline)
-    device = loaded.device
-    if spec.source == "hub":
-        spec = replace(spec, revision=path.name)
-    share = memory if device.type == "cpu" else 1.0  # a GPU is a worker's own
-    adapters = [
-        PrefixModel(loaded, card.chat, spec.name, options.engine, card.window, memory_share=share)
-        for card in cards
-    ]
-
-    def machine() -> dict[str, Any]:
-        return {
-            "device": device_name(device),
-            "threads": torch.get_num_threads(),
-            "engine": options.engine,
-            "peak_memory_bytes": peak_memory(device),
-        }
-
-    return Built(
-        adapters, spec, partial(_describe, loaded.tokenizer, loaded, machine), on_cpu=device.type == "cpu"
-    )
-
-
 def _endpoint(
-    spec: ModelSpec,
-    cards: Sequence[Card],
-    options: ServerOptions,
-    offline: bool,
-    on_note: Callable[[str], None],
-) -> Built:
+    spec: ModelSpec, cards: Sequence[Card], server: ServerOptions, offline: bool, on_note: Callable[[str], None]
+) -> list[Any]:  # fmt: skip
     from evals.adapters.client import Client
 
     client = Client(
-        spec.location,
-        options.base_url,
-        key_env=options.api_key_env,
-        parallel=options.parallel,
-        timeout=options.timeout,
-        offline=offline,
-        on_note=on_note,
-    )
-    tokenizer = None if options.tokenizer is None else _load_tokenizer(options.tokenizer, offline)
+        spec.location, server.base_url, key_env=server.api_key_env, parallel=server.parallel,
+        timeout=server.timeout, offline=offline, on_note=on_note,
+    )  # fmt: skip
+    tokenizer = None
+    if server.tokenizer is not None:  # a folder, a .gguf file, a known model's, or one on the hub
+        from evals.models import loading
 
-    from evals.adapters.server import ENGINE_VERSION, EndpointModel
+        path = Path(server.tokenizer).expanduser()
+        if not path.exists():
+            path = loading.local_path(resolve(server.tokenizer), offline, weights=False)
+        tokenizer = loading.load_tokenizer(path, chat=False)
 
-    def machine() -> dict[str, Any]:
-        return {"device": "endpoint", "threads": None, "engine": f"endpoint {ENGINE_VERSION}"}
+    from evals.adapters.server import EndpointModel
 
-    adapters = [EndpointModel(client, card.chat, tokenizer, card.window, on_note) for card in cards]
-    return Built(list(adapters), spec, partial(_describe, tokenizer, None, machine))
-
-
-def _load_tokenizer(name: str, offline: bool) -> Any:
-    """The tokenizer of `--tokenizer`: a folder, a .gguf file, a known model's, or one on the hub. Raises UserError."""
-    from evals.models import loading
-
-    path = Path(name).expanduser()
-    if not path.exists():
-        path = loading.local_path(resolve(name), offline, weights=False)
-    return loading.load_tokenizer(path, chat=False)
-
-
-def _describe(
-    tokenizer: Any, loaded: Any, machine: Callable[[], dict[str, Any]], adapter: Any
-) -> dict[str, Any]:
-    """See Built. `loaded`: None for a server, which does not say what it computes with."""
-    template = tokenizer.chat_template if tokenizer is not None and adapter.chat else None
-    facts = ("fingerprint", "dtype", "quantization", "parameters")
-    return {
-        "model": {fact: getattr(loaded, fact, None) for fact in facts},
-        "machine": {"chat_template_sha256": text_hash(template), **machine()},
-    }
+    return [EndpointModel(client, card.chat, tokenizer, card.window, on_note) for card in cards]

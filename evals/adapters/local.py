@@ -16,6 +16,7 @@ from evals.adapters.base import Adapter
 from evals.core.requests import Request, Result, ScoreRequest
 from evals.engine import ENGINE_VERSION
 from evals.engine.decoding import BatchDecoder
+from evals.engine.device import device_name, peak_memory
 from evals.engine.plain import PlainDecoder, PlainScorer
 from evals.engine.scoring import PrefixScorer
 from evals.models.loading import LoadedModel
@@ -61,6 +62,12 @@ class PrefixModel(Adapter):
         machine = f"cuda {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
         engine = f"shared {ENGINE_VERSION}" if self.shared else "plain 1"
         return f"{self.loaded.fingerprint} {self.loaded.dtype} {machine} {engine}"
+
+    def _loaded_on(self) -> tuple[LoadedModel, dict[str, Any]]:
+        device = self.loaded.device
+        machine = {"device": device_name(device), "threads": torch.get_num_threads()}
+        engine = "shared" if self.shared else "plain"
+        return self.loaded, {**machine, "engine": engine, "peak_memory_bytes": peak_memory(device)}
 
     def run(self, requests: Sequence[Request], skip: Collection[int] = ()) -> Iterator[tuple[int, Result]]:
         """See Adapter."""

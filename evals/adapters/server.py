@@ -60,6 +60,9 @@ class EndpointModel(Adapter):
         self._on_note = on_note
         self._penalties_told = False
 
+    def _loaded_on(self) -> tuple[None, dict[str, Any]]:
+        return None, {"device": "endpoint", "threads": None, "engine": f"endpoint {ENGINE_VERSION}"}
+
     def generate_requests(self, docs: Sequence[Doc]) -> list[TextRequest]:
         """One request a doc: messages, or a plain text; shots and budget as in the default adapter.
 

@@ -131,5 +131,5 @@ class _Candidate:
         run = Loop(work, backend, self.store, settings, _Quiet())
         run.execute()
         self.store.flush()
-        made = load_run(publish(run, self.built.spec, self.built.describe(backend), self.phases).folder)
+        made = load_run(publish(run, self.built.spec, self.phases).folder)
         return made, check(self.baseline, made, self.allow, early=True)

@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evals.adapters.build import LocalOptions, load
+from evals.adapters.build import LocalOptions, ServerOptions, load
 from evals.commands.options import DTYPES, Asked, Need, argument, option, part, positive, switch
 from evals.core.errors import EXIT_OK, EXIT_ROWS_MISSING, UserError
 from evals.models.known import ModelSpec, is_endpoint, resolve
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from evals.judging.prompts import PromptSet
     from evals.run.progress import Progress
 
-PARALLEL, TIMEOUT = 4, 600.0
+PARALLEL, TIMEOUT = ServerOptions.parallel, ServerOptions.timeout
 JUDGED: Need = (lambda o: o.judge, "belongs to --judge")
 SERVED: Need = (lambda o: o.judge and o.judge_spec is None, "belongs to --judge openai:MODEL")
 LOCAL: Need = (lambda o: o.judge_spec, "belongs to --judge local:NAME")

@@ -149,16 +149,16 @@ class _Measuring:
         if self.kept is not None:
             adapters = [remembering(adapter, self.kept) for adapter in adapters]
         phases = {"prepare": prepared - self.start, "load": time.monotonic() - prepared}
-        self._plan(adapters, built.on_cpu)
+        self._plan(adapters, spec.source != "endpoint" and not adapters[0].leaves_cpu)
         if self.options.dry_run:
             return []
         logs = []
         with locked_store(self.settings.output, adapters, self.progress) as store:
-            for work, adapter, backend in zip(self.works, adapters, built.adapters, strict=True):
+            for work, adapter in zip(self.works, adapters, strict=True):
                 run = Run(work, adapter, store, self.settings, self.progress)
                 run.execute()
                 store.flush()
-                logs.append(publish(run, built.spec, built.describe(backend), phases))
+                logs.append(publish(run, built.spec, phases))
                 if any(name not in run.columns for row in work.rows for name in row.tasks):
                     self.code = EXIT_ROWS_MISSING
         if self.options.judge:
@@ -177,7 +177,7 @@ class _Measuring:
         spec = pool.about(number)[0].spec
         made = enumerate(texts(spec, options.cards, options.offline))
         backends = [ClusterBackend(pool, number, k, one) for k, one in made]
-        return Built(list(backends), spec, lambda backend: backend.described)
+        return Built(list(backends), spec)
 
     def _plan(self, adapters: list[Any], on_cpu: bool) -> None:
         """Shows what is to be done and how long it will take, where that is asked for or would be missed."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from lighteval.tasks.requests import Doc
@@ -116,6 +116,10 @@ class Backend(Protocol):
     """Generations under way together, at most."""
     leaves_cpu: bool
     """Whether `run` leaves the processor mostly idle: the next row's requests are then made meanwhile, by a thread."""
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What run.json says of the model ("model") and, by now, of the machine ("machine")."""
 
     def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:
         """One request a choice, for each doc."""

@@ -199,12 +199,12 @@ def _read(name: str, path: Path, columns: tuple[str, ...]) -> list[Row]:
     """The rows of one parquet or JSON-lines file, with at least `columns`."""
     try:
         if path.suffix == ".jsonl":
-            rows = [
-                _object(line, n)
-                for n, line in enumerate(path.read_text("utf-8").split("\n"), 1)
-                if line.strip()
-            ]
-            n_rows = len(rows)
+            lines = enumerate(path.read_text("utf-8").split("\n"), 1)
+            numbered = {number: json.loads(line) for number, line in lines if line.strip()}
+            for number, row in numbered.items():
+                if not isinstance(row, dict):
+                    raise ValueError(f"line {number} is no object")
+            rows, n_rows = list(numbered.values()), len(numbered)
             present: Collection[str] = set.intersection(*(set(row) for row in rows)) if rows else columns
         else:
             import pyarrow.parquet as parquet
@@ -217,13 +217,6 @@ def _read(name: str, path: Path, columns: tuple[str, ...]) -> list[Row]:
         raise UserError(f"cannot read {name}: {_reason(error)}") from error
     _check(name, n_rows, present, columns)
     return rows
-
-
-def _object(line: str, number: int) -> Row:
-    row = json.loads(line)
-    if not isinstance(row, dict):
-        raise ValueError(f"line {number} is no object")
-    return row
 
 
 def _check(name: str, n_rows: int, present: Collection[str], columns: tuple[str, ...]) -> None:

@@ -235,34 +235,32 @@ def _update(
     row = judged_row(log)
     task = log.tasks[row.tasks[0]]
     task.metrics = {name: MetricLog(**one) for name, one in statistics.summarize_task(columns).items()}
-    before = {(one.judge, one.prompt_set, one.prompt_set_sha256): one for one in task.judges}
-    judges = []
+    said = {
+        (one.judge, one.prompt_set, one.prompt_set_sha256): (one.same_as_published, one.refused)
+        for one in task.judges
+    }
+    said[mine] = published, refused
+    task.judges = []
     for series in dict.fromkeys([mine, *map(_series, lines)]):
         own = [line for line in lines if _series(line) == series]
-        known = before.get(series)
-        judges.append(
+        ratings = [line["score"] for line in own if line["score"] != NO_RATING]
+        same, left_out = said.get(series, (False, 0))
+        task.judges.append(
             JudgeLog(
-                judge=series[0],
-                prompt_set=series[1],
-                prompt_set_sha256=series[2],
-                same_as_published=published if series == mine else bool(known and known.same_as_published),
+                **dict(zip(SERIES, series, strict=True)),
+                same_as_published=same,
                 judgments=len(own),
-                unrated=sum(line["score"] == NO_RATING for line in own),
-                refused=refused if series == mine else (known.refused if known else 0),
+                unrated=len(own) - len(ratings),
+                refused=left_out,
                 cut=sum(line["cut_characters"] > 0 for line in own),
-                value=_plain_mean([line["score"] for line in own if line["score"] != NO_RATING]),
+                value=sum(ratings) / len(ratings) if ratings else None,
             )
         )
-    task.judges = judges
     value = statistics.summarize_row(row.of, {row.tasks[0]: columns})
     row.value, row.stderr, row.n = value["value"], value["stderr"], int(value["n"] or 0)
     kept = [n for n in row.notes if n.code not in ("not_judged", "judge", "other_judge", "secondary")]
-    row.notes = [*kept, *_notes(judges)]
+    row.notes = [*kept, *_notes(task.judges)]
     row.note = "; ".join(note.text for note in row.notes)
-
-
-def _plain_mean(scores: Sequence[float]) -> float | None:
-    return sum(scores) / len(scores) if scores else None
 
 
 def _notes(judges: Sequence[JudgeLog]) -> list[Note]:

@@ -237,7 +237,7 @@ class ClusterBackend:
 
     @property
     def described(self) -> dict[str, Any]:
-        """What run.json says of the model and of the machine: one worker's, and how many there are."""
+        """See Backend: one worker's, and how many there are."""
         described = self._pool.about(self._number)[self._suite].described
         machine = described["machine"]
         return {**described, "machine": {**machine, "device": f"{self._pool.workers} x {machine['device']}"}}

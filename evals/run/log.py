@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 SEEDS = {"shuffle": 42, "bbh_shots": 0}
 
 
-def run_log(run: Run, spec: ModelSpec, described: dict[str, Any], phases: dict[str, float]) -> RunLog:
-    """The whole log. `described` has the keys "model" and "machine"; `phases` those before the loop."""
-    card, data = run.work.card, run.work.data
+def run_log(run: Run, spec: ModelSpec, phases: dict[str, float]) -> RunLog:
+    """The whole log. `phases`: those before the loop."""
+    card, data, described = run.work.card, run.work.data, run.adapter.described
     return RunLog(
         model=ModelLog(
             name=spec.name,

@@ -344,13 +344,8 @@ def _generation(result: Result) -> Generation:
     return result
 
 
-def publish(
-    run: Run, spec: ModelSpec, described: dict[str, Any], finished_phases: dict[str, float]
-) -> RunLog:
-    """Writes the run folder (samples, then run.json), whole or not at all; its log, which knows where it is.
-
-    `described`: what the adapter knows of the model (dtype, fingerprint, …) and of the machine.
-    """
+def publish(run: Run, spec: ModelSpec, finished_phases: dict[str, float]) -> RunLog:
+    """Writes the run folder (samples, then run.json), whole or not at all; its log, which knows where it is."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     final = run.settings.output / spec.name / f"{stamp}-{run.work.card.name}"
     partial = partial_folder(final)
@@ -358,6 +353,6 @@ def publish(
         (partial / "samples").mkdir()
         for name, columns in run.columns.items():
             write_atomic(partial / "samples" / f"{name}.parquet", samples.to_parquet(columns))
-    log = run_log(run, spec, described, finished_phases)
+    log = run_log(run, spec, finished_phases)
     write_atomic(partial / "run.json", log.dump())
     return read_log(publish_folder(partial, final))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from evals.core.requests import Backend, GenerateRequest, Request, Result, ScoreRequest
+from evals.core.requests import Backend, GenerateRequest, ScoreRequest
 
 if TYPE_CHECKING:
     from lighteval.tasks.requests import Doc
@@ -25,10 +25,9 @@ class Remembering:
 
     def __init__(self, adapter: Backend, kept: Kept, tokenizer: str) -> None:
         self._adapter, self._kept, self._tokenizer = adapter, kept, tokenizer
-        self.chat: bool = adapter.chat
-        self.identity: str = adapter.identity
-        self.leaves_cpu: bool = adapter.leaves_cpu
-        self.at_a_time: int = adapter.at_a_time
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._adapter, name)
 
     def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:
         """One request a choice, for each doc."""
@@ -39,10 +38,6 @@ class Remembering:
         if any((doc.specific or {}).get("conversation") for doc in docs):
             return list(self._adapter.generate_requests(docs))
         return self._look_up("generate", docs, self._adapter.generate_requests)
-
-    def run(self, requests: Sequence[Request], skip: Collection[int] = ()) -> Iterator[tuple[int, Result]]:
-        """The adapter's own."""
-        return self._adapter.run(requests, skip)
 
     def _look_up(self, kind: str, docs: Sequence[Doc], make: Callable[[Sequence[Doc]], list[T]]) -> list[T]:
         kept = self._kept.setdefault((self._tokenizer, self.chat, kind), {})

@@ -126,7 +126,7 @@ class Worker:
             self._built[number] = self._load(self._specs[number])
         built = self._built[number]
         suites = (
-            About(one.identity, one.at_a_time, one.leaves_cpu, built.spec, built.describe(one))
+            About(one.identity, one.at_a_time, one.leaves_cpu, built.spec, one.described)
             for one in built.adapters
         )
         return Loaded(number, tuple(suites))

@@ -73,9 +73,7 @@ def load(
     built = build_share(spec, CARDS, OPTIONS, True, threads, memory)
     note(folder / f"loaded-{spec.name}", ".")
     note(folder / "pids", f"{os.getpid()} ")
-    return Built(
-        [kind(adapter, folder, free, until) for adapter in built.adapters], built.spec, built.describe
-    )
+    return replace(built, adapters=[kind(adapter, folder, free, until) for adapter in built.adapters])
 
 
 class Counted:
