@@ -17,7 +17,7 @@ from reports.files import write
 from reports.render.tables import one_line
 from reports.runs import RowResult, Run
 
-PARTIAL = ("limit", "smoke", "subset")
+PARTIAL = ("limit", "smoke", "subset", "foreign")
 
 
 @dataclass(frozen=True)
