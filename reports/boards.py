@@ -85,7 +85,7 @@ def labels(run: Run) -> tuple[Label, ...]:
         found.append(
             Label("smoke items", "Built-in items, not the benchmarks: shows that a model runs, no more")
         )
-    if any(row.has("foreign") for row in run.rows):
+    if run.foreign:
         found.append(Label("another harness's", "Measured by another harness: comparable with no card"))
     if any(row.has("limit") for row in run.rows):
         limit = f"first {run.log.limit:,} docs a task" if run.log.limit else "first docs of a task"
