@@ -69,7 +69,7 @@ class Options(Asked):
     curve: bool = switch("the runs are a training's checkpoints: how each row grows (as 'curve')")
     steps: tuple[int, ...] | None = option("with --curve: as of 'curve'", **STEPS, needs=[CURVE])
     model_index: Path | None = option(
-        "the model card's model-index as YAML; the newer eval-results YAML lands beside it",
+        "the model card's model-index as YAML; .eval_results/ beside it holds the rows that are benchmarks of the hub",
         "FILE", check=place, needs=[TABLES],
     )  # fmt: skip
     track: str | None = option(
