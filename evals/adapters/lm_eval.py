@@ -81,6 +81,10 @@ class SmolEvalsLM(HFLM):
             )
         kind = loading.pick_dtype(None if dtype == "auto" else dtype, chosen)
         self.loaded = loading.load(loading.local_path(spec), chosen, kind)
+        if (
+            add_bos_token is not None
+        ):  # as transformers' loader does with it: some tokenizers add one only if told so
+            self.loaded.tokenizer.add_bos_token = add_bos_token
         super().__init__(
             pretrained=self.loaded.model,
             tokenizer=self.loaded.tokenizer,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,20 @@ def test_log_likelihoods_at_the_edges(ours, theirs):
     found, expected = ours.loglikelihood(requests), theirs.loglikelihood(requests)
     assert [one for one, _ in found] == pytest.approx([one for one, _ in expected], abs=1e-3)
     assert [greedy for _, greedy in found] == [greedy for _, greedy in expected] == [False] * 5 + [True]
+
+
+@pytest.mark.parametrize("told", [None, True, False])
+def test_a_bos_is_added_where_lm_eval_adds_one(tiny, tmp_path, told):
+    shutil.copytree(tiny, tmp_path / "with-bos")
+    file = tmp_path / "with-bos" / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"bos_token": "<|endoftext|>"}))
+    options = {"device": "cpu", "dtype": "float32", "add_bos_token": told}
+    one, two = (kind(str(tmp_path / "with-bos"), **options) for kind in (adapter.SmolEvalsLM, HFLM))
+    pairs = [("ab", " c"), ("<|endoftext|>ab", " c"), ("", " c")]
+    found, expected = (lm.loglikelihood(instances("loglikelihood", *pairs)) for lm in (one, two))
+    assert [value for value, _ in found] == pytest.approx([value for value, _ in expected], abs=1e-3)
+    texts = [lm.generate_until(instances("generate_until", ("ab", {"max_gen_toks": 6}))) for lm in (one, two)]
+    assert texts[0] == texts[1]
 
 
 def test_rolling_log_likelihoods(ours, theirs):
