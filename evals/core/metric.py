@@ -35,6 +35,7 @@ class Metric:
     alike two right implementations answer the same docs (correlation of the docs' scores): on the cautious side;
     likelihoods of the same weights in float32 and bfloat16 agreed to 0.97 (PIQA, 900 docs), texts drift apart sooner.
     `formula` scores a doc by its `inputs`, columns of the same sample file; None: it cannot be scored again from them.
+    `ranking` gives each choice of a doc a value, of which the first of the greatest is the prediction.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Metric:
     agreement: float = 0.7
     inputs: tuple[str, ...] = ()
     formula: Callable[[Line], float] | None = None
+    ranking: Callable[[Line], Sequence[float]] | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -123,7 +125,28 @@ def first_best(scores: Sequence[float]) -> int:
 
 def predict(choices: Sequence[str], logprobs: Sequence[float]) -> int:
     """The choice with the greatest log-likelihood a character: ``logprobs`` [n_choices] nats."""
-    return first_best([s / choice_length(c) for s, c in zip(logprobs, choices, strict=True)])
+    return first_best(_a_character({"choices": choices, "logprobs": logprobs}))
+
+
+def _sum(line: Line) -> Sequence[float]:
+    values: Sequence[float] = line["logprobs"]
+    return values
+
+
+def _a_character(line: Line) -> Sequence[float]:
+    return [s / choice_length(c) for s, c in zip(line["logprobs"], line["choices"], strict=True)]
+
+
+def _a_written_character(line: Line) -> Sequence[float]:
+    return [s / max(1, len(c)) for s, c in zip(line["logprobs"], line["choices"], strict=True)]
+
+
+def _a_token(line: Line) -> Sequence[float]:
+    return [s / n for s, n in zip(line["logprobs"], line["n_tokens"], strict=True)]
+
+
+def _above_unconditioned(line: Line) -> Sequence[float]:
+    return [s - u for s, u in zip(line["logprobs"], line["logprobs_unconditioned"], strict=True)]
 
 
 def plain_words(text: str) -> str:
@@ -135,14 +158,6 @@ def final_answer(text: str) -> str | None:
     """The number after the first ``#### ``, commas removed; None when there is none."""
     match = _FINAL_ANSWER.search(text)
     return match.group(1).replace(",", "") if match else None
-
-
-def _acc(line: Line) -> float:
-    return int(first_best(line["logprobs"]) == line["gold"])
-
-
-def _acc_norm_nospace(line: Line) -> float:
-    return int(predict(line["choices"], line["logprobs"]) == line["gold"])
 
 
 def alias_match(golds: Sequence[str], output: str) -> int:
@@ -167,6 +182,8 @@ def exact_match(gold: str, output: str) -> int:
 
 METRICS: dict[str, Metric] = {}
 CHOICES = ("choices", "logprobs", "gold")
+UNCONDITIONED = "logprobs_unconditioned"
+"""The column of the choices' log-likelihoods without the question: asked for where a task says after which text."""
 TEXT = ("output", "gold")
 
 
@@ -195,8 +212,14 @@ def of_columns(columns: Mapping[str, Sequence[Any]]) -> list[Metric]:
     ]
 
 
-def _choices(name: str, words: str, formula: Callable[[Line], float]) -> None:
-    register(Metric(name, words, name, agreement=0.9, inputs=CHOICES, formula=formula))
+def _choices(name: str, words: str, ranking: Callable[[Line], Sequence[float]], *more: str) -> None:
+    """The share of docs whose gold choice `ranking` puts first; it reads the columns CHOICES and `more`."""
+
+    def formula(line: Line) -> float:
+        return int(first_best(ranking(line)) == line["gold"])
+
+    inputs = (*CHOICES, *more)
+    register(Metric(name, words, name, agreement=0.9, inputs=inputs, formula=formula, ranking=ranking))
     macro = f"{words}, mean of the groups (macro)"
     register(Metric(f"{name}_macro", macro, name, average="groups", agreement=0.9))
 
@@ -208,8 +231,18 @@ def _text(name: str, words: str, match: Callable[[Any, str], int], aliases: bool
     register(Metric(name, words, name, inputs=TEXT, formula=formula))
 
 
-_choices("acc", "the gold choice is the likeliest", _acc)
-_choices("acc_norm_nospace", "the gold choice is the likeliest a character", _acc_norm_nospace)
+_choices("acc", "the gold choice is the likeliest", _sum)
+_choices("acc_norm_nospace", "the gold choice is the likeliest a character", _a_character)
+_choices(
+    "acc_per_char", "the gold choice is the likeliest a character, its space counted", _a_written_character
+)
+_choices("acc_per_token", "the gold choice is the likeliest a token", _a_token, "n_tokens")
+_choices(
+    "acc_pmi",
+    "the gold choice gains most by the question (pointwise mutual information)",
+    _above_unconditioned,
+    UNCONDITIONED,
+)
 _text("alias_match", "the answer is one of the gold's aliases", alias_match, aliases=True)
 _text("final_answer_match", "the number after #### is the gold's", final_answer_match)
 _text("exact_match", "the answer is the gold's text", exact_match)

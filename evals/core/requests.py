@@ -122,7 +122,7 @@ class Backend(Protocol):
         """What run.json says of the model ("model") and, by now, of the machine ("machine")."""
 
     def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:
-        """One request a choice, for each doc."""
+        """One request a choice, for each doc; then once more each choice without the question, where it has one."""
 
     def generate_requests(self, docs: Sequence[Doc]) -> list[GenerateRequest]:
         """One request a doc."""

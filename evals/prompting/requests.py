@@ -9,9 +9,22 @@ from evals.core.requests import GenerateRequest, ScoreRequest
 from evals.prompting import text as prompts
 
 if TYPE_CHECKING:
+    from lighteval.models.model_output import ModelResponse
     from lighteval.tasks.requests import Doc
 
 MAX_LENGTH = 2048  # the protocol's window, in tokens
+
+
+def choice_response(doc: Doc, requests: Sequence[ScoreRequest], logprobs: Sequence[float]) -> ModelResponse:
+    """What the requests of a doc with choices gave, in lighteval's shape: `logprobs` [len(requests)] nats."""
+    from lighteval.models.model_output import ModelResponse
+
+    n = len(doc.choices)
+    return ModelResponse(
+        logprobs=list(logprobs[:n]),
+        output_tokens=[list(request.tokens[-request.n_continuation :]) for request in requests[:n]],
+        unconditioned_logprobs=list(logprobs[n:]) or None,
+    )
 
 
 class TextToRequests:
@@ -21,17 +34,24 @@ class TextToRequests:
         self.tokenizer, self.chat, self.max_length = tokenizer, chat, max_length
 
     def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:
-        """One request a choice, for each doc."""
-        pairs = [
-            (context, choice)
-            for doc, context in zip(docs, self._contexts(docs)[0], strict=True)
-            for choice in doc.choices
-        ]
-        encoded = iter(prompts.encode_pairs(self.tokenizer, pairs))
+        """One request a choice, for each doc; then once more each choice without the question, where it has one.
+
+        That is what its `unconditioned_query` means: a metric weighs the choices' likelihoods after it.
+        """
+        contexts = self._contexts(docs)[0]
+        groups = [self._pairs(doc, context) for doc, context in zip(docs, contexts, strict=True)]
+        encoded = iter(prompts.encode_pairs(self.tokenizer, [pair for group in groups for pair in group]))
         return [
-            [ScoreRequest(*prompts.cut_to_window(*next(encoded), self.max_length)) for _ in doc.choices]
-            for doc in docs
+            [ScoreRequest(*prompts.cut_to_window(*next(encoded), self.max_length)) for _ in group]
+            for group in groups
         ]
+
+    def _pairs(self, doc: Doc, context: str) -> list[tuple[str, str]]:
+        pairs = prompts.choice_pairs(doc, context)
+        if doc.unconditioned_query:
+            bare = prompts.without_question(doc)
+            pairs += prompts.choice_pairs(bare, prompts.render(bare, self.tokenizer, self.chat))
+        return pairs
 
     def generate_requests(self, docs: Sequence[Doc]) -> list[GenerateRequest]:
         """One request a doc: budget None means to the end of the window; stops count in plain mode only."""

@@ -31,29 +31,50 @@ class Tokenizer(Protocol):
         """Renders messages to text."""
 
 
+def openings(doc: Doc) -> list[str]:
+    """What of each choice belongs to the context and is not scored: nothing, unless the benchmark says so."""
+    return list((doc.specific or {}).get("openings") or [""] * len(doc.choices))
+
+
 def shot_answer(shot: Doc) -> str:
     """The gold text of a shot, with its leading space where the benchmark gives one."""
     gold = shot.gold_index if isinstance(shot.gold_index, int) else shot.gold_index[0]
-    return shot.choices[gold]
+    return openings(shot)[gold] + shot.choices[gold]
 
 
 def messages(doc: Doc) -> list[Message]:
-    """The chat of a doc: each shot a user and an assistant turn, then the query. No system message of ours."""
+    """The chat of a doc: each shot a user and an assistant turn, then the query. No system message of ours.
+
+    What stands before all shots begins the first turn.
+    """
     turns: list[Message] = []
     for shot in doc.fewshot_samples:
         turns.append({"role": "user", "content": shot.query})
         turns.append({"role": "assistant", "content": shot_answer(shot)})
-    return [*turns, {"role": "user", "content": doc.query}]
+    turns.append({"role": "user", "content": doc.query})
+    turns[0]["content"] = (doc.instruction or "") + turns[0]["content"]
+    return turns
 
 
 def plain_text(doc: Doc) -> str:
-    """The plain prompt of a doc: shots and query joined by a blank line."""
-    return "\n\n".join([*(shot.query + shot_answer(shot) for shot in doc.fewshot_samples), doc.query])
+    """The plain prompt of a doc: what stands before all shots, then shots and query joined by a blank line."""
+    parts = [*(shot.query + shot_answer(shot) for shot in doc.fewshot_samples), doc.query]
+    return (doc.instruction or "") + "\n\n".join(parts)
+
+
+def choice_pairs(doc: Doc, context: str) -> list[tuple[str, str]]:
+    """(context, continuation) of each choice, in which `context` is the rendered doc."""
+    return [(context + begin, choice) for begin, choice in zip(openings(doc), doc.choices, strict=True)]
 
 
 def render(doc: Doc, tokenizer: Tokenizer, chat: bool) -> str:
     """The context as the model gets it. Chat: the template with the generation prompt added."""
     return chat_text(tokenizer, messages(doc), add_generation_prompt=True) if chat else plain_text(doc)
+
+
+def without_question(doc: Doc) -> Doc:
+    """The doc of the same choices after its `unconditioned_query` alone."""
+    return replace(doc, query=doc.unconditioned_query or "", instruction=None, fewshot_samples=[])
 
 
 def with_a_shot_less(doc: Doc) -> Doc:
@@ -161,14 +182,17 @@ def prompt_text(doc: Doc, chat: bool) -> str:
     if not chat:
         return plain_text(doc)
     if not doc.fewshot_samples:
-        return doc.query
+        return (doc.instruction or "") + doc.query
     return "\n\n".join(f"[{turn['role']}]\n{turn['content']}" for turn in messages(doc))
 
 
 def prompt_hash(doc: Doc, chat: bool) -> str:
-    """Hex digest of what is asked: shots, query, choices, stops, budget, chat or plain; not of the template."""
+    """Hex digest of what is asked: shots, query, choices, stops, budget, chat or plain; not of the template.
+
+    Instruction, openings and the unconditioned query count where a doc has them.
+    """
     specific = doc.specific or {}
-    meaning = [
+    meaning: list[Any] = [
         [[shot.query, shot_answer(shot)] for shot in doc.fewshot_samples],
         doc.query,
         list(doc.choices),
@@ -178,6 +202,12 @@ def prompt_hash(doc: Doc, chat: bool) -> str:
         specific.get("turns"),
         specific.get("temperature"),
     ]
+    rare = {
+        "instruction": doc.instruction,
+        "openings": specific.get("openings"),
+        "unconditioned": doc.unconditioned_query,
+    }
+    meaning += [[name, value] for name, value in rare.items() if value]
     return hashlib.sha256(
         json.dumps(meaning, ensure_ascii=False).encode("utf-8", "surrogatepass")
     ).hexdigest()[:16]

@@ -45,7 +45,7 @@ def run_log(run: Run, spec: ModelSpec, phases: dict[str, float]) -> RunLog:
         card=None if card.name in card_names() else card,
         limit=run.settings.limit,
         data=DataLog(
-            source=run.settings.source.kind,  # type: ignore[arg-type]  # one of the three by parse_source
+            source=run.settings.source.kind,  # type: ignore[arg-type]  # one of them by parse_source
             tasks={name: _data(name, data[name].record) for name in run.columns},
         ),
         tasks={name: _task(run, name) for name in run.columns},

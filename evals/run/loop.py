@@ -107,7 +107,12 @@ def _require_scoring(task: CardTask, doc: Doc | None = None) -> None:
 
     try:
         if doc is not None:
-            score(task, doc, ModelResponse(text=["Ready."], logprobs=[0.0] * len(doc.choices)))
+            nothing = [0.0] * len(doc.choices)
+            tokens = [[0] for _ in doc.choices]
+            made_up = ModelResponse(
+                text=["Ready."], logprobs=nothing, unconditioned_logprobs=nothing, output_tokens=tokens
+            )
+            score(task, doc, made_up)
         elif task.ready is not None:
             task.ready()
     except (

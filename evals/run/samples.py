@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evals.core.files import parquet_bytes
-from evals.core.metric import METRICS, predict
+from evals.core.metric import METRICS, UNCONDITIONED
 from evals.core.requests import Generation, Score, ScoreRequest
 from evals.prompting import text as prompts
+from evals.prompting.requests import choice_response
 
 if TYPE_CHECKING:
     import pyarrow
@@ -21,7 +22,7 @@ Columns = dict[str, list[Any]]
 _TYPES: dict[str, str | list[str]] = {
     **{name: ["string"] for name in ("choices", "turns", "reference", "item_names")},
     "group": "string",
-    "logprobs": ["float64"],
+    **{name: ["float64"] for name in ("logprobs", UNCONDITIONED)},
     "n_tokens": ["int64"],
 }
 """Columns whose type no value may decide: an arrow type, or a list of one. Scores have those of their metric."""
@@ -35,17 +36,19 @@ def likelihood_columns(
     scores: Sequence[Sequence[Score]],
 ) -> Columns:
     """One line a doc of a likelihood task. Raises ValueError, naming the doc, for a score that is not finite."""
-    from lighteval.models.model_output import ModelResponse
-
-    from tasks.common.metrics import likelihood_line, score
+    from tasks.common.metrics import likelihood_line, prediction, score
 
     columns = _common(docs, chat)
-    responses = [ModelResponse(logprobs=[one.logprob for one in group]) for group in scores]
+    responses = [
+        choice_response(doc, asked, [one.logprob for one in given])
+        for doc, asked, given in zip(docs, requests, scores, strict=True)
+    ]
     lines = [likelihood_line(doc, response) for doc, response in zip(docs, responses, strict=True)]
-    for name in ("gold", "choices", "logprobs"):
+    for name in ("gold", "choices", "logprobs", "n_tokens"):
         columns[name] = [line[name] for line in lines]
-    columns["n_tokens"] = [[request.n_continuation for request in group] for group in requests]
-    columns["prediction"] = [predict(line["choices"], line["logprobs"]) for line in lines]
+    if task.unconditioned:
+        columns[UNCONDITIONED] = [line[UNCONDITIONED] for line in lines]
+    columns["prediction"] = [prediction(task, line) for line in lines]
     _add_scores(columns, [score(task, *pair) for pair in zip(docs, responses, strict=True)])
     return columns
 

@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lighteval.tasks.requests import Doc, SamplingMethod
 
-from evals.core.metric import CHOICES, get_metric
+from evals.core.metric import CHOICES, UNCONDITIONED, get_metric
 
 if TYPE_CHECKING:
     from lighteval.models.model_output import ModelResponse
 
+Row = dict[str, Any]
 Scores = Mapping[str, float | list[int]]
+
+
+@dataclass(frozen=True)
+class FixedShots:
+    """Shots that nobody draws. `names`: these rows of the few-shot split, in this order, the same for all docs.
+
+    A name is a digest of what a row asks: half of the data sets number no rows, and a text is data, not code. Without
+    `names`, a doc's shots are the first rows of the few-shot split that `sign` puts in the doc's group.
+    """
+
+    sign: Callable[[Mapping[str, Any]], str]  # a row's name, or its group
+    names: tuple[str, ...] = ()
+
+    def pick(self, rows: Sequence[Row]) -> list[Row]:
+        """The named rows, in order. Raises ValueError when some are not there."""
+        by_name: dict[str, Row] = {}
+        for row in rows:
+            by_name.setdefault(self.sign(row), row)
+        missing = [name for name in self.names if name not in by_name]
+        if missing:
+            raise ValueError(f"{len(missing)} of the {len(self.names)} fixed shots are not in it")
+        return [by_name[name] for name in self.names]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +70,20 @@ class CardTask:
     shots: int = 0
     shot_split: str | None = None  # where the shots come from
     shot_docs: int = 0  # its rows, officially; 0: the shots come from the evaluated split
+    fixed_shots: FixedShots | None = None  # the same for all docs, or for all of a group; None: drawn
     follow_up: Callable[[Doc, str], Doc] | None = None  # the second turn of a first turn's doc and its answer
     keep: tuple[str, ...] = ()  # entries of a doc's ``specific`` that its samples keep as columns
     folder: str = ""  # where a folder of data keeps this task; the task's name unless told
+    home: str = ""  # the task whose files in a folder of data are this one's too
+    unconditioned: str | None = (
+        None  # the text after which choices are scored once more, without the question
+    )
 
     def __post_init__(self) -> None:
+        lacking = set() if self.unconditioned else {UNCONDITIONED}
         for metric in map(get_metric, self.metrics):
-            fits = metric.formula and (set(metric.inputs) == set(CHOICES)) == self.asks_choices
+            of_choices = set(CHOICES) <= set(metric.inputs)
+            fits = metric.formula and of_choices == self.asks_choices and not lacking & set(metric.inputs)
             if self.scorer is None and not fits:
                 raise ValueError(
                     f"'{metric.name}' cannot score '{self.name}': the task needs a scorer of its own"
@@ -74,7 +104,11 @@ class CardTask:
         """Where a folder of data keeps ``split``, without the ending: ``piqa/validation``, ``bbh/snarks``."""
         if self.folder:  # shared with the other subsets, each in a file of its own
             return f"{self.folder}/{self.subset}"
-        return f"{self.name}/{split}"
+        return f"{self.home or self.name}/{split}"
+
+    def smoke_stem(self, split: str) -> str:
+        """Where the built-in items of ``split`` are: there are none of fixed shots, evaluated items stand in."""
+        return self.stem(split if self.fixed_shots is None else self.split)
 
 
 likelihood_task = functools.partial(CardTask, method=SamplingMethod.LOGPROBS)

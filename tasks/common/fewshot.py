@@ -10,7 +10,7 @@ from typing import Any
 
 from lighteval.tasks.requests import Doc
 
-from tasks.common.builders import CardTask
+from tasks.common.builders import CardTask, FixedShots
 
 SHUFFLE_SEED = 42
 FIXED_SET_SEED = 0
@@ -23,9 +23,9 @@ def evaluation_docs(
 ) -> list[Doc]:
     """The docs of a run in the protocol's order, each with its shots, id (row number), budget and stops.
 
-    ``rows`` is the evaluated split and ``shot_rows`` the few-shot split, both in file order. A limited run's
-    docs are the first ones of a whole run. Raises ValueError for an empty split, a limit below 1, and a row
-    that does not fit the task (the message names it).
+    ``rows`` is the evaluated split and ``shot_rows`` the few-shot split, both in file order; of fixed shots that have
+    names, ``shot_rows`` are these alone. A limited run's docs are the first ones of a whole run. Raises ValueError for
+    an empty split, a limit below 1, and a row that does not fit the task (the message names it).
     """
     if limit is not None and limit < 1:
         raise ValueError(f"a limit of {limit} leaves no docs")
@@ -36,7 +36,9 @@ def evaluation_docs(
     rng = random.Random(SHUFFLE_SEED)
     order = list(range(len(docs)))
     rng.shuffle(order)
-    if task.shot_split == task.split:
+    if task.fixed_shots is not None:
+        shots = _given_shots(task, task.fixed_shots, rows, shot_rows)
+    elif task.shot_split == task.split:
         shots = _fixed_shots(task, rows, [str(doc.get_golds()[0]) for doc in docs])
     else:
         shots = _drawn_shots(task, shot_rows, rng)
@@ -56,6 +58,7 @@ def build_doc(task: CardTask, row: Row, number: int, split: str | None = None) -
     doc.generation_size = task.budget
     doc.stop_sequences = list(task.stops)
     doc.sampling_methods = [task.method]
+    doc.unconditioned_query = task.unconditioned
     return doc
 
 
@@ -103,6 +106,20 @@ def _fixed_shots(task: CardTask, rows: Sequence[Row], targets: Sequence[str]) ->
     n = task.shots
     pool = {i: build_doc(task, rows[i], i) for i in fixed_set(targets, n + 1)}
     return lambda number: [shot for i, shot in pool.items() if i != number][:n]
+
+
+def _given_shots(
+    task: CardTask, fixed: FixedShots, rows: Sequence[Row], shot_rows: Sequence[Row]
+) -> Callable[[int], list[Doc]]:
+    """The shots of a doc, by row number: the named ones, or the first of its group."""
+    if fixed.names and len(shot_rows) != task.shots:
+        raise ValueError(f"{len(shot_rows)} rows are given for the {task.shots} fixed shots")
+    groups: dict[str, list[Doc]] = defaultdict(list)
+    for i, row in enumerate(shot_rows):
+        group = "" if fixed.names else fixed.sign(row)
+        if len(groups[group]) < task.shots:
+            groups[group].append(build_doc(task, row, i, task.shot_split))
+    return lambda number: list(groups["" if fixed.names else fixed.sign(rows[number])])
 
 
 def _drawn_shots(task: CardTask, rows: Sequence[Row], rng: random.Random) -> Callable[[int], list[Doc]]:

@@ -29,12 +29,18 @@ def config(task: CardTask) -> LightevalTaskConfig:
         hf_avail_splits=list(dict.fromkeys([task.split, *([task.shot_split] if task.shot_split else [])])),
         evaluation_splits=[task.split],
         few_shots_split=task.shot_split,
-        few_shots_select="random_sampling_from_train" if task.shot_docs else "balanced",
+        few_shots_select=_shot_rule(task),
         num_fewshots=task.shots,
         generation_size=task.budget,
         stop_sequence=list(task.stops),
         metrics=[_metrics(task)] if task.metrics else [],
     )
+
+
+def _shot_rule(task: CardTask) -> str:
+    if task.fixed_shots is not None:
+        return "sequential"
+    return "random_sampling_from_train" if task.shot_docs else "balanced"
 
 
 def _metrics(task: CardTask) -> SampleLevelMetricGrouping:

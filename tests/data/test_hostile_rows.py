@@ -15,18 +15,14 @@ from lighteval.tasks.requests import Doc
 
 from evals.cli import main
 from evals.core.errors import EXIT_ROWS_MISSING, UserError
-from evals.data.sources import SMOKE, Source, build_docs, load
+from evals.data.sources import Source, build_docs, load
 from tasks import get_task
 from tasks.common.builders import CardTask
+from tests.support.benchmarks import smoke_items
 from tests.support.tiny_checkpoint import write_tiny_model
 
 LARGE = "ten megabytes " * (10 * 2**20 // 14)
 Row = dict[str, Any]
-
-
-def good_rows(task: CardTask, split: str) -> list[Row]:
-    lines = (SMOKE / f"{task.stem(split)}.jsonl").read_text("utf-8").splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def shown(value: object) -> str:
@@ -41,7 +37,7 @@ def write(
     for split in task.splits:
         path = folder / (task.stem(split) + ending)
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows = good_rows(task, split)
+        rows = smoke_items(task, split)
         if isinstance(content, dict):
             rows = content.get(split, rows)
         if not isinstance(content, dict) and split == task.split:
@@ -65,7 +61,7 @@ def docs_of(folder: Path, name: str) -> list[Doc]:
 def changed(name: str, column: str, value: object, number: int = 1) -> dict[str, list[Row]]:
     """A task's good rows, with another value in one place ("choices.text": inside a column)."""
     task = get_task(name)
-    rows = good_rows(task, task.split)
+    rows = smoke_items(task, task.split)
     *outer, last = column.split(".")
     holder = rows[number]
     for key in outer:
@@ -127,7 +123,7 @@ def test_odd_texts_arrive_unchanged(tmp_path: Path, value: str, ending: str) -> 
     write(tmp_path, get_task("piqa"), changed("piqa", "goal", value), ending)
     docs = docs_of(tmp_path, "piqa")
     assert docs[1].query == f"Question: {value}\nAnswer:"
-    assert len(docs) == len(good_rows(get_task("piqa"), "validation"))
+    assert len(docs) == len(smoke_items(get_task("piqa"), "validation"))
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
@@ -143,7 +139,7 @@ def test_many_and_equal_choices(tmp_path: Path, ending: str) -> None:
 @pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
 def test_equal_rows_and_equal_ids_stay_apart(tmp_path: Path, ending: str) -> None:
     task = get_task("arc_easy")
-    rows = [{**good_rows(task, task.split)[0], "id": "same"}] * 5
+    rows = [{**smoke_items(task, task.split)[0], "id": "same"}] * 5
     write(tmp_path, task, {task.split: rows}, ending)
     docs = docs_of(tmp_path, "arc_easy")
     assert [doc.id for doc in docs] == ["0", "1", "2", "3", "4"]
@@ -153,7 +149,7 @@ def test_equal_rows_and_equal_ids_stay_apart(tmp_path: Path, ending: str) -> Non
 def test_equal_question_numbers_are_refused(tmp_path: Path) -> None:
     """Ratings are told apart by them: two questions would each get the other's too."""
     task = get_task("mt_bench")
-    first = good_rows(task, task.split)[0]["question_id"]
+    first = smoke_items(task, task.split)[0]["question_id"]
     write(tmp_path, task, changed("mt_bench", "question_id", first), ".jsonl")
     with pytest.raises(UserError, match=f"row 1: 'question_id' {first} is that of row 0 too"):
         docs_of(tmp_path, "mt_bench")
@@ -162,7 +158,7 @@ def test_equal_question_numbers_are_refused(tmp_path: Path) -> None:
 def table(name: str, **columns: pa.Array) -> pa.Table:
     """A task's good rows with other columns."""
     task = get_task(name)
-    made = pa.Table.from_pylist(good_rows(task, task.split))
+    made = pa.Table.from_pylist(smoke_items(task, task.split))
     for column, values in columns.items():
         made = made.set_column(made.column_names.index(column), column, values)
     return made
@@ -224,7 +220,7 @@ def test_other_types_of_the_same_values_are_read(
     assert (doc.gold_index == 1) if column == "label" else (doc.query == "Question: a\nAnswer:")
 
 
-GOOD = json.dumps(good_rows(get_task("piqa"), "validation")[0])
+GOOD = json.dumps(smoke_items(get_task("piqa"), "validation")[0])
 FILES: list[tuple[str, bytes, str]] = [
     ("empty", b"", "no rows in piqa/validation.jsonl"),
     ("blank", b"\n \n\r\n", "no rows in piqa/validation.jsonl"),
@@ -289,7 +285,7 @@ def run_tiny(folder: Path, rows: list[Row]) -> tuple[int, Path]:
 
 
 def test_odd_rows_through_a_whole_run(tmp_path: Path) -> None:
-    good = good_rows(get_task("piqa"), "validation")[0]
+    good = smoke_items(get_task("piqa"), "validation")[0]
     # of the largest, a tenth: encoding the whole takes gigabytes
     texts = [text[: 1 << 20] for text in ODD_TEXTS if text.strip()]
     rows = [{**good, "goal": text} for text in texts] + [{**good, "sol1": "same", "sol2": "same", "label": 1}]
@@ -307,7 +303,7 @@ def test_a_choice_beyond_the_window_is_not_scored_by_its_end(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Divided by the characters of the whole, the log-probability of its last tokens would win against any other."""
-    good = good_rows(get_task("piqa"), "validation")[0]
+    good = smoke_items(get_task("piqa"), "validation")[0]
     code, output = run_tiny(tmp_path, [good, {**good, "sol1": "word " * 2000}])
     assert code == EXIT_ROWS_MISSING
     (record,) = output.rglob("run.json")

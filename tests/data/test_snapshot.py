@@ -58,16 +58,19 @@ def entries(folder: Path) -> dict[str, dict[str, object]]:
 
 
 def test_whole_card_read_back_as_data(hub: StandInHub, snapshot: Snapshot, folder: Path) -> None:
-    done = snapshot()
-    assert f"{len(TASKS)} of {len(TASKS)} tasks" in done.stdout
+    done = snapshot(code=3)
+    # the hub that stands in has no real rows, which named shots are
+    whole = [task for task in TASKS.values() if task.fixed_shots is None or not task.fixed_shots.names]
+    assert f"{len(whole)} of {len(TASKS)} tasks" in done.stdout
+    assert done.stderr.count("5 of the 5 fixed shots are not in it") == len(TASKS) - len(whole)
     known = entries(folder)
     assert set(known) == {f"{task.stem(split)}.parquet" for task in TASKS.values() for split in task.splits}
-    for task in TASKS.values():
+    for task in whole:
         data = load(task, Source("folder", folder))
-        if task.name == "piqa":
+        if task.stem(task.split) == "piqa/validation":
             assert data.record["complete"] and len(data.rows) == 1838
             continue
-        smoke = load(task, Source("folder", SMOKE))
+        smoke = load(task, Source("smoke", SMOKE))
         assert len(data.rows) == len(smoke.rows)
         assert (data.shot_rows is None) == (smoke.shot_rows is None)
         assert not data.record["complete"]
@@ -84,8 +87,8 @@ def test_whole_card_read_back_as_data(hub: StandInHub, snapshot: Snapshot, folde
     assert not [line for line in hub.requests() if line.endswith(".py")]
 
     downloads = len(hub.requests("GET /cdn/"))
-    again = snapshot()
-    assert again.stderr.count("kept") == len(known)
+    again = snapshot(code=3)
+    assert again.stderr.count("kept") == sum(len(task.splits) for task in TASKS.values())
     assert len(hub.requests("GET /cdn/")) == downloads
 
 

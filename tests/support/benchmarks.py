@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks import TASKS
+from tasks.common.builders import CardTask
 from tests.support.hub_standin import StandInHub
 
 SMOKE = Path(__file__).resolve().parents[2] / "tasks" / "smoke"
@@ -36,6 +37,13 @@ def piqa_rows(n: int) -> list[dict[str, Any]]:
     return [{"goal": f"Count to {i}", "sol1": f"say {i}", "sol2": "sleep", "label": 0} for i in range(n)]
 
 
+def smoke_items(task: CardTask, split: str) -> list[dict[str, Any]]:
+    """The built-in items of a task's split."""
+    lines = (SMOKE / f"{task.smoke_stem(split)}.jsonl").read_text("utf-8").split("\n")
+    assert lines.pop() == ""  # the file ends with a line's end
+    return [json.loads(line) for line in lines]
+
+
 def add_benchmarks(hub: StandInHub) -> None:
     """Every task's smoke items on the hub; PIQA whole, from a copy in another repo, as its own has no conversion."""
     pinned: dict[tuple[str, str], dict[str, bytes]] = {}
@@ -43,8 +51,7 @@ def add_benchmarks(hub: StandInHub) -> None:
     for task in TASKS.values():
         files = pinned.setdefault((task.repo, task.revision or "main"), {"README.md": b"card"})
         for split in task.splits:
-            path = SMOKE / (task.stem(split) + ".jsonl")
-            content = parquet_bytes([json.loads(line) for line in path.read_text("utf-8").splitlines()])
+            content = parquet_bytes(smoke_items(task, split))
             if task.repo in SCRIPTS:
                 files["script.py"] = CODE
                 converted.setdefault(task.repo, {})[f"{task.subset}/{split}/0000.parquet"] = content
@@ -56,4 +63,7 @@ def add_benchmarks(hub: StandInHub) -> None:
     del converted["ybisk/piqa"]
     for repo, files in converted.items():
         hub.add(f"datasets/{repo}", files, "refs/convert/parquet")
-    hub.add("datasets/baber/piqa", {"piqa_validation.parquet": parquet_bytes(piqa_rows(1838))})
+    splits = {"validation": piqa_rows(1838), "train": piqa_rows(9)}
+    hub.add(
+        "datasets/baber/piqa", {f"piqa_{name}.parquet": parquet_bytes(rows) for name, rows in splits.items()}
+    )

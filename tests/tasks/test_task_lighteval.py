@@ -36,8 +36,10 @@ NAMES = [
 def test_names():
     names = list(TASKS)
     assert names[:12] == NAMES
-    assert len(names) == len(set(names)) == 12 + 27
-    assert all(name.startswith("bbh_") for name in names[12:])
+    assert len(names) == len(set(names)) == 12 + 27 + 20 + 8
+    assert all(name.startswith("bbh_") for name in names[12:39])
+    assert all(name.startswith("olmes_") for name in names[39:59])
+    assert all(name.startswith("smollm3_") for name in names[59:])
     assert get_task("piqa").name == "piqa"
     with pytest.raises(KeyError):
         get_task("piqa2")
@@ -101,6 +103,7 @@ def test_official_sizes():
         ("arc_easy", ("test",), ["arc_easy/test"]),
         ("bbh_snarks", ("train",), ["bbh/snarks"]),
         ("mt_bench", ("train",), ["mt_bench/train"]),
+        ("olmes_openbook_qa_mc", ("test", "train"), ["openbook_qa/test", "openbook_qa/train"]),
     ],
 )
 def test_splits_and_places(name, splits, stems):
@@ -111,7 +114,7 @@ def test_splits_and_places(name, splits, stems):
 
 def test_revisions_are_whole_commits():
     for task in TASKS.values():
-        if task.name in ("ifeval", "mt_bench"):
+        if task.name in ("ifeval", "mt_bench", "olmes_boolq", "olmes_boolq_mc"):
             assert task.revision is None  # the recipe pins none
         else:
             assert len(task.revision) == 40
@@ -142,4 +145,4 @@ def test_import_needs_no_network_and_none_of_lightevals_own_tasks(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "39 0 [] []"
+    assert done.stdout.strip() == "67 0 [] []"

@@ -8,10 +8,71 @@ from tasks import TASKS, get_task
 from tasks.hellaswag import clean
 from tasks.mt_bench import follow_up
 
+WITH_LETTERS = "\n A. red\n B. dark blue\nAnswer:"
 LETTERED = {"text": ["red", "dark blue"], "label": ["A", "B"]}
+
+COLOUR = {"question": "What colour is the sea?", "choices": LETTERED, "answerKey": "B"}
+SKY = {"question_stem": "A clear sky is", "choices": LETTERED, "answerKey": "B"}
+NUT = {"goal": "Open a nut", "sol1": "Crack it.", "sol2": " Ask it.", "label": 0}
+HIVE = {"passage": "Hive -- Bees live in it.", "question": "do cats live in a hive", "label": 0}
+VISIT = {
+    "context": "Ida came.", "question": "How does Tom feel?", "answerA": "glad", "answerB": "tall", "answerC": "blue",
+    "label": "3",
+}  # fmt: skip
+BIOLOGY = {
+    "question": "How many legs has an ant?", "subject": "high_school_biology", "choices": ["4", "6"], "answer": 1
+}  # fmt: skip
+LOCK = {"sentence": "The _ is bent, it sticks. ", "option1": "key", "option2": "lock", "answer": "2"}
+SAIL = {
+    "activity_label": "Sailing", "ctx_a": "Two girls pull up a sail.", "ctx_b": "the Boat",
+    "endings": [" turns into the wind.", "[step] Wait."], "label": "1",
+}  # fmt: skip
+
+# OLMES: task: (row, query of the completions, choices, query of the letters, gold); letters follow from the choices
+OLMES = {
+    "arc_easy": (COLOUR, "Question: What colour is the sea?\nAnswer:", [" red", " dark blue"],
+                 f"Question: What colour is the sea?{WITH_LETTERS}", 1),
+    "piqa": (NUT, "Goal: Open a nut\nAnswer:", [" Crack it.", "  Ask it."],
+             "Goal: Open a nut\n A. Crack it.\n B.  Ask it.\nAnswer:", 0),
+    "boolq": (HIVE, "Hive -- Bees live in it.\nQuestion: do cats live in a hive?\nAnswer:", [" yes", " no"],
+              "Hive -- Bees live in it.\nQuestion: do cats live in a hive?\n A. yes\n B. no\nAnswer:", 1),
+    "social_iqa": (VISIT, "Question: Ida came. How does Tom feel?\nAnswer:", [" glad", " tall", " blue"],
+                   "Question: Ida came. How does Tom feel?\n A. glad\n B. tall\n C. blue\nAnswer:", 2),
+    "openbook_qa": (SKY, "Question: A clear sky is\nAnswer:",
+                    [" red", " dark blue"], f"Question: A clear sky is{WITH_LETTERS}", 1),
+    "mmlu": (BIOLOGY, "Question: How many legs has an ant?\nAnswer:", [" 4", " 6"],
+             "Question: How many legs has an ant?\n A. 4\n B. 6\nAnswer:", 1),
+    "winogrande": (LOCK, "The ", [" is bent, it sticks."] * 2,
+                   "Fill in the blank: The ___ is bent, it sticks. \n A. key\n B. lock\nAnswer:", 1),
+    "hellaswag": (SAIL, "Sailing: Two girls pull up a sail. The boat", [" turns into the wind.", "  Wait."],
+                  "Sailing: Two girls pull up a sail. The boat\nChoose the best continuation:\n"
+                  " A. turns into the wind.\n B. Wait.\nAnswer:", 1),
+}  # fmt: skip
+OLMES |= dict.fromkeys(("arc_challenge", "commonsense_qa"), OLMES["arc_easy"])
 
 # task: (row, query, choices, gold)
 GOLDEN = {
+    **{
+        f"smollm3_{name}": (COLOUR, "Question: What colour is the sea?\nAnswer:", [" Red", " Dark blue"], 1)
+        for name in ("arc_easy", "arc_challenge", "commonsense_qa")
+    },
+    "smollm3_piqa": (NUT, "Question: Open a nut\nAnswer:", [" Crack it.", "  Ask it."], 0),
+    "smollm3_openbook_qa": (SKY, "Question: A clear sky is\nAnswer:", [" Red", " Dark blue"], 1),
+    "smollm3_mmlu": (BIOLOGY, "Question: How many legs has an ant?\nAnswer:", [" 4", " 6"], 1),
+    "smollm3_winogrande": (LOCK, "The", [" key  is bent, it sticks.", " lock  is bent, it sticks."], 1),
+    "smollm3_hellaswag": (
+        SAIL,
+        "Sailing:\nTwo girls pull up a sail. The Boat",
+        [" turns into the wind.", " wait."],
+        1,
+    ),
+    **{
+        f"olmes_{name}": (row, query, choices, gold) for name, (row, query, choices, _, gold) in OLMES.items()
+    },
+    **{
+        f"olmes_{name}_mc": (row, query, [f" {letter}" for letter in "ABC"[: len(choices)]], gold)
+        for name, (row, _, choices, query, gold) in OLMES.items()
+    },
     "hellaswag": (
         {
             "activity_label": "Sailing",
@@ -136,7 +197,17 @@ def test_golden_prompt(name):
     doc = get_task(name).prompt(row, name)
     assert (doc.query, doc.choices, doc.gold_index) == (query, choices, gold)
     assert doc.task_name == name
-    assert doc.instruction is None  # lighteval would put a blank line around one
+    if "mmlu" not in name or "olmes" not in name:
+        assert doc.instruction is None  # lighteval would put a blank line around one
+
+
+def test_what_only_some_docs_have():
+    doc = get_task("olmes_mmlu_mc").prompt(BIOLOGY, "olmes_mmlu_mc")
+    about = "The following are multiple choice questions (with answers) about high school biology.\n\n"
+    assert (doc.instruction, doc.specific) == (about, {"group": "high_school_biology"})
+    assert get_task("olmes_winogrande").prompt(LOCK, "").specific == {"openings": ["key", "lock"]}
+    asked_twice = {name for name, task in TASKS.items() if task.unconditioned == "Answer:"}
+    assert asked_twice == {"olmes_arc_challenge", "olmes_commonsense_qa", "olmes_openbook_qa"}
 
 
 @pytest.mark.parametrize(

@@ -2,54 +2,49 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 import tasks
 from evals.core.metric import final_answer
+from evals.data.sources import Source, load
 from tasks import TASKS, get_task
 from tasks.common.fewshot import evaluation_docs
 from tasks.common.ifeval_checks import follow
+from tests.support.benchmarks import smoke_items
 
 SMOKE = Path(tasks.__file__).parent / "smoke"
 BBH = [task for task in TASKS.values() if task.folder == "bbh"]
 
 
-def items(task, split):
-    lines = (SMOKE / f"{task.stem(split)}.jsonl").read_text("utf-8").split("\n")
-    assert lines.pop() == ""  # the file ends with a line's end
-    return [json.loads(line) for line in lines]
-
-
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
 def test_items_make_docs_with_all_their_shots(task):
-    rows = {split: items(task, split) for split in task.splits}
-    shot_rows = rows.get("train", []) if task.shot_docs else []
-    docs = evaluation_docs(task, rows[task.split], shot_rows)
+    data = load(task, Source("smoke", SMOKE))
+    docs = evaluation_docs(task, data.rows, data.shot_rows or ())
     assert len(docs) >= (4 if task.folder == "bbh" else 8)
-    assert {len(doc.fewshot_samples) for doc in docs} == {task.shots}
-    assert len({doc.query for doc in docs}) == len(docs) or task.name == "winogrande"
-    assert all(set(task.columns) <= set(row) for row in rows[task.split])
+    grouped = task.fixed_shots is not None and not task.fixed_shots.names
+    assert {len(doc.fewshot_samples) for doc in docs} == {1 if grouped else task.shots}
+    assert len({doc.query for doc in docs}) == len(docs) or "winogrande" in task.name
+    assert all(set(task.columns) <= set(row) for row in data.rows)
 
 
 def test_no_file_without_a_task():
-    expected = {f"{task.stem(split)}.jsonl" for task in TASKS.values() for split in task.splits}
+    expected = {f"{task.smoke_stem(split)}.jsonl" for task in TASKS.values() for split in task.splits}
     assert {str(path.relative_to(SMOKE)) for path in SMOKE.rglob("*.*")} == expected
 
 
 def test_golds_are_spread():
     for name in ("hellaswag", "arc_easy", "arc_challenge", "piqa", "mmlu", "commonsense_qa", "winogrande"):
         task = get_task(name)
-        golds = {doc.gold_index for doc in evaluation_docs(task, items(task, task.split))}
+        golds = {doc.gold_index for doc in evaluation_docs(task, smoke_items(task, task.split))}
         assert golds >= ({0, 1} if name in ("piqa", "winogrande") else {0, 1, 2, 3}), name
 
 
 def test_gsm8k_rationales_compute_what_they_say():
     task = get_task("gsm8k")
     for split in task.splits:
-        for row in items(task, split):
+        for row in smoke_items(task, split):
             steps = [part.split(">>")[0] for part in row["answer"].split("<<")[1:]]
             assert steps
             for step in steps:
@@ -59,13 +54,13 @@ def test_gsm8k_rationales_compute_what_they_say():
 
 
 def test_bbh_answers_that_can_be_computed():
-    for row in items(get_task("bbh_boolean_expressions"), "train"):
+    for row in smoke_items(get_task("bbh_boolean_expressions"), "train"):
         assert str(eval(row["input"].removesuffix(" is"), {"__builtins__": {}})) == row["target"]
-    for row in items(get_task("bbh_multistep_arithmetic_two"), "train"):
+    for row in smoke_items(get_task("bbh_multistep_arithmetic_two"), "train"):
         assert str(eval(row["input"].removesuffix("="), {"__builtins__": {}})) == row["target"]
-    for row in items(get_task("bbh_word_sorting"), "train"):
+    for row in smoke_items(get_task("bbh_word_sorting"), "train"):
         assert " ".join(sorted(row["input"].split("List: ")[1].split())) == row["target"]
-    for row in items(get_task("bbh_dyck_languages"), "train"):
+    for row in smoke_items(get_task("bbh_dyck_languages"), "train"):
         text = (row["input"].split("Input: ")[1] + row["target"]).replace(" ", "")
         while text:
             shorter = text
@@ -77,7 +72,7 @@ def test_bbh_answers_that_can_be_computed():
 
 def test_bbh_targets_are_among_the_options():
     for task in BBH:
-        for row in items(task, "train"):
+        for row in smoke_items(task, "train"):
             _, separator, options = row["input"].partition("\nOptions:\n")
             if separator:
                 marks = [
@@ -88,7 +83,7 @@ def test_bbh_targets_are_among_the_options():
 
 
 def test_mt_bench_has_each_category_and_references_where_a_judge_wants_them():
-    rows = items(get_task("mt_bench"), "train")
+    rows = smoke_items(get_task("mt_bench"), "train")
     assert sorted(row["category"] for row in rows) == sorted(
         ["writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities"]
     )
@@ -98,7 +93,7 @@ def test_mt_bench_has_each_category_and_references_where_a_judge_wants_them():
 
 def test_ifeval_instructions_are_varied_and_can_be_followed():
     task = get_task("ifeval")
-    docs = evaluation_docs(task, items(task, "train"))
+    docs = evaluation_docs(task, smoke_items(task, "train"))
     kinds = {kind for doc in docs for kind in doc.specific["item_names"]}
     assert len(kinds) >= 10
     by_row = {int(doc.id): doc for doc in docs}
@@ -118,9 +113,9 @@ def test_ifeval_instructions_are_varied_and_can_be_followed():
 def test_items_have_the_real_columns_and_none_of_the_real_texts(task, data_dir):
     import pyarrow.parquet as parquet
 
-    for split in task.splits:
+    for split in task.splits if task.fixed_shots is None else ():
         table = parquet.read_table(data_dir / f"{task.stem(split)}.parquet")
-        rows = items(task, split)
+        rows = smoke_items(task, split)
         assert {tuple(sorted(row)) for row in rows} == {tuple(sorted(table.column_names))}
         real = set(texts_of(table.to_pylist()))
         for text in texts_of(rows):
