@@ -26,6 +26,7 @@ COMMANDS = {
     "gate": "stop a candidate that is worse than its baseline (for CI)",
     "bless": "make a run the baseline of a gate",
     "leaderboard": "rank all runs; markdown, CSV and a static site",
+    "import": "read logs of lm-eval or inspect as runs, marked as theirs",
     "judge": "judge a run's MT-Bench answers",
     "prompts": "show the exact prompts and token boundaries of a task",
     "models": "list the models known by name",

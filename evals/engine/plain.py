@@ -29,7 +29,9 @@ class PlainScorer:
         logits = self.model(input_ids=inputs, use_cache=False, logits_to_keep=n).logits
         logprobs = torch.log_softmax(logits[0, -n:].float(), dim=-1)  # [n, vocabulary]
         targets = torch.tensor(request.tokens[-n:], device=logprobs.device)
-        return Score(logprobs.gather(1, targets[:, None]).double().sum().item())
+        found = logprobs.gather(1, targets[:, None])
+        greedy = bool((found[:, 0] == logprobs.amax(-1)).all())
+        return Score(found.double().sum().item(), greedy)
 
 
 class PlainDecoder:

@@ -134,14 +134,19 @@ class _Batch:
         ]
         device = forward.model.device
         hidden = forward.hidden(TreeBatch(blocks, prefix, device))
-        logprobs = forward.head.logprobs(hidden, rows, targets).double()
+        logprobs, likeliest = forward.head.logprobs(hidden, rows, targets)
         owners = on_device(np.repeat(np.arange(len(lengths)), lengths), device)
-        sums = torch.zeros(len(lengths), dtype=torch.float64, device=device)
-        self.sums = HostCopy(sums.index_add_(0, owners, logprobs))
+        sums, likelier = torch.zeros(2, len(lengths), dtype=torch.float64, device=device)
+        sums.index_add_(0, owners, logprobs.double())
+        likelier.index_add_(0, owners, (~likeliest).double())  # positions at which another token is likelier
+        self.found = HostCopy(torch.stack([sums, likelier]))
 
     def finish(self) -> list[tuple[int, Score]]:
         """Each request's (index, score)."""
-        return [(name, Score(logprob)) for name, logprob in zip(self.names, self.sums.tolist(), strict=True)]
+        return [
+            (name, Score(logprob, greedy=not likelier))
+            for name, logprob, likelier in zip(self.names, *self.found.tolist(), strict=True)
+        ]
 
 
 def input_of(request: ScoreRequest) -> Input:

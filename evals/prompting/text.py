@@ -92,20 +92,20 @@ def chat_text(tokenizer: Tokenizer, conversation: list[Message], **options: Any)
         ) from error
 
 
-def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each text, in bulk, without a BOS or any other added token."""
+def encode(tokenizer: Tokenizer, texts: Sequence[str], special: bool = False) -> list[list[int]]:
+    """Token ids of each text, in bulk; `special`: with the BOS or whatever else the tokenizer adds, else without."""
     if not texts:
         return []
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        return tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        return tokenizer(list(texts), add_special_tokens=special)["input_ids"]
     # only where needed: a backend cannot be changed while another thread uses it
     if backend.truncation is not None:
         backend.no_truncation()
     if backend.padding is not None:
         backend.no_padding()
     # the same ids as the call above, without the offsets and masks that nobody asks for
-    return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+    return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=special)]
 
 
 def encode_contexts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:

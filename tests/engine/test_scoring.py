@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evals.core.requests import ScoreRequest
+from evals.core.requests import GenerateRequest, ScoreRequest
 from evals.engine import forward, packed, scoring
-from evals.engine.plain import PlainScorer
+from evals.engine.plain import PlainDecoder, PlainScorer
 from evals.engine.scoring import PrefixScorer
-from tests.support.tiny_models import CONFIGS, VOCABULARY, tiny_model
+from tests.support.tiny_models import CONFIGS, VOCABULARY, byte_tokenizer, tiny_model
 
 TOLERANCE = 1e-4  # nats
 TOKEN = st.integers(0, VOCABULARY - 1)
@@ -79,6 +79,19 @@ def test_contexts_at_the_window(name):
 def test_the_same_request_is_computed_once_and_answered_each_time():
     requests = [ScoreRequest((1, 2, 3, 4), 2)] * 3 + [ScoreRequest((1, 2, 3, 4), 3)]
     assert_same_as_plain(model_of("llama"), requests)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_what_greedy_decoding_writes_is_told_from_all_else(name):
+    model, prompt = model_of(name), (1, 2, 3)
+    [(_, generation)] = PlainDecoder(model, byte_tokenizer(), ()).run([GenerateRequest(prompt, 6)])
+    written = generation.tokens
+    others = [(*written[:k], (written[k] + 1) % VOCABULARY, *written[k + 1 :]) for k in range(6)]
+    requests = [ScoreRequest(prompt + tokens, 6) for tokens in (written, *others)]
+    requests.append(ScoreRequest(prompt + written, 3))
+    for scorer in (PrefixScorer(model), PlainScorer(model)):
+        found = dict(scorer.run(requests))
+        assert [found[i].greedy for i in range(8)] == [True, *[False] * 6, True]
 
 
 def test_nothing_asked_nothing_answered():

@@ -39,15 +39,26 @@ def test_the_hub_reads_the_model_index(tmp_path):
     assert "95 % interval" in arc.metric_name
 
 
+def registered(run):
+    """The run with the rows of a benchmark that the hub keeps."""
+    edit(run.folder, lambda r: r["data"]["tasks"]["gsm8k"].update(repo="openai/gsm8k", subset="main"))
+    return load_run(run.folder)
+
+
 def test_the_hub_reads_the_eval_results(tmp_path):
-    run = run_with(tmp_path, notes=[("quantized", "Q4_1 weights")])
+    run = registered(run_with(tmp_path, notes=[("quantized", "Q4_1 weights")]))
     model_index.prepare([run], tmp_path / "index.yaml").write()
     data = yaml.safe_load((tmp_path / ".eval_results" / "smol-evals.yaml").read_text())
-    entries = parse_eval_result_entries(data)
-    assert [entry.value for entry in entries] == [round(row.value, 2) for row in run.rows]
-    first = entries[0]
-    assert (first.dataset_id, first.task_id, first.date) == ("hub/hellaswag", "hellaswag", "2026-03-04")
-    assert "Q4_1 weights" in first.notes
+    (entry,) = parse_eval_result_entries(data)
+    assert entry.value == round(run.row("GSM8K (5-shot)").value, 2)
+    assert (entry.dataset_id, entry.task_id, entry.date) == ("openai/gsm8k", "gsm8k", "2026-03-04")
+    assert "Q4_1 weights" in entry.notes
+
+
+def test_rows_of_no_benchmark_of_the_hub_are_in_the_model_index_alone(tmp_path):
+    lines = model_index.prepare([run_with(tmp_path)], tmp_path / "index.yaml").write()
+    assert lines == [f"wrote {tmp_path / 'index.yaml'}"]
+    assert not (tmp_path / ".eval_results").exists()
 
 
 @pytest.mark.parametrize("code", ["limit", "smoke", "subset"])
@@ -63,7 +74,7 @@ def test_one_model_at_a_time(tmp_path):
 
 
 def test_the_command_writes_both(tmp_path, capsys):
-    folder = build(tmp_path / "r", Made())
+    folder = registered(run_with(tmp_path)).folder
     assert (
         report.main(parse(report.Options, [str(folder), "--model-index", str(tmp_path / "index.yaml")])) == 0
     )
@@ -89,7 +100,9 @@ def test_rows_that_are_no_data_set_on_the_hub_stay_out(tmp_path):
 
 
 def test_quantized_weights_never_pass_under_the_plain_name(tmp_path):
-    run = run_with(tmp_path, notes=[("quantized", "Q4_1 weights")], model={"quantization": "Q4_1"})
+    run = registered(
+        run_with(tmp_path, notes=[("quantized", "Q4_1 weights")], model={"quantization": "Q4_1"})
+    )
     model_index.prepare([run], tmp_path / "index.yaml").write()
     parsed = ModelCard(f"---\n{(tmp_path / 'index.yaml').read_text()}---\n# tiny\n").data
     assert parsed.model_name == "tiny Q4_1"
@@ -103,7 +116,7 @@ def test_quantized_weights_never_pass_under_the_plain_name(tmp_path):
 def test_what_is_left_out_is_said(tmp_path):
     run = run_with(tmp_path, suite="instruct", missing=("PIQA",))
     edit(run.folder, lambda r: r["rows"][0]["notes"].append({"code": "subset", "text": "300 of 541 prompts"}))
-    lines = model_index.prepare([load_run(run.folder)], tmp_path / "index.yaml").write()
+    lines = model_index.prepare([registered(run)], tmp_path / "index.yaml").write()
     assert lines[:3] == [
         "left out of the model index: IFEval (Average prompt/inst) (instruct): 300 of 541 prompts",
         "left out of the model index: MT-Bench (instruct): no value",
