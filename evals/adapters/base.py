@@ -54,7 +54,7 @@ class Adapter(LightevalModel):
         """The protocol's window: tokens fed at most for one request."""
         return self._max_length
 
-    def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:
+    def score_requests(self, docs: Sequence[Doc]) -> Sequence[Sequence[ScoreRequest]]:
         """One request a choice, for each doc. Raises RowUnavailable without a tokenizer."""
         if self.texts is None:
             raise RowUnavailable(

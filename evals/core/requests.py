@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, overload
+
+import numpy as np
 
 if TYPE_CHECKING:
     from lighteval.tasks.requests import Doc
@@ -23,6 +25,76 @@ class ScoreRequest:
 
     tokens: tuple[int, ...]
     n_continuation: int
+
+
+class ScoreRequests(Sequence[ScoreRequest]):
+    """Score requests in arrays, 4 bytes a token, where tuples of numbers take 36. Made objects one by one when asked.
+
+    Request i is ``tokens[starts[i]:starts[i + 1]]`` (int32), its last ``n_continuation[i]`` to be scored.
+    """
+
+    __slots__ = ("n_continuation", "starts", "tokens")
+
+    def __init__(self, tokens: np.ndarray, starts: np.ndarray, n_continuation: np.ndarray) -> None:
+        self.tokens, self.starts, self.n_continuation = tokens, starts, n_continuation
+
+    @classmethod
+    def of(cls, requests: Sequence[ScoreRequest]) -> ScoreRequests:
+        """The same requests in arrays of their own."""
+        if isinstance(requests, ScoreRequests):
+            return cls.joined([requests])
+        lengths = np.array([len(one.tokens) for one in requests], np.int64)
+        tokens = (token for one in requests for token in one.tokens)
+        return cls(
+            np.fromiter(tokens, np.int32, lengths.sum()),
+            np.append(0, np.cumsum(lengths)),
+            np.array([one.n_continuation for one in requests], np.int64),
+        )
+
+    @classmethod
+    def joined(cls, groups: Sequence[Sequence[ScoreRequest]]) -> ScoreRequests:
+        """The requests of all groups, one after the other."""
+        parts = [group if isinstance(group, ScoreRequests) else cls.of(group) for group in groups]
+        if not parts:
+            return cls.of([])
+        lengths = np.concatenate([np.diff(part.starts) for part in parts])
+        return cls(
+            np.concatenate([part.tokens[part.starts[0] : part.starts[-1]] for part in parts]),
+            np.append(0, np.cumsum(lengths)),
+            np.concatenate([part.n_continuation for part in parts]),
+        )
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> ScoreRequests:
+        """Some of them, in this order, in arrays of their own."""
+        chosen = np.asarray(indices, np.int64)
+        begins, ends = self.starts[chosen], self.starts[chosen + 1]
+        starts = np.append(0, np.cumsum(ends - begins))
+        return ScoreRequests(self.tokens[ranges(begins, ends)], starts, self.n_continuation[chosen])
+
+    def __len__(self) -> int:
+        return len(self.n_continuation)
+
+    @overload
+    def __getitem__(self, which: int) -> ScoreRequest: ...
+    @overload
+    def __getitem__(self, which: slice) -> ScoreRequests: ...
+    def __getitem__(self, which: int | slice) -> ScoreRequest | ScoreRequests:
+        if isinstance(which, int):
+            which = range(len(self))[which]
+            tokens = self.tokens[self.starts[which] : self.starts[which + 1]]
+            return ScoreRequest(tuple(tokens.tolist()), int(self.n_continuation[which]))
+        first, stop, step = which.indices(len(self))
+        if step != 1:
+            return self.take(range(first, stop, step))
+        stop = max(first, stop)
+        return ScoreRequests(self.tokens, self.starts[first : stop + 1], self.n_continuation[first:stop])
+
+
+def ranges(begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """The numbers from ``begins[0]`` to ``ends[0]``, then from ``begins[1]`` to ``ends[1]``, and so on."""
+    counts = ends - begins
+    numbers: np.ndarray = np.arange(counts.sum()) + np.repeat(begins - np.cumsum(counts) + counts, counts)
+    return numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +184,7 @@ class Backend(Protocol):
     leaves_cpu: bool
     """Whether `run` leaves the processor mostly idle: the next row's requests are then made meanwhile, by a thread."""
 
-    def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:
+    def score_requests(self, docs: Sequence[Doc]) -> Sequence[Sequence[ScoreRequest]]:
         """One request a choice, for each doc."""
 
     def generate_requests(self, docs: Sequence[Doc]) -> list[GenerateRequest]:

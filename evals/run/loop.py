@@ -134,7 +134,7 @@ def _set_budget(docs: list[Doc], budget: int | None, smoke: bool) -> None:
 class _Asked:
     """A row's requests: of each likelihood task one list a doc; one a doc of all its generative tasks."""
 
-    choices: list[tuple[CardTask, list[list[ScoreRequest]]]]
+    choices: list[tuple[CardTask, Sequence[Sequence[ScoreRequest]]]]
     generative: list[CardTask]
     answers: list[GenerateRequest]
 
@@ -211,7 +211,9 @@ class Run:
             self.adapter.generate_requests(docs) if docs else [],
         )
 
-    def _run_likelihood(self, row: Row, asked: Sequence[tuple[CardTask, list[list[ScoreRequest]]]]) -> None:
+    def _run_likelihood(
+        self, row: Row, asked: Sequence[tuple[CardTask, Sequence[Sequence[ScoreRequest]]]]
+    ) -> None:
         flat = [one for _, groups in asked for group in groups for one in group]
         owners = [
             (task.name, doc.id)

@@ -36,7 +36,7 @@ class _Remembering:
         self.leaves_cpu: bool = adapter.leaves_cpu
         self.at_a_time: int = adapter.at_a_time
 
-    def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:
+    def score_requests(self, docs: Sequence[Doc]) -> Sequence[Sequence[ScoreRequest]]:
         """One request a choice, for each doc."""
         return self._look_up("score", docs, self._adapter.score_requests)
 
@@ -50,7 +50,9 @@ class _Remembering:
         """The adapter's own."""
         return self._adapter.run(requests, skip) if skip else self._adapter.run(requests)
 
-    def _look_up(self, kind: str, docs: Sequence[Doc], make: Callable[[Sequence[Doc]], list[T]]) -> list[T]:
+    def _look_up(
+        self, kind: str, docs: Sequence[Doc], make: Callable[[Sequence[Doc]], Sequence[T]]
+    ) -> list[T]:
         kept = self._kept.setdefault((self._key, self.chat, kind), {})
         new = [doc for doc in docs if id(doc) not in kept]
         kept.update((id(doc), (doc, made)) for doc, made in zip(new, make(new) if new else [], strict=True))
