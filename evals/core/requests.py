@@ -65,11 +65,19 @@ class ScoreRequests(Sequence[ScoreRequest]):
         )
 
     def take(self, indices: Sequence[int] | np.ndarray) -> ScoreRequests:
-        """Some of them, in this order, in arrays of their own."""
+        """Some of them, by ascending indices; those that follow each other share the arrays."""
         chosen = np.asarray(indices, np.int64)
-        begins, ends = self.starts[chosen], self.starts[chosen + 1]
-        starts = np.append(0, np.cumsum(ends - begins))
-        return ScoreRequests(self.tokens[ranges(begins, ends)], starts, self.n_continuation[chosen])
+        if not len(chosen):
+            return self[:0]
+        some = self[int(chosen[0]) : int(chosen[-1]) + 1]
+        starts, tokens = some.starts - some.starts[0], some.tokens[some.starts[0] : some.starts[-1]]
+        if len(chosen) == len(some):
+            return ScoreRequests(tokens, starts, some.n_continuation)
+        kept = np.zeros(len(some), bool)
+        kept[chosen - chosen[0]] = True
+        lengths = np.diff(starts)
+        starts = np.append(0, np.cumsum(lengths[kept]))
+        return ScoreRequests(tokens[np.repeat(kept, lengths)], starts, some.n_continuation[kept])
 
     def __len__(self) -> int:
         return len(self.n_continuation)
@@ -85,7 +93,7 @@ class ScoreRequests(Sequence[ScoreRequest]):
             return ScoreRequest(tuple(tokens.tolist()), int(self.n_continuation[which]))
         first, stop, step = which.indices(len(self))
         if step != 1:
-            return self.take(range(first, stop, step))
+            raise ValueError("only requests that follow each other can be sliced")
         stop = max(first, stop)
         return ScoreRequests(self.tokens, self.starts[first : stop + 1], self.n_continuation[first:stop])
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
-from evals.core.requests import GenerateRequest, ScoreRequest
+from evals.core.requests import GenerateRequest, ScoreRequests
 from evals.prompting import text as prompts
 
 if TYPE_CHECKING:
@@ -20,18 +21,15 @@ class TextToRequests:
     def __init__(self, tokenizer: Any, chat: bool, max_length: int = MAX_LENGTH) -> None:
         self.tokenizer, self.chat, self.max_length = tokenizer, chat, max_length
 
-    def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:
+    def score_requests(self, docs: Sequence[Doc]) -> list[ScoreRequests]:
         """One request a choice, for each doc."""
+        contexts, _ = self._contexts(docs)
         pairs = [
-            (context, choice)
-            for doc, context in zip(docs, self._contexts(docs)[0], strict=True)
-            for choice in doc.choices
+            (context, choice) for doc, context in zip(docs, contexts, strict=True) for choice in doc.choices
         ]
-        encoded = iter(prompts.encode_pairs(self.tokenizer, pairs))
-        return [
-            [ScoreRequest(*prompts.cut_to_window(*next(encoded), self.max_length)) for _ in doc.choices]
-            for doc in docs
-        ]
+        requests = prompts.encode_pairs(self.tokenizer, pairs, self.max_length)
+        bounds = accumulate((len(doc.choices) for doc in docs), initial=0)
+        return [requests[first:stop] for first, stop in pairwise(bounds)]
 
     def generate_requests(self, docs: Sequence[Doc]) -> list[GenerateRequest]:
         """One request a doc: budget None means to the end of the window; stops count in plain mode only."""

@@ -144,12 +144,15 @@ def _bar(label: str, total: int, done: int, left: _Left) -> Iterator[Counter]:
         )
 
         class Bar:
-            count = done
+            count, shown = done, 0.0
 
             def advance(self, work: float = 1.0) -> None:
                 self.count += 1
                 left.advance(work)
-                bars.update(task, advance=work, count=self.count, left=f", {left.words}")
+                if (now := time.monotonic()) - self.shown > 0.1:  # drawn ten times a second
+                    self.shown = now
+                    words = f", {left.words}"
+                    bars.update(task, completed=left.finished, count=self.count, left=words)
 
         yield Bar()
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evals.core.metric import METRICS, predict
-from evals.core.requests import Generation, Score, ScoreRequest
+from evals.core.requests import Generation, Score, ScoreRequest, ScoreRequests
 from evals.prompting import text as prompts
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def likelihood_columns(
     lines = [likelihood_line(doc, response) for doc, response in zip(docs, responses, strict=True)]
     for name in ("gold", "choices", "logprobs"):
         columns[name] = [line[name] for line in lines]
-    columns["n_tokens"] = [[request.n_continuation for request in group] for group in requests]
+    lengths = iter(ScoreRequests.joined(requests).n_continuation.tolist())
+    columns["n_tokens"] = [[next(lengths) for _ in group] for group in requests]
     columns["prediction"] = [predict(line["choices"], line["logprobs"]) for line in lines]
     _add_scores(columns, [score(task, *pair) for pair in zip(docs, responses, strict=True)])
     return columns
