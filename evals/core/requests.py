@@ -87,7 +87,7 @@ class ScoreRequests(Sequence[ScoreRequest]):
     @overload
     def __getitem__(self, which: slice) -> ScoreRequests: ...
     def __getitem__(self, which: int | slice) -> ScoreRequest | ScoreRequests:
-        if isinstance(which, int):
+        if not isinstance(which, slice):
             which = range(len(self))[which]
             tokens = self.tokens[self.starts[which] : self.starts[which + 1]]
             return ScoreRequest(tuple(tokens.tolist()), int(self.n_continuation[which]))
