@@ -70,7 +70,7 @@ class Adapter(LightevalModel):
         """The model, None where a server does not say what it computes with; what run.json says of the machine."""
         raise NotImplementedError
 
-    def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:
+    def score_requests(self, docs: Sequence[Doc]) -> Sequence[Sequence[ScoreRequest]]:
         """One request a choice, for each doc. Raises RowUnavailable without a tokenizer."""
         if self.texts is None:
             raise RowUnavailable(

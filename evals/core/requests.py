@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, overload
+
+import numpy as np
 
 if TYPE_CHECKING:
     from lighteval.tasks.requests import Doc
@@ -23,6 +25,92 @@ class ScoreRequest:
 
     tokens: tuple[int, ...]
     n_continuation: int
+
+
+class ScoreRequests(Sequence[ScoreRequest]):
+    """Score requests in arrays, 4 bytes a token, where tuples of numbers take 36. Made objects one by one when asked.
+
+    Request i is ``tokens[starts[i]:starts[i + 1]]`` (int32), its last ``n_continuation[i]`` to be scored.
+    """
+
+    __slots__ = ("n_continuation", "starts", "tokens")
+
+    def __init__(self, tokens: np.ndarray, starts: np.ndarray, n_continuation: np.ndarray) -> None:
+        self.tokens, self.starts, self.n_continuation = tokens, starts, n_continuation
+
+    @classmethod
+    def of(cls, requests: Sequence[ScoreRequest]) -> ScoreRequests:
+        """The same requests in arrays of their own."""
+        if isinstance(requests, ScoreRequests):
+            return cls.joined([requests])
+        lengths = np.array([len(one.tokens) for one in requests], np.int64)
+        tokens = (token for one in requests for token in one.tokens)
+        return cls(
+            np.fromiter(tokens, np.int32, lengths.sum()),
+            np.append(0, np.cumsum(lengths)),
+            np.array([one.n_continuation for one in requests], np.int64),
+        )
+
+    @classmethod
+    def joined(cls, groups: Sequence[Sequence[ScoreRequest]]) -> ScoreRequests:
+        """The requests of all groups, one after the other."""
+        parts = [group if isinstance(group, ScoreRequests) else cls.of(group) for group in groups]
+        if not parts:
+            return cls.of([])
+        lengths = np.concatenate([np.diff(part.starts) for part in parts])
+        return cls(
+            np.concatenate([part.tokens[part.starts[0] : part.starts[-1]] for part in parts]),
+            np.append(0, np.cumsum(lengths)),
+            np.concatenate([part.n_continuation for part in parts]),
+        )
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> ScoreRequests:
+        """Some of them, by ascending indices; those that follow each other share the arrays."""
+        chosen = np.asarray(indices, np.int64)
+        if not len(chosen):
+            return self[:0]
+        some = self[int(chosen[0]) : int(chosen[-1]) + 1]
+        starts, tokens = some.starts - some.starts[0], some.tokens[some.starts[0] : some.starts[-1]]
+        if len(chosen) == len(some):
+            return ScoreRequests(tokens, starts, some.n_continuation)
+        kept = np.zeros(len(some), bool)
+        kept[chosen - chosen[0]] = True
+        lengths = np.diff(starts)
+        starts = np.append(0, np.cumsum(lengths[kept]))
+        return ScoreRequests(tokens[np.repeat(kept, lengths)], starts, some.n_continuation[kept])
+
+    def __len__(self) -> int:
+        return len(self.n_continuation)
+
+    @overload
+    def __getitem__(self, which: int) -> ScoreRequest: ...
+    @overload
+    def __getitem__(self, which: slice) -> ScoreRequests: ...
+    def __getitem__(self, which: int | slice) -> ScoreRequest | ScoreRequests:
+        if not isinstance(which, slice):
+            which = range(len(self))[which]
+            tokens = self.tokens[self.starts[which] : self.starts[which + 1]]
+            return ScoreRequest(tuple(tokens.tolist()), int(self.n_continuation[which]))
+        first, stop, step = which.indices(len(self))
+        if step != 1:
+            raise ValueError("only requests that follow each other can be sliced")
+        stop = max(first, stop)
+        return ScoreRequests(self.tokens, self.starts[first : stop + 1], self.n_continuation[first:stop])
+
+
+def continuations(requests: Sequence[ScoreRequest]) -> list[list[int]]:
+    """The tokens that are scored, of each request."""
+    if not isinstance(requests, ScoreRequests):
+        return [list(one.tokens[-one.n_continuation :]) for one in requests]
+    ends, lengths = requests.starts[1:].tolist(), requests.n_continuation.tolist()
+    return [requests.tokens[end - n : end].tolist() for end, n in zip(ends, lengths, strict=True)]
+
+
+def ranges(begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """The numbers from ``begins[0]`` to ``ends[0]``, then from ``begins[1]`` to ``ends[1]``, and so on."""
+    counts = ends - begins
+    numbers: np.ndarray = np.arange(counts.sum()) + np.repeat(begins - np.cumsum(counts) + counts, counts)
+    return numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +209,7 @@ class Backend(Protocol):
     def described(self) -> dict[str, Any]:
         """What run.json says of the model ("model") and, by now, of the machine ("machine")."""
 
-    def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:
+    def score_requests(self, docs: Sequence[Doc]) -> Sequence[Sequence[ScoreRequest]]:
         """One request a choice, for each doc; then once more each choice without the question, where it has one."""
 
     def generate_requests(self, docs: Sequence[Doc]) -> list[GenerateRequest]:

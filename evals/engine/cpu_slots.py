@@ -41,7 +41,7 @@ class CpuSlots:
         self.lengths: list[int] = []
         self.prefixes: list[_Prefix] = []
         self.cache: KVCache = {}  # [slots, kv heads, tokens, size], grown as needed
-        self._copied: dict[tuple[int, ...], tuple[KVCache, _Prefix]] = {}
+        self._copied: dict[bytes, tuple[KVCache, _Prefix]] = {}
 
     @staticmethod
     def size(requests: Sequence[GenerateRequest], fits: Fits, old: KVSlots | None) -> tuple[int, int]:
@@ -100,20 +100,20 @@ class CpuSlots:
 
     def _prefix(self, prompt: Prefilled) -> _Prefix:
         """The prompt's shared prefix, copied once for all that have it."""
-        rows = prompt.prefix_rows
+        rows, key = prompt.prefix_rows, prompt.prefix_rows.tobytes()
         source = prompt.cache.prefix
-        copied_from, prefix = self._copied.get(rows, (None, None))
+        copied_from, prefix = self._copied.get(key, (None, None))
         if prefix is None or copied_from is not source:
-            wanted = list(rows)
+            wanted = torch.as_tensor(rows)
             cache = {
                 layer: (k[wanted].transpose(0, 1).contiguous(), v[wanted].transpose(0, 1).contiguous())
-                for layer, (k, v) in (source.items() if rows else ())
+                for layer, (k, v) in (source.items() if len(rows) else ())
             }
             prefix = _Prefix(len(rows), cache)
             # Prefixes of an earlier plan are forgotten. Only the plan's own cache is remembered, not the prompt's: that
             # holds a whole pass, and keeping it for each prefix once took 15 GB.
-            self._copied = {key: kept for key, kept in self._copied.items() if kept[0] is source}
-            self._copied[rows] = source, prefix
+            self._copied = {one: kept for one, kept in self._copied.items() if kept[0] is source}
+            self._copied[key] = source, prefix
         return prefix
 
     def _reserve(self, layer: int, slots: int, tokens: int, like: KeyValues) -> KeyValues:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +25,7 @@ from evals.engine.packed import TreeBatch
 from evals.engine.plain import PlainDecoder
 from evals.engine.sampling import NOT_FINITE, draw, generator_of, sample, temperatures_of
 from evals.engine.stops import StopCriteria
-from evals.engine.tree import Block, Input, plan, rows_of
+from evals.engine.tree import Inputs, Plan, plan
 
 MAX_PREFIX = 8192  # tokens of shared prefixes whose KV cache is kept for one plan
 PLANNED_TOGETHER = 1024  # requests planned at a time, in the order given
@@ -110,56 +111,58 @@ class PrefillQueue:
         self.forward, self.max_tokens = forward, max_tokens
         self._unplanned = deque(requests)
         self._planned: list[GenerateRequest] = []
-        self._blocks: deque[Block] = deque()
+        self._plan: Plan | None = None
+        self._done = 0  # blocks of the plan
+        self._rows = self._bounds = np.zeros(0, np.int64)  # of the plan's prompts, see Plan.rows
         self._ready: deque[Prefilled] = deque()
         self._prefix: KVCache = {}
 
     @property
     def waiting(self) -> bool:
         """Whether prompts are left."""
-        return bool(self._ready or self._blocks or self._unplanned)
+        return bool(self._ready or self._plan or self._unplanned)
 
     def next(self, most: int) -> list[Prefilled]:
         """Up to ``most`` prompts, those of one forward pass at most; at least one if any is left."""
-        while not self._ready and (self._blocks or self._unplanned):
-            if not self._blocks:
-                self._plan()
-            self._prefill(most)
+        if not self._ready and self.waiting:
+            self._prefill(self._plan or self._next_plan(), most)
         return [self._ready.popleft() for _ in range(min(most, len(self._ready)))]
 
-    def _plan(self) -> None:
+    def _next_plan(self) -> Plan:
         """Plan the next requests. Blocks with the same shared prefix follow each other, longest first."""
         size = min(PLANNED_TOGETHER, len(self._unplanned))
         self._planned = [self._unplanned.popleft() for _ in range(size)]
-        inputs = [Input(request.prompt, len(request.prompt) - 1) for request in self._planned]
-        planned = plan(inputs, self.max_tokens, MAX_PREFIX)
+        inputs = Inputs.of([(request.prompt, len(request.prompt) - 1) for request in self._planned])
+        self._plan = planned = plan(inputs, self.max_tokens, MAX_PREFIX, by_prefix=True)
+        self._done = 0
         self._prefix = self.forward.prefill(planned.prefix)
-        self._blocks = deque(
-            sorted(planned.blocks, key=lambda block: (block.prefix_rows, -len(block.tokens)))
-        )
+        since = np.array([len(rows) for rows in planned.blocks.prefixes])[planned.blocks.above]
+        since = np.repeat(since, np.diff(planned.member_starts))
+        self._rows, self._bounds = planned.rows(since, inputs.lengths[planned.members])
+        return planned
 
-    def _prefill(self, wanted: int) -> None:
+    def _prefill(self, planned: Plan, wanted: int) -> None:
         """One forward pass: blocks for ``wanted`` prompts, or as many as fit."""
-        blocks: list[Block] = []
-        n_tokens = n_prompts = 0
-        while self._blocks and n_prompts < wanted:
-            n_tokens += len(self._blocks[0].tokens)
-            if blocks and n_tokens > self.max_tokens:
-                break
-            blocks.append(self._blocks.popleft())
-            n_prompts += len(blocks[-1].paths)
+        first, starts = self._done, planned.member_starts
+        _, fit = next(planned.blocks.batches(self.max_tokens, first))
+        stop = min(fit, int(np.searchsorted(starts, starts[first] + wanted)))
+        self._plan, self._done = (planned if stop < len(planned.blocks) else None), stop
+        blocks = planned.blocks.part(first, stop)
         batch = TreeBatch(blocks, self._prefix, self.forward.model.device, keep_cache=True)
         hidden = self.forward.hidden(batch)
         cache = PrefillCache(self._prefix, batch.cache)
-        start = 0
-        for block in blocks:
-            above = tuple(block.prefix_rows)
-            for i, path in block.paths:
-                rows = start + rows_of(path)
-                # a copy: a part of the pass's output would keep all of it
-                output = hidden[int(rows[-1])].clone()
-                self._ready.append(Prefilled(self._planned[i], cache, above, rows, output))
-            start += len(block.tokens)
+        some = slice(starts[first], starts[stop] + 1)
+        rows, bounds = self._rows - planned.blocks.starts[first], self._bounds[some]
+        outputs = hidden[
+            on_device(rows[bounds[1:] - 1], hidden.device)
+        ]  # a copy: a view would keep the whole pass
+        above = np.repeat(blocks.above, np.diff(starts[first : stop + 1]))
+        for i, k, begin, end, output in zip(
+            planned.members[starts[first] : starts[stop]], above, bounds, bounds[1:], outputs, strict=False
+        ):
+            self._ready.append(
+                Prefilled(self._planned[i], cache, blocks.prefixes[k], rows[begin:end], output)
+            )
 
 
 class Scheduler:
@@ -235,7 +238,7 @@ class Scheduler:
         """Append sampled tokens to their sequences, but for the ``keep`` newest steps; hand out what has finished."""
         while len(self.pending) > keep:
             sampled, rows = self.pending.popleft()
-            tokens = sampled.tolist()
+            tokens = sampled.numpy().tolist()
             for row, sequence in rows:
                 if sequence.finished:
                     continue

@@ -27,7 +27,7 @@ def on_device(values: Any, device: torch.device, dtype: torch.dtype = torch.long
     """
     if isinstance(values, list):
         values = np.array(values, dtype=_NUMPY[dtype])  # several times faster than torch does it
-    tensor = torch.as_tensor(values, dtype=dtype)
+    tensor = torch.as_tensor(values).to(dtype)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
@@ -68,11 +68,11 @@ class HostCopy:
         else:
             self._host = tensor.clone()
 
-    def tolist(self) -> list[Any]:
+    def numpy(self) -> np.ndarray:
         """The numbers; waits until they are there."""
         if self._event is not None:
             self._event.synchronize()
-        return self._host.tolist()
+        return self._host.numpy()
 
 
 def kernels_for(q: Tensor) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from evals.engine.attention import KVCache, PackedBatch, UnsupportedModel, packe
 from evals.engine.device import on_device, use_kernels
 from evals.engine.fused import FusedLayers
 from evals.engine.packed import TreeBatch
-from evals.engine.tree import Block, Input, plan, rows_of
+from evals.engine.tree import Blocks, Inputs, plan
 
 BUFFER_BYTES = 100 * 2**20  # of log-probabilities at a time, on a CPU, in memory that is used again
 # Layers compared below float32: in a whole deep model, rounding alone hides what the trial looks for.
@@ -64,11 +65,11 @@ class TreeForward:
             )
         return out.last_hidden_state[0]
 
-    def prefill(self, block: Block) -> KVCache:
-        """Run a block's tokens through the model; their KV cache."""
-        if not block.tokens:
+    def prefill(self, blocks: Blocks) -> KVCache:
+        """Run the tokens of blocks without a prefix through the model; their KV cache."""
+        if not len(blocks.tokens):
             return {}
-        batch = TreeBatch([block], {}, self.model.device, keep_cache=True)
+        batch = TreeBatch(blocks, {}, self.model.device, keep_cache=True)
         self.hidden(batch)
         return batch.cache
 
@@ -94,42 +95,54 @@ class TreeForward:
                 raise UnsupportedModel(
                     f"a trial was {further:.1f} times as far from float32 as its own numbers are"
                 )
-        self.example = self.prefill(plan(_forked(self.config.vocab_size)[:1], 1 << 20, 0).blocks[0])
+        one = _forked(self.config.vocab_size)[:1]
+        self.example = self.prefill(plan(Inputs.of(one), 1 << 20, 0).blocks)
 
     def _both_ways(self) -> tuple[list[Tensor], list[Tensor]]:
         """The logits of the trial's sequences: in a packed batch below a shared prefix; by the model's own pass."""
-        inputs = _forked(self.config.vocab_size)
-        block = plan(inputs, 1 << 20, 0).blocks[0]
+        forked = _forked(self.config.vocab_size)
+        inputs = Inputs.of(forked)
+        planned = plan(inputs, 1 << 20, 0)
+        whole = planned.blocks
         n = 16  # of the 24 tokens in common, so that both the prefix and the block hold shared tokens
-        cut = Block([], block.tokens[:n], block.positions[:n], [n] * n)
-        below = Block(
-            list(range(n)), block.tokens[n:], block.positions[n:], [end - n for end in block.ends[n:]]
+        one, rows = np.zeros(1, np.int64), np.arange(n)
+        cut = Blocks(whole.tokens[:n], rows, rows * 0 + n, np.array([0, n]), [one[:0]], one)
+        below = Blocks(
+            whole.tokens[n:],
+            whole.positions[n:],
+            whole.ends[n:] - n,
+            whole.starts - n * (whole.starts > 0),
+            [rows],
+            one,
         )
         try:
-            hidden = self.hidden(TreeBatch([below], self.prefill(cut), self.model.device))
+            hidden = self.hidden(TreeBatch(below, self.prefill(cut), self.model.device))
         except UnsupportedModel:
             raise
         # what code that was written for an ordinary batch trips over; any other error is a fault, and is shown
         except (TypeError, KeyError, AttributeError, NotImplementedError) as error:
             raise UnsupportedModel(f"its forward pass does not fit ({error})") from error
-        ours = []
-        for i, path in sorted(block.paths):
-            ours.append(self.head(hidden[rows_of(path)[inputs[i].first_output :] - n]).float())
-        return ours, [_logits(self.model, each) for each in inputs]
+        at, bounds = planned.rows(*(x[planned.members] for x in (inputs.first_outputs, inputs.lengths)))
+        found = {
+            i: self.head(hidden[at[begin:end] - n]).float()
+            for i, (begin, end) in zip(planned.members.tolist(), pairwise(bounds), strict=True)
+        }
+        return [found[i] for i in range(len(forked))], [_logits(self.model, each) for each in forked]
 
 
-def _forked(size: int) -> list[Input]:
-    """Two sequences with a common prefix, for the trial, of a vocabulary of ``size``."""
+def _forked(size: int) -> list[tuple[list[int], int]]:
+    """Two sequences with a common prefix, for the trial, of a vocabulary of ``size``; the first outputs to compare."""
     common, left, right = (
         [(start + 7919 * i) % size for i in range(n)] for start, n in ((13, 24), (5, 9), (77, 1))
     )
-    return [Input((*common, *end), len(common) - 1) for end in (left, right)]
+    return [(common + end, len(common) - 1) for end in (left, right)]
 
 
-def _logits(model: Any, given: Input) -> Tensor:
+def _logits(model: Any, given: tuple[list[int], int]) -> Tensor:
     """The model's own logits where ``given`` asks for outputs, [positions, vocabulary]."""
-    logits = model(input_ids=torch.tensor([given.tokens], device=model.device), use_cache=False).logits[0]
-    return logits[given.first_output :].float()
+    tokens, first_output = given
+    logits = model(input_ids=torch.tensor([tokens], device=model.device), use_cache=False).logits[0]
+    return logits[first_output:].float()
 
 
 def _distance(found: list[Tensor], wanted: list[Tensor]) -> float:
@@ -174,7 +187,7 @@ class OutputHead:
         logits = linear(hidden, self.module.weight, self.module.bias)[:n]
         return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
 
-    def logprobs(self, hidden: Tensor, rows: np.ndarray, targets: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def logprobs(self, hidden: Tensor, rows: np.ndarray, targets: np.ndarray) -> tuple[Tensor, Tensor]:
         """Log-probability of token ``targets[i]`` after ``hidden[rows[i]]``, float32 [len(rows)], in nats; and whether
         no other token is likelier there, bool [len(rows)].
 
@@ -191,7 +204,7 @@ class OutputHead:
             n_rows = max(64, BUFFER_BYTES // (4 * self.module.out_features))
         bounds = torch.searchsorted(where[order], torch.arange(0, len(used) + n_rows, n_rows)).tolist()
         used, where, wanted = (
-            on_device(x, device) for x in (used, where[order], torch.as_tensor(np.array(targets))[order])
+            on_device(x, device) for x in (used, where[order], torch.as_tensor(targets)[order])
         )
         found = []
         for i, piece in enumerate(used.split(n_rows)):

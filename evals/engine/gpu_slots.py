@@ -147,7 +147,7 @@ class GpuSlots:
             above = len(next(iter(cache.prefix.values()))[0]) if cache.prefix else 0
             rows, into, at = [], [], []
             for slot, prompt in members:
-                rows.append(np.concatenate([np.array(prompt.prefix_rows, np.int64), above + prompt.rows]))
+                rows.append(np.concatenate([prompt.prefix_rows, above + prompt.rows]))
                 into.append(np.full(len(rows[-1]), slot))
                 at.append(np.arange(len(rows[-1])))
             source, target, place = (on_device(np.concatenate(x), device) for x in (rows, into, at))

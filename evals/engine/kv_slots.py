@@ -39,7 +39,7 @@ class Prefilled:
 
     request: GenerateRequest
     cache: PrefillCache
-    prefix_rows: tuple[int, ...]
+    prefix_rows: np.ndarray
     rows: np.ndarray
     output: Tensor
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,9 +10,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+from evals.core.requests import ranges
 from evals.engine.attention import AttentionKind, KeyValues, KVCache, attend
 from evals.engine.device import kernels_for, on_device
-from evals.engine.tree import Block
+from evals.engine.tree import Blocks
 
 ROUND_PREFIX = 16  # blocks attend in one call when their prefixes are equally long after rounding up to this
 
@@ -25,14 +25,14 @@ class TreeBatch:
     """
 
     def __init__(
-        self, blocks: Sequence[Block], prefix: KVCache, device: torch.device, keep_cache: bool = False
+        self, blocks: Blocks, prefix: KVCache, device: torch.device, keep_cache: bool = False
     ) -> None:
         self.prefix = prefix
         self.keep_cache = keep_cache
         self.cache: KVCache = {}
         self.blocks = blocks
-        self.tokens = on_device([[t for b in blocks for t in b.tokens]], device)
-        self.positions = on_device([[p for b in blocks for p in b.positions]], device)
+        self.tokens = on_device(blocks.tokens[None], device)
+        self.positions = on_device(blocks.positions[None], device)
         self._attention: _Tiled | _Grouped | None = None
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kind: AttentionKind) -> Tensor:
@@ -52,25 +52,18 @@ class _Tiled:
     def __init__(self, batch: TreeBatch) -> None:
         from evals.engine.kernels import QUERIES
 
-        tiles: list[tuple[int, int, int, int]] = []
-        prefix_rows: list[int] = []
-        ends: list[int] = []
-        starts: list[int] = []
-        placed: dict[tuple[int, ...], int] = {}
-        for block in batch.blocks:
-            start, stop = len(ends), len(ends) + len(block.tokens)
-            rows = tuple(block.prefix_rows)
-            if rows not in placed:
-                placed[rows] = len(prefix_rows)
-                prefix_rows += [len(rows), *rows]
-            tiles += [(start, first, stop, placed[rows]) for first in range(start, stop, QUERIES)]
-            ends += block.ends
-            starts.append(start)
-        # a block's ends count from its own first row, the kernel's from the batch's
-        of_block = np.repeat(starts, np.diff([*starts, len(ends)]))
+        blocks = batch.blocks
+        starts, stops = blocks.starts[:-1], blocks.starts[1:]
+        used, above = np.unique(blocks.above, return_inverse=True)
+        prefixes = [np.append(len(blocks.prefixes[k]), blocks.prefixes[k]) for k in used]
+        placed = np.cumsum([0, *map(len, prefixes[:-1])])
+        counts = -(-(stops - starts) // QUERIES)
+        of_block = np.stack([starts, starts, stops, placed[above]], axis=1)
+        tiles = np.repeat(of_block, counts, axis=0)
+        tiles[:, 1] += QUERIES * ranges(0 * counts, counts)
         device = batch.tokens.device
         self.tiles, self.prefix_rows, self.ends = (
-            on_device(x, device, torch.int32) for x in (tiles, prefix_rows, np.array(ends) + of_block)
+            on_device(x, device, torch.int32) for x in (tiles, np.concatenate(prefixes), blocks.ends)
         )
         self.positions = batch.positions[0].int()
 
@@ -86,31 +79,31 @@ class _Tiled:
 class _Grouped:
     """Blocks of one size, below prefixes of about one, in one call each, with PyTorch's own attention."""
 
-    def __init__(self, blocks: Sequence[Block], n_prefix: int, device: torch.device) -> None:
-        alike: dict[tuple[bool, int, int], list[tuple[int, Block]]] = {}
-        start = 0
-        for block in blocks:
-            alike.setdefault(_likeness(block), []).append((start, block))
-            start += len(block.tokens)
-        self.groups: list[_Group] = []
-        place, offset = [0] * start, 0  # where each row of the batch stands in the groups' joined outputs
-        for (causal, _, size), members in alike.items():
-            above = max(len(block.prefix_rows) for _, block in members)
-            front = above if causal else 0
-            query_rows, key_rows = [], []
-            for first, block in members:
-                query_rows += [first] * front + [*range(first, first + size)]
-                own = range(n_prefix + first, n_prefix + first + size)
-                key_rows.append([*block.prefix_rows, *[0] * (above - len(block.prefix_rows)), *own])
-                place[first : first + size] = range(offset + front, offset + front + size)
-                offset += front + size
-            # most CPU batches are in order: a slice then saves copying the queries
-            rows: Tensor | slice = slice(query_rows[0], query_rows[0] + len(query_rows))
-            if query_rows != [*range(query_rows[0], query_rows[0] + len(query_rows))]:
-                rows = on_device(query_rows, device)
-            group = _Group([block for _, block in members], rows, on_device(key_rows, device), above, causal)
-            self.groups.append(group)
-        self.place = None if place == [*range(offset)] else on_device(place, device)
+    def __init__(self, blocks: Blocks, n_prefix: int, device: torch.device) -> None:
+        sizes = np.diff(blocks.starts)
+        above = np.array([len(rows) for rows in blocks.prefixes])[blocks.above]
+        # Queries that stand for the prefix's keys make attention causal, which is faster than a mask as long as they
+        # are fewer than the block's own.
+        causal = (np.minimum.reduceat(blocks.ends, blocks.starts[:-1]) == blocks.starts[1:]) & (above < sizes)
+        alike: dict[tuple[bool, int, int], list[int]] = {}
+        rounded = np.where(causal, above, -(-above // ROUND_PREFIX))
+        for block, likeness in enumerate(zip(causal.tolist(), rounded.tolist(), sizes.tolist(), strict=True)):
+            alike.setdefault(likeness, []).append(block)
+        self.groups = [
+            _group(blocks, np.array(members), is_causal, n_prefix, device)
+            for (is_causal, _, _), members in alike.items()
+        ]
+        # where each row of the batch stands in the groups' joined outputs
+        place, offset = np.empty(len(blocks.tokens), np.int64), 0
+        for group, members in zip(self.groups, alike.values(), strict=True):
+            n, n_keys = group.key_rows.shape
+            size = n_keys - group.n_prefix
+            queries = n_keys if group.causal else size
+            at = offset + queries * np.arange(n)[:, None] + np.arange(queries - size, queries)
+            place[blocks.starts[members, None] + np.arange(size)] = at
+            offset += n * queries
+        in_order = offset == len(place) and bool((np.diff(place) == 1).all())
+        self.place = None if in_order else on_device(place, device)
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, prefix: KeyValues | None, kind: AttentionKind
@@ -125,20 +118,44 @@ class _Grouped:
         return out if self.place is None else out.index_select(0, self.place)
 
 
+def _group(blocks: Blocks, members: np.ndarray, causal: bool, n_prefix: int, device: torch.device) -> _Group:
+    """Blocks of one size, below prefixes of which the longest sets the number of keys."""
+    first = blocks.starts[members, None]
+    own = first + np.arange(blocks.starts[members[0] + 1] - blocks.starts[members[0]])
+    prefixes = [blocks.prefixes[k] for k in blocks.above[members]]
+    most = max(map(len, prefixes))
+    above = np.zeros((len(members), most), np.int64)
+    for row, prefix in zip(above, prefixes, strict=True):
+        row[: len(prefix)] = prefix
+    key_rows = np.hstack([above, n_prefix + own])
+    ends = np.hstack([np.zeros_like(above), blocks.ends[own] - first + most])
+    for row, prefix in zip(ends, prefixes, strict=True):
+        row[: len(prefix)] = key_rows.shape[1]
+    positions = np.hstack([np.arange(most) + 0 * above, blocks.positions[own]])
+    queries = np.hstack([first + 0 * above, own]).ravel() if causal else own.ravel()
+    # most CPU batches are in order: a slice then saves copying the queries
+    rows: Tensor | slice = slice(int(queries[0]), int(queries[-1]) + 1)
+    if (np.diff(queries) != 1).any():
+        rows = on_device(queries, device)
+    return _Group(rows, on_device(key_rows, device), ends, positions, most, causal)
+
+
 @dataclass(slots=True, eq=False)
 class _Group:
     """Blocks of about equal shape, attended to in one call.
 
     ``query_rows`` [blocks, queries]: rows of the batch; or a slice of it, in order, with no padding.
     ``key_rows`` [blocks, keys]: rows of prefix + batch. Padding repeats some row.
+    ``ends``, ``positions`` [blocks, keys]: one past the last query that may see a key (0 for padding), its position.
     ``n_prefix``: keys that are the prefix's, the same number for each (padded).
     ``causal``: each block is one sequence without forks, and its queries begin with one for each of the prefix's
     keys (their outputs are not used), so that query i sees exactly the keys up to i.
     """
 
-    blocks: list[Block]
     query_rows: Tensor | slice
     key_rows: Tensor
+    ends: np.ndarray
+    positions: np.ndarray
     n_prefix: int
     causal: bool
     masks: dict[int | None, Tensor] = field(default_factory=dict)
@@ -152,7 +169,8 @@ class _Group:
         rows = self.key_rows.view(-1)
         keys, values = (x.index_select(0, rows).view(n, n_keys, *x.shape[1:]).transpose(1, 2) for x in (k, v))
         # a window that holds the longest sequence hides nothing, and causal attention needs no mask
-        window = None if kind.window is not None and kind.window >= self._longest() else kind.window
+        longest = self.positions.max() + 1
+        window = None if kind.window is not None and kind.window >= longest else kind.window
         if kind.softcap is not None:
             # the reference: PyTorch has no fused attention with a soft cap
             times = queries.shape[1] // keys.shape[1]
@@ -165,9 +183,6 @@ class _Group:
             )
         return out.transpose(1, 2).reshape(-1, q.shape[1], v.shape[2])
 
-    def _longest(self) -> int:
-        return max(max(block.positions) for block in self.blocks) + 1
-
     def _mask(self, window: int | None, queries: Tensor) -> Tensor:
         """What to add to attention's scores, [blocks, 1, queries, keys]; made once for all layers of one window."""
         if window not in self.masks:
@@ -176,9 +191,7 @@ class _Group:
             # each query's own key, which is the last that it sees
             own = torch.arange(first, first + queries.shape[2], device=device)[None, :, None]
             key = torch.arange(n_keys, device=device)
-            ends, positions = on_device(
-                [self._key_ends_and_positions(block, n_keys) for block in self.blocks], device
-            ).unbind(1)
+            ends, positions = (on_device(x, device) for x in (self.ends, self.positions))
             visible = (key <= own) & (own < ends[:, None, :])
             if window is not None:
                 visible &= (
@@ -187,20 +200,3 @@ class _Group:
             mask = torch.zeros(visible.shape, dtype=queries.dtype, device=device)
             self.masks[window] = mask.masked_fill_(~visible, float("-inf"))[:, None]
         return self.masks[window]
-
-    def _key_ends_and_positions(self, block: Block, n_keys: int) -> tuple[list[int], list[int]]:
-        """Of each key: one past the last query that may see it (0 for padding), and its position."""
-        above = len(block.prefix_rows)
-        pad = [0] * (self.n_prefix - above)
-        ends = [n_keys] * above + pad + [end + self.n_prefix for end in block.ends]
-        return ends, [*range(above), *pad, *block.positions]
-
-
-def _likeness(block: Block) -> tuple[bool, int, int]:
-    """Equal for blocks that go into one group: whether causal, prefix (rounded, if not causal), tokens."""
-    size, above = len(block.tokens), len(block.prefix_rows)
-    # Queries that stand for the prefix's keys make attention causal, which is faster than a mask as long as they are
-    # fewer than the block's own.
-    if above < size and min(block.ends) == size:
-        return True, above, size
-    return False, -(-above // ROUND_PREFIX), size

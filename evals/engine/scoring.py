@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from evals.core.requests import Score, ScoreRequest
-from evals.engine.attention import KVCache, UnsupportedModel
+from evals.core.requests import Score, ScoreRequest, ScoreRequests, ranges
+from evals.engine.attention import UnsupportedModel
 from evals.engine.device import HostCopy, on_device, out_of_memory
 from evals.engine.forward import TreeForward
 from evals.engine.packed import TreeBatch
 from evals.engine.plain import PlainScorer
-from evals.engine.tree import Block, Input, batches, plan, rows_of
+from evals.engine.tree import Inputs, plan
 
 MAX_PREFIX = 2048  # tokens of shared prefixes whose KV cache is kept for one plan
 # Requests planned at a time. More of them share more; but a GPU has nothing to do before the first plan is made.
@@ -46,45 +46,36 @@ class PrefixScorer:
         ``skip``: indices whose scores are known and not yielded. They are planned with the others, so that the
         batches, and with them the scores to the last bit, are those of a run without ``skip``.
         """
-        same: dict[ScoreRequest, list[int]] = {}
-        for index, request in enumerate(requests):
-            same.setdefault(request, []).append(index)
-        distinct = list(same)
-        known = {i for i, request in enumerate(distinct) if skip and all(k in skip for k in same[request])}
-        for i, score in self._run(distinct, known):
-            yield from ((index, score) for index in same[distinct[i]] if index not in skip)
-
-    def _run(self, requests: list[ScoreRequest], known: set[int]) -> Iterator[tuple[int, Score]]:
+        flat = requests if isinstance(requests, ScoreRequests) else ScoreRequests.of(requests)
+        known = np.zeros(len(flat), bool)
+        known[list(skip)] = True
         try:
             self._forward = self._forward or TreeForward(self.model)
         except UnsupportedModel as reason:
             logger.warning("this model is scored one sequence at a time: %s", reason)
-            todo = [i for i in range(len(requests)) if i not in known]
-            for k, score in PlainScorer(self.model).run([requests[i] for i in todo]):
-                yield todo[k], score
+            todo = np.flatnonzero(~known).tolist()
+            yield from ((todo[k], score) for k, score in PlainScorer(self.model).run(flat.take(todo)))
             return
         running: deque[_Batch] = deque()
         # on a CPU nothing runs meanwhile: holding a finished batch back would only lose it when the run is killed
         in_flight = 0 if self.model.device.type == "cpu" else IN_FLIGHT
-        for batch in self._started(self._forward, requests, known):
+        for batch in self._started(self._forward, flat, known):
             running.append(batch)
             if len(running) > in_flight:
-                yield from (pair for pair in running.popleft().finish() if pair[0] not in known)
+                yield from running.popleft().finish(known)
         for batch in running:
-            yield from (pair for pair in batch.finish() if pair[0] not in known)
+            yield from batch.finish(known)
 
-    def _started(
-        self, forward: TreeForward, requests: list[ScoreRequest], known: set[int]
-    ) -> Iterator[_Batch]:
+    def _started(self, forward: TreeForward, requests: ScoreRequests, known: np.ndarray) -> Iterator[_Batch]:
         """Started batches, planned some thousand requests at a time, in the order given."""
         together = PLANNED_ON_CPU if self.model.device.type == "cpu" else PLANNED_ON_GPU
         for first in range(0, len(requests), together):
-            todo = list(range(first, min(first + together, len(requests))))
-            while not known.issuperset(todo):
-                started: set[int] = set()
+            todo = np.arange(first, min(first + together, len(requests)))
+            while not known[todo].all():
+                started = [todo[:0]]
                 try:
                     for batch in self._attempt(forward, requests, todo, known):
-                        started.update(batch.names)
+                        started.append(batch.names)
                         yield batch
                 except (RuntimeError, MemoryError) as error:
                     if not out_of_memory(error) or self.max_tokens == 1:
@@ -94,61 +85,73 @@ class PrefixScorer:
                 else:
                     break
                 torch.cuda.empty_cache()
-                todo = [i for i in todo if i not in started and i not in known]
+                todo = todo[~(known[todo] | np.isin(todo, np.concatenate(started)))]
 
     @torch.inference_mode()
     def _attempt(
-        self, forward: TreeForward, requests: list[ScoreRequest], todo: list[int], known: set[int]
+        self, forward: TreeForward, requests: ScoreRequests, todo: np.ndarray, known: np.ndarray
     ) -> Iterator[_Batch]:
         """Plan ``todo`` and start its batches."""
-        asked = [requests[i] for i in todo]
-        planned = plan([input_of(one) for one in asked], self.max_tokens, min(MAX_PREFIX, self.max_tokens))
+        asked = requests.take(todo)
+        planned = plan(inputs_of(asked), self.max_tokens, min(MAX_PREFIX, self.max_tokens))
         prefix = forward.prefill(planned.prefix)
-        for blocks in batches(planned.blocks, self.max_tokens):
+        counts = asked.n_continuation[planned.members]
+        stops = asked.starts[planned.members + 1]
+        targets = asked.tokens[ranges(stops - counts, stops)]
+        lengths = np.diff(asked.starts)[planned.members] - 1
+        rows, offsets = planned.rows(lengths - counts, lengths)
+        for first, stop in planned.blocks.batches(self.max_tokens):
+            begin, end = planned.member_starts[[first, stop]]
             # skipped only as a whole: another batch would give the rest other last digits than an unbroken run
-            if known and all(todo[i] in known for block in blocks for i, _ in block.paths):
+            names = todo[planned.members[begin:end]]
+            if known[names].all():
                 continue
-            yield _Batch(blocks, asked, todo, forward, prefix)
+            some = slice(offsets[begin], offsets[end])
+            blocks = planned.blocks.part(first, stop)
+            rows_in = rows[some] - planned.blocks.starts[first]
+            yield _Batch(
+                forward,
+                TreeBatch(blocks, prefix, self.model.device),
+                names,
+                rows_in,
+                targets[some],
+                counts[begin:end],
+            )
 
 
 class _Batch:
-    """Blocks that are scored in one pass, which starts at once; only ``finish`` waits for the device."""
+    """The requests ``names``, scored in one pass, which starts at once; only ``finish`` waits for the device.
+
+    ``rows``: after which rows of the batch the ``targets`` come; the first ``counts[0]`` are those of the first name.
+    """
 
     def __init__(
         self,
-        blocks: Sequence[Block],
-        requests: Sequence[ScoreRequest],
-        names: Sequence[int],
         forward: TreeForward,
-        prefix: KVCache,
+        batch: TreeBatch,
+        names: np.ndarray,
+        rows: np.ndarray,
+        targets: np.ndarray,
+        counts: np.ndarray,
     ) -> None:
-        paths, begin = [], 0
-        for block in blocks:
-            paths += [(i, begin + rows_of(path)) for i, path in block.paths]
-            begin += len(block.tokens)
-        self.names = [names[i] for i, _ in paths]
-        lengths = [requests[i].n_continuation for i, _ in paths]
-        rows = np.concatenate([path[-n:] for (_, path), n in zip(paths, lengths, strict=True)])
-        targets = [
-            token for (i, _), n in zip(paths, lengths, strict=True) for token in requests[i].tokens[-n:]
-        ]
+        self.names = names
         device = forward.model.device
-        hidden = forward.hidden(TreeBatch(blocks, prefix, device))
-        logprobs, likeliest = forward.head.logprobs(hidden, rows, targets)
-        owners = on_device(np.repeat(np.arange(len(lengths)), lengths), device)
-        sums, likelier = torch.zeros(2, len(lengths), dtype=torch.float64, device=device)
+        logprobs, likeliest = forward.head.logprobs(forward.hidden(batch), rows, targets)
+        owners = on_device(np.repeat(np.arange(len(counts)), counts), device)
+        sums, likelier = torch.zeros(2, len(counts), dtype=torch.float64, device=device)
         sums.index_add_(0, owners, logprobs.double())
         likelier.index_add_(0, owners, (~likeliest).double())  # positions at which another token is likelier
         self.found = HostCopy(torch.stack([sums, likelier]))
 
-    def finish(self) -> list[tuple[int, Score]]:
-        """Each request's (index, score)."""
-        return [
-            (name, Score(logprob, greedy=not likelier))
-            for name, logprob, likelier in zip(self.names, *self.found.tolist(), strict=True)
-        ]
+    def finish(self, known: np.ndarray) -> Iterator[tuple[int, Score]]:
+        """(index, score) of each request that is not known."""
+        new = ~known[self.names]
+        sums, likelier = self.found.numpy()[:, new]
+        greedy = (likelier == 0).tolist()
+        return zip(self.names[new].tolist(), map(Score, sums.tolist(), greedy), strict=True)
 
 
-def input_of(request: ScoreRequest) -> Input:
-    """What goes into the model for a request: all but its last token, outputs from the last context token on."""
-    return Input(request.tokens[:-1], len(request.tokens) - 1 - request.n_continuation)
+def inputs_of(requests: ScoreRequests) -> Inputs:
+    """What goes into the model for each request: all but its last token, outputs from the last context token on."""
+    lengths = np.diff(requests.starts) - 1
+    return Inputs(requests.tokens, requests.starts[:-1], lengths, lengths - requests.n_continuation)

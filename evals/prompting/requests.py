@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
-from evals.core.requests import GenerateRequest, ScoreRequest
+from evals.core.requests import GenerateRequest, ScoreRequest, ScoreRequests, continuations
 from evals.prompting import text as prompts
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def choice_response(doc: Doc, requests: Sequence[ScoreRequest], logprobs: Sequen
     n = len(doc.choices)
     return ModelResponse(
         logprobs=list(logprobs[:n]),
-        output_tokens=[list(request.tokens[-request.n_continuation :]) for request in requests[:n]],
+        output_tokens=continuations(requests[:n]),
         unconditioned_logprobs=list(logprobs[n:]) or None,
     )
 
@@ -33,18 +34,17 @@ class TextToRequests:
     def __init__(self, tokenizer: Any, chat: bool, max_length: int = MAX_LENGTH) -> None:
         self.tokenizer, self.chat, self.max_length = tokenizer, chat, max_length
 
-    def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:
+    def score_requests(self, docs: Sequence[Doc]) -> list[ScoreRequests]:
         """One request a choice, for each doc; then once more each choice without the question, where it has one.
 
         That is what its `unconditioned_query` means: a metric weighs the choices' likelihoods after it.
         """
         contexts = self._contexts(docs)[0]
         groups = [self._pairs(doc, context) for doc, context in zip(docs, contexts, strict=True)]
-        encoded = iter(prompts.encode_pairs(self.tokenizer, [pair for group in groups for pair in group]))
-        return [
-            [ScoreRequest(*prompts.cut_to_window(*next(encoded), self.max_length)) for _ in group]
-            for group in groups
-        ]
+        pairs = [pair for group in groups for pair in group]
+        requests = prompts.encode_pairs(self.tokenizer, pairs, self.max_length)
+        bounds = accumulate(map(len, groups), initial=0)
+        return [requests[first:stop] for first, stop in pairwise(bounds)]
 
     def _pairs(self, doc: Doc, context: str) -> list[tuple[str, str]]:
         pairs = prompts.choice_pairs(doc, context)

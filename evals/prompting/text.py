@@ -11,9 +11,13 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from evals.core.errors import RowUnavailable, UserError
+from evals.core.requests import ScoreRequests, ranges
 
 if TYPE_CHECKING:
     from lighteval.tasks.requests import Doc
@@ -109,18 +113,32 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str], special: bool = False) ->
 
 
 def encode_contexts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """As encode; but what stands between special tokens (a chat's turns: shots, say) is encoded once for all texts.
+    """As encode; but what stands between special tokens (a chat's turns: shots, say) is encoded once for all texts."""
+    tokens, starts = encode_flat(tokenizer, texts)
+    return [tokens[begin:end].tolist() for begin, end in pairwise(starts)]
+
+
+def encode_flat(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The same in one array, and where each text's tokens begin in it, and the end of all.
 
     A tokenizer cuts the text at special tokens before anything else, so the ids are those of the whole text.
     """
     cuts = _cut_tokens(tokenizer)
-    if not cuts:
-        return encode(tokenizer, texts)
-    before_a_cut = re.compile(f"(?={'|'.join(map(re.escape, cuts))})")
-    split = [before_a_cut.split(text) for text in texts]
-    distinct = list(dict.fromkeys(part for parts in split for part in parts))
-    ids = dict(zip(distinct, encode(tokenizer, distinct), strict=True))
-    return [[token for part in parts for token in ids[part]] for parts in split]
+    cut = re.compile("|".join(map(re.escape, cuts)) or "(?!)")
+    numbers: dict[str, int] = {}
+    parts: list[int] = []
+    counts = []
+    for text in texts:
+        edges = [0, *(match.start() for match in cut.finditer(text)), len(text)]
+        parts += [numbers.setdefault(text[begin:end], len(numbers)) for begin, end in pairwise(edges)]
+        counts.append(len(edges) - 1)
+    ids = encode(tokenizer, list(numbers))
+    lengths = np.array([len(part) for part in ids], np.int64)
+    tokens = np.fromiter(chain.from_iterable(ids), np.int32, lengths.sum())
+    begins = (np.cumsum(lengths) - lengths)[parts]
+    ends = begins + lengths[parts]
+    starts = np.append(0, np.cumsum(ends - begins))[np.append(0, np.cumsum(counts, dtype=np.int64))]
+    return tokens[ranges(begins, ends)], starts
 
 
 def split_seam(context: str, choice: str) -> tuple[str, str]:
@@ -129,21 +147,27 @@ def split_seam(context: str, choice: str) -> tuple[str, str]:
     return bare, context[len(bare) :] + choice
 
 
-def encode_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list[tuple[tuple[int, ...], int]]:
-    """(tokens of context+choice encoded as one string, number of continuation tokens) of each pair.
+def encode_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], max_length: int) -> ScoreRequests:
+    """A request for each (context, choice): the tokens of both encoded as one string, those of the choice scored.
 
     The split is at the length of the encoded context; if both have the same length, one token earlier. A context that
-    is empty leaves nothing to condition on: its first token is then the context.
+    is empty leaves nothing to condition on: its first token is then the context. Left-truncated so that at most
+    ``max_length`` tokens are fed (the last one never is). Raises RowUnavailable for a choice that the window does not
+    hold: a part of it would be scored for the whole.
     """
-    seams = [split_seam(context, choice) for context, choice in pairs]
-    texts = list(dict.fromkeys(text for context, choice in seams for text in (context, context + choice)))
-    ids = dict(zip(texts, encode_contexts(tokenizer, texts), strict=True))
-    out = []
-    for context, choice in seams:
-        whole = ids[context + choice]
-        split = min(len(ids[context]), len(whole) - 1)
-        out.append((tuple(whole), len(whole) - max(split, 1)))
-    return out
+    numbers: dict[str, int] = {}
+    parts = np.empty((len(pairs), 2), np.int64)
+    for row, (context, choice) in enumerate(split_seam(*pair) for pair in pairs):
+        parts[row, 0] = numbers.setdefault(context, len(numbers))
+        parts[row, 1] = numbers.setdefault(context + choice, len(numbers))
+    tokens, starts = encode_flat(tokenizer, list(numbers))
+    of_context, of_whole = np.diff(starts)[parts].T
+    n_continuation = of_whole - np.maximum(np.minimum(of_context, of_whole - 1), 1)
+    if len(pairs) and (longest := n_continuation.max()) > max_length:
+        raise RowUnavailable(f"a choice of {longest} tokens is longer than the window of {max_length}")
+    ends = starts[1:][parts[:, 1]]
+    begins = np.maximum(ends - of_whole, ends - (max_length + 1))
+    return ScoreRequests(tokens[ranges(begins, ends)], np.append(0, np.cumsum(ends - begins)), n_continuation)
 
 
 def _cut_tokens(tokenizer: Tokenizer) -> list[str]:
@@ -162,19 +186,6 @@ def _cut_tokens(tokenizer: Tokenizer) -> list[str]:
 def _overlap(other: str, text: str) -> bool:
     """Whether a match of `other` can begin before one of `text`, or at it, and reach into it."""
     return text in other or any(text.startswith(other[-n:]) for n in range(1, len(other)))
-
-
-def cut_to_window(
-    tokens: tuple[int, ...], n_continuation: int, max_length: int
-) -> tuple[tuple[int, ...], int]:
-    """Left-truncates so that at most `max_length` tokens are fed (the last one never is).
-
-    Raises RowUnavailable for a continuation that the window does not hold: a part of it would be scored for the whole.
-    """
-    if n_continuation > max_length:
-        raise RowUnavailable(f"a choice of {n_continuation} tokens is longer than the window of {max_length}")
-    kept = tokens[-(max_length + 1) :]
-    return kept, n_continuation
 
 
 def prompt_text(doc: Doc, chat: bool) -> str:

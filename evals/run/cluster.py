@@ -242,7 +242,7 @@ class ClusterBackend:
         machine = described["machine"]
         return {**described, "machine": {**machine, "device": f"{self._pool.workers} x {machine['device']}"}}
 
-    def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:
+    def score_requests(self, docs: Sequence[Doc]) -> Sequence[Sequence[ScoreRequest]]:
         """One request a choice, for each doc."""
         return self._texts.score_requests(docs)
 

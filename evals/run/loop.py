@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from evals.core.card import Card, Row
 from evals.core.errors import RowUnavailable, UserError
 from evals.core.files import partial_folder, publish_folder, write_atomic
@@ -28,6 +30,7 @@ from evals.core.requests import (
     Result,
     Score,
     ScoreRequest,
+    ScoreRequests,
 )
 from evals.core.runlog import RunLog, read_log
 from evals.data.sources import SMOKE_BUDGET, TaskData, build_docs, load
@@ -35,8 +38,9 @@ from evals.run import provenance, samples
 from evals.run.background import ahead
 from evals.run.log import run_log
 from evals.run.progress import Progress
+from evals.run.records import request_keys
 from evals.run.settings import Settings
-from evals.run.store import Store, request_key
+from evals.run.store import Store
 
 if TYPE_CHECKING:
     from lighteval.tasks.requests import Doc
@@ -167,7 +171,7 @@ def _set_budget(docs: list[Doc], budget: int | None, smoke: bool) -> None:
 class _Asked:
     """A row's requests: of each likelihood task one list a doc; one a doc of all its generative tasks."""
 
-    choices: list[tuple[CardTask, list[list[ScoreRequest]]]]
+    choices: list[tuple[CardTask, Sequence[Sequence[ScoreRequest]]]]
     generative: list[CardTask]
     answers: list[GenerateRequest]
 
@@ -244,8 +248,10 @@ class Run:
             self.adapter.generate_requests(docs) if docs else [],
         )
 
-    def _run_likelihood(self, row: Row, asked: Sequence[tuple[CardTask, list[list[ScoreRequest]]]]) -> None:
-        flat = [one for _, groups in asked for group in groups for one in group]
+    def _run_likelihood(
+        self, row: Row, asked: Sequence[tuple[CardTask, Sequence[Sequence[ScoreRequest]]]]
+    ) -> None:
+        flat = ScoreRequests.joined([group for _, groups in asked for group in groups])
         owners = [
             (task.name, doc.id)
             for task, groups in asked
@@ -323,8 +329,8 @@ class Run:
 
         Identical requests are computed once. Raises UserError that names the doc for a score that is not finite.
         """
-        keys = [request_key(self.adapter.identity, request) for request in requests]
-        first_of = {key: i for i, key in reversed(list(enumerate(keys)))}
+        keys = request_keys(self.adapter.identity, requests)
+        first_of = dict(zip(reversed(keys), reversed(range(len(keys))), strict=True))
         unique = list(dict.fromkeys(keys))
         known = {} if self.settings.fresh else self.store.get(unique)
         cached = len(known)
@@ -336,9 +342,10 @@ class Run:
             planned = [key for key in unique if key not in before or key not in known]
             first = [first_of[key] for key in planned]
             skip = {i for i, key in enumerate(planned) if key in known}
-            costs = [0 if i in skip else _cost(requests[k]) for i, k in enumerate(first)]
+            asked = _take(requests, first)
+            costs = _costs(asked, skip)
             with self.progress.counting(label, len(unique), cached, sum(costs)) as counter:
-                for i, result in self._run([requests[k] for k in first], skip, [owners[k] for k in first]):
+                for i, result in self._run(asked, skip, lambda i: owners[first[i]]):
                     known[planned[i]] = result
                     self.store.put([(planned[i], result)])
                     counter.advance(costs[i])
@@ -346,7 +353,7 @@ class Run:
         return [known[key] for key in keys]
 
     def _run(
-        self, requests: Sequence[Request], skip: set[int], owners: Sequence[tuple[str, str]]
+        self, requests: Sequence[Request], skip: set[int], owner: Callable[[int], tuple[str, str]]
     ) -> Iterator[tuple[int, Result]]:
         """The adapter's results, all finite."""
         try:
@@ -355,7 +362,7 @@ class Run:
                     raise NotFinite(i)
                 yield i, result
         except NotFinite as error:
-            task, doc = owners[error.index]
+            task, doc = owner(error.index)
             raise UserError(
                 f"task '{task}', doc {doc}: the model's log-probabilities are not finite: "
                 "its weights or the dtype are broken; nothing is scored with it"
@@ -384,9 +391,19 @@ class Run:
             self.columns[task.name] = columns
 
 
-def _cost(request: Request) -> int:
-    """About what a request costs, for the time left: its tokens, or its budget."""
-    return len(request.tokens) if isinstance(request, ScoreRequest) else request.max_new_tokens
+def _take(requests: Sequence[Request], indices: list[int]) -> Sequence[Request]:
+    if isinstance(requests, ScoreRequests):
+        return requests.take(indices)
+    return [requests[i] for i in indices]
+
+
+def _costs(requests: Sequence[Request], skip: set[int]) -> list[int]:
+    """About what each request costs, for the time left: its tokens, or its budget."""
+    if isinstance(requests, ScoreRequests):
+        costs = np.diff(requests.starts).tolist()
+    else:
+        costs = [len(one.tokens) if isinstance(one, ScoreRequest) else one.max_new_tokens for one in requests]
+    return [0 if i in skip else cost for i, cost in enumerate(costs)] if skip else costs
 
 
 def _score(result: Result) -> Score:

@@ -148,7 +148,16 @@ def _bar(counter: Counter) -> Iterator[Counter]:
 
     with rich_progress.Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(counter.label, total=counter.left.work, **facts())
-        counter.show = lambda work: bars.update(task, advance=work, **facts())
+        shown, pending = 0.0, 0.0
+
+        def show(work: float) -> None:
+            nonlocal shown, pending
+            pending += work
+            if (now := time.monotonic()) - shown > 0.1:  # drawn ten times a second
+                bars.update(task, advance=pending, **facts())
+                shown, pending = now, 0.0
+
+        counter.show = show
         yield counter
 
 

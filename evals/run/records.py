@@ -6,10 +6,21 @@ import functools
 import hashlib
 import struct
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from math import isfinite
 
-from evals.core.requests import Generation, Request, Result, Score, ScoreRequest, TextRequest
+import numpy as np
+
+from evals.core.requests import (
+    Generation,
+    Request,
+    Result,
+    Score,
+    ScoreRequest,
+    ScoreRequests,
+    TextRequest,
+)
 
 Record = tuple[bytes, bytes, bytes]  # key, value, digest
 
@@ -41,6 +52,23 @@ def request_key(identity: str, request: Request) -> bytes:
     digest.update(struct.pack("<dI", request.temperature if sampled else 0.0, len(texts)))
     digest.update(_text_bytes(texts))
     return digest.digest()
+
+
+def request_keys(identity: str, requests: Sequence[Request]) -> list[bytes]:
+    """The request_key of each; those of score requests from their arrays."""
+    if not isinstance(requests, ScoreRequests):
+        return [request_key(identity, request) for request in requests]
+    heads = np.empty(len(requests), [("kind", "S1"), ("n_continuation", "<u4"), ("tokens", "<u8")])
+    heads["kind"], heads["n_continuation"] = SCORE, requests.n_continuation
+    heads["tokens"] = np.diff(requests.starts)
+    head, tokens = memoryview(heads.tobytes()), memoryview(requests.tokens.tobytes()).cast("I")
+    start, size, keys = _identity_digest(identity), heads.itemsize, []
+    for i, (begin, end) in enumerate(pairwise(requests.starts.tolist())):
+        digest = start.copy()
+        digest.update(head[i * size : (i + 1) * size])
+        digest.update(tokens[begin:end])
+        keys.append(digest.digest())
+    return keys
 
 
 @functools.lru_cache(maxsize=64)

@@ -22,7 +22,7 @@ from evals.core.errors import UserError
 from evals.core.files import run_lock, sync, writing
 from evals.core.requests import Result
 from evals.run import database
-from evals.run.records import GENERATION, SCORE, Record, checked, decode, encode, sound
+from evals.run.records import GENERATION, SCORE, checked, decode, encode, sound
 from evals.run.records import request_key as request_key
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,8 @@ T = TypeVar("T")
 
 WRITE_SECONDS = 0.005  # from a result to its write, with others of that time: a kill loses these
 SYNC_SECONDS = 1.0  # from a write to its being forced to the disk: a power cut loses these
-REST = 50  # a thread waits this many times the processor time that it took: 2 % of a core at most
+REST = 10  # a thread waits this many times the processor time that it took: a tenth of a core at most
+WRITTEN_TOGETHER = 2048  # records: who looks something up meanwhile waits some 10 ms
 PLAN_BYTES = 8  # of each key, kept with a plan
 
 
@@ -45,7 +46,10 @@ class Store:
         """Use Store.open."""
         self.path, self._note = path, on_note
         self._log = path.with_name(f"{path.name}-wal")  # commits go here, the file gets them later
-        self._pending: list[Record] = []  # put() appends; what is written is taken from the front
+        self._pending: list[
+            tuple[bytes, bytes]
+        ] = []  # put() appends; what is written is taken from the front
+        self._ended: list[bytes] = []  # plans to forget once what is pending now is written
         self._failure: Exception | None = None  # of a thread, until it is told
         self._lock = threading.Lock()  # of the connection; put() and syncing do without
         self._connection: sqlite3.Connection | None = None
@@ -62,6 +66,7 @@ class Store:
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Result]:
         """The results that are stored, by key; what is missing or damaged is left out."""
+        pending = dict(self._pending)  # before the look-up: what leaves it meanwhile has been written
         records = self._sql(database.lookup, "records", list(dict.fromkeys(keys)))
         found: dict[bytes, Result] = {}
         for key, value, digest in records:
@@ -70,7 +75,7 @@ class Store:
                     found[key] = decode(value)
         if damaged := len(records) - len(found):
             self._note(f"cache '{self.path}': {damaged} damaged records are computed again")
-        return found
+        return found | {key: decode(pending[key]) for key in keys if key in pending} if pending else found
 
     def put(self, pairs: Iterable[tuple[bytes, Result]]) -> None:
         """Store results. Replaces what a key had.
@@ -79,8 +84,9 @@ class Store:
         """
         if self._closed.is_set():
             raise ValueError("the store is closed")
-        self._pending += [checked(key, encode(result)) for key, result in pairs]
-        self._put.set()
+        self._pending += [(key, encode(result)) for key, result in pairs]
+        if not self._put.is_set():
+            self._put.set()
         failure, self._failure = self._failure, None  # told once: the next write tries again
         if failure is not None:
             raise failure
@@ -92,6 +98,8 @@ class Store:
         so the same results to the bit. ``fresh`` forgets an earlier beginning.
         """
         plan = hashlib.sha256(b"".join(keys)).digest()
+        if plan in self._ended:
+            self.flush()
         for record in [] if fresh else self._sql(database.lookup, "plans", [plan]):
             if sound(*record):
                 value = record[1]
@@ -103,18 +111,20 @@ class Store:
         return known
 
     def end(self, keys: Sequence[bytes]) -> None:
-        """Note that the work that begin noted is done, and all its results are stored."""
-        plan = hashlib.sha256(b"".join(keys)).digest()
-        self._sql(database.delete, "plans", plan)
+        """Note that the work that begin noted is done: forgotten once all its results are written."""
+        self._ended.append(hashlib.sha256(b"".join(keys)).digest())
+        self._put.set()
 
     def flush(self) -> None:
         """Bring all to the disk now."""
         self._failure = None  # tried again here
-        self._write()
+        while self._pending or self._ended:
+            self._write()
         self._sync()
 
     def counts(self) -> dict[str, int]:
         """How many records there are, by kind."""
+        self.flush()
         found = self._sql(database.count_kinds)
         return {"score": found.get(SCORE, 0), "generation": found.get(GENERATION, 0)}
 
@@ -153,8 +163,22 @@ class Store:
             spent = time.thread_time() - start
 
     def _write(self) -> None:
-        """Write what is pending; if that fails, it stays pending."""
-        self._sql(lambda connection: None)
+        """Write some of what is pending; if that fails, it stays pending."""
+        self._sql(self._write_some)
+        if self._pending or self._ended:
+            self._put.set()
+
+    def _write_some(self, connection: sqlite3.Connection) -> None:
+        ended = self._ended[:]  # before the results: those of these plans are among them
+        pending = self._pending[:WRITTEN_TOGETHER]
+        if pending:
+            database.insert(connection, "records", [checked(*pair) for pair in pending])
+            del self._pending[: len(pending)]
+            self._written.set()
+        if not self._pending:
+            for plan in ended:
+                database.delete(connection, "plans", plan)
+            del self._ended[: len(ended)]
 
     def _sync(self) -> None:
         """Force to the disk what was written. Takes no lock."""
@@ -164,7 +188,7 @@ class Store:
             sync(self._log.parent)
 
     def _sql(self, action: Callable[..., T], *given: Any) -> T:
-        """Write what is pending, then ``action``; once more on a new connection if the file turns out damaged."""
+        """Do ``action``; once more on a new connection if the file turns out damaged."""
         with self._lock:
             connection = self._connection
             if connection is None:
@@ -179,10 +203,6 @@ class Store:
 
     def _act(self, connection: sqlite3.Connection, action: Callable[..., T], *given: Any) -> T:
         with database.telling(self.path):
-            if pending := self._pending[:]:
-                database.insert(connection, "records", pending)
-                del self._pending[: len(pending)]
-                self._written.set()
             return action(connection, *given)
 
     def _connect(self) -> sqlite3.Connection:

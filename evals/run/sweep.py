@@ -29,7 +29,7 @@ class Remembering:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._adapter, name)
 
-    def score_requests(self, docs: Sequence[Doc]) -> list[list[ScoreRequest]]:
+    def score_requests(self, docs: Sequence[Doc]) -> Sequence[Sequence[ScoreRequest]]:
         """One request a choice, for each doc."""
         return self._look_up("score", docs, self._adapter.score_requests)
 
@@ -39,7 +39,9 @@ class Remembering:
             return list(self._adapter.generate_requests(docs))
         return self._look_up("generate", docs, self._adapter.generate_requests)
 
-    def _look_up(self, kind: str, docs: Sequence[Doc], make: Callable[[Sequence[Doc]], list[T]]) -> list[T]:
+    def _look_up(
+        self, kind: str, docs: Sequence[Doc], make: Callable[[Sequence[Doc]], Sequence[T]]
+    ) -> list[T]:
         kept = self._kept.setdefault((self._tokenizer, self.chat, kind), {})
         new = [doc for doc in docs if id(doc) not in kept]
         kept.update((id(doc), (doc, made)) for doc, made in zip(new, make(new) if new else [], strict=True))

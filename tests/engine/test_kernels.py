@@ -25,7 +25,7 @@ from evals.engine.decoding import BatchDecoder  # noqa: E402
 from evals.engine.packed import TreeBatch  # noqa: E402
 from evals.engine.plain import PlainDecoder, PlainScorer  # noqa: E402
 from evals.engine.scoring import PrefixScorer  # noqa: E402
-from evals.engine.tree import Input, plan  # noqa: E402
+from evals.engine.tree import Inputs, plan  # noqa: E402
 
 PLACE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 KINDS = [
@@ -47,11 +47,11 @@ def test_attention_in_trees(kind, monkeypatch):
     inputs = []
     for _ in range(6):
         context = header + tuple(rng.randrange(9) for _ in range(rng.randrange(1, 90)))
-        inputs += [Input(context + tuple(rng.randrange(9) for _ in range(5)), len(context)) for _ in range(2)]
-    planned = plan(inputs, 150, 100)
-    assert planned.prefix.tokens
+        inputs += [(context + tuple(rng.randrange(9) for _ in range(5)), len(context)) for _ in range(2)]
+    planned = plan(Inputs.of(inputs), 150, 100)
+    assert len(planned.prefix.tokens)
     prefix = {0: (random_(len(planned.prefix.tokens), 2, 16), random_(len(planned.prefix.tokens), 2, 16) + 1)}
-    n = sum(len(block.tokens) for block in planned.blocks)
+    n = len(planned.blocks.tokens)
     q, k, v = random_(n, 6, 16), random_(n, 2, 16), random_(n, 2, 16) - 1
     results = []
     for use in (False, True):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evals.core.requests import ScoreRequest
 from evals.models.loading import load_tokenizer
 from evals.prompting import text as prompts
 
@@ -17,14 +18,17 @@ def tokenizer(embedded_path):
     return load_tokenizer(embedded_path, chat=True)
 
 
-def naive(tokenizer, context: str, choice: str) -> tuple[tuple[int, ...], int]:
+WINDOW = 2048
+
+
+def naive(tokenizer, context: str, choice: str) -> ScoreRequest:
     """The protocol's rule, with the tokenizer called in the ordinary way on the whole string."""
     bare = context.rstrip()
     choice = context[len(bare) :] + choice
     whole = tokenizer(bare + choice, add_special_tokens=False)["input_ids"]
     split = len(tokenizer(bare, add_special_tokens=False)["input_ids"])
     split = min(split, len(whole) - 1)
-    return tuple(whole), len(whole) - max(split, 1)
+    return ScoreRequest(tuple(whole), len(whole) - max(split, 1))
 
 
 PIECES = st.sampled_from(
@@ -57,7 +61,9 @@ TEXT = st.lists(PIECES, min_size=1, max_size=12).map("".join)
 def test_parts_equal_the_whole(tokenizer, context, choice):
     if not (context + choice).strip():
         return
-    assert prompts.encode_pairs(tokenizer, [(context, choice)]) == [naive(tokenizer, context, choice)]
+    assert [*prompts.encode_pairs(tokenizer, [(context, choice)], WINDOW)] == [
+        naive(tokenizer, context, choice)
+    ]
 
 
 @pytest.mark.model
@@ -85,7 +91,7 @@ def test_many_pairs_at_once_keep_their_order(tokenizer):
         for i in range(5)
         for c in "abc"
     ]
-    assert prompts.encode_pairs(tokenizer, pairs) == [naive(tokenizer, *pair) for pair in pairs]
+    assert [*prompts.encode_pairs(tokenizer, pairs, WINDOW)] == [naive(tokenizer, *pair) for pair in pairs]
 
 
 @pytest.mark.data
@@ -94,7 +100,7 @@ def test_many_pairs_at_once_keep_their_order(tokenizer):
 def test_parts_equal_the_whole_for_qwen(qwen, context, choice):
     if not (context + choice).strip():
         return
-    assert prompts.encode_pairs(qwen, [(context, choice)]) == [naive(qwen, context, choice)]
+    assert [*prompts.encode_pairs(qwen, [(context, choice)], WINDOW)] == [naive(qwen, context, choice)]
     whole = qwen(context + choice, add_special_tokens=False)["input_ids"]
     assert prompts.encode_contexts(qwen, [context + choice]) == [whole]
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evals.core.errors import UserError
-from evals.core.requests import GenerateRequest, Result, Score, ScoreRequest
-from evals.run.records import decode, encode
+from evals.core.requests import GenerateRequest, Result, Score, ScoreRequest, ScoreRequests
+from evals.run.records import decode, encode, request_keys
 from evals.run.store import Store, request_key
 from tests.support.made_records import results
 
@@ -74,6 +74,18 @@ def test_keys_hang_on_the_model_and_not_on_a_seed_that_decides_nothing() -> None
 def test_stops_are_not_joined() -> None:
     first, second = GenerateRequest((1,), 5, ("ab", "c")), GenerateRequest((1,), 5, ("a", "bc"))
     assert request_key("model", first) != request_key("model", second)
+
+
+@given(
+    st.lists(st.builds(ScoreRequest, st.lists(st.integers(0, 2**31 - 1), min_size=2).map(tuple), st.just(1)))
+)
+def test_keys_in_bulk_are_those_of_each(requests: list[ScoreRequest]) -> None:
+    flat = ScoreRequests.of(requests)
+    assert request_keys("model", flat) == request_keys("model", requests)
+    assert request_keys("model", flat[1:]) == request_keys("model", requests[1:])
+    assert [*flat] == requests and [*flat[1:].take(range(0, len(flat[1:]), 2))] == requests[1::2]
+    assert [*flat[1:].take(range(len(flat[1:])))] == requests[1:]
+    assert [*ScoreRequests.joined([flat[:2], requests[2:]])] == requests
 
 
 def test_keys_stay_the_same_between_versions() -> None:

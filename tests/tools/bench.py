@@ -37,8 +37,7 @@ from evals.adapters.local import PrefixModel  # noqa: E402
 from evals.core.metric import predict  # noqa: E402
 from evals.core.requests import GenerateRequest, ScoreRequest  # noqa: E402
 from evals.data import sources as data  # noqa: E402
-from evals.engine.scoring import input_of  # noqa: E402
-from evals.engine.tree import Input, plan  # noqa: E402
+from evals.engine.tree import Inputs, plan  # noqa: E402
 from evals.models import loading  # noqa: E402
 from evals.models.known import resolve  # noqa: E402
 from tasks import get_task  # noqa: E402
@@ -106,16 +105,14 @@ def needed(requests: Sequence[Any], model: Any, generated: int) -> tuple[int, fl
     ``requests``: to be scored, or prompts that are continued by ``generated`` tokens in all.
     """
     if isinstance(requests[0], GenerateRequest):
-        inputs = [Input(prompt, len(prompt) - 1) for prompt in {request.prompt for request in requests}]
+        inputs = [(prompt, len(prompt) - 1) for prompt in {request.prompt for request in requests}]
         outputs = generated
         fed_later = max(0, generated - len(requests))  # the last token of each answer is not fed
     else:
-        inputs = list({input_of(request): None for request in requests})
-        ends = {
-            each.tokens[:n] for each in inputs for n in range(each.first_output + 1, len(each.tokens) + 1)
-        }
+        inputs = [(one.tokens[:-1], len(one.tokens) - 1 - one.n_continuation) for one in requests]
+        ends = {tokens[:n] for tokens, first in inputs for n in range(first + 1, len(tokens) + 1)}
         outputs, fed_later = len(ends), 0
-    tokens = plan(inputs, 1 << 20, 1 << 20).tokens + fed_later
+    tokens = plan(Inputs.of(inputs), 1 << 20, 1 << 20).tokens + fed_later
     head = model.get_output_embeddings().weight
     layers = sum(
         p.numel() for n, p in model.get_decoder().named_parameters() if p.ndim == 2 and "embed" not in n

@@ -1,17 +1,22 @@
 """Where the time of finished runs went, as a table in the README beside this file.
 
-    python tests/tools/timing.py RUN [RUN…] [--gpu-log FILE] [--write]
+    python tests/tools/timing.py RUN [RUN…] [--gpu-log FILE] [--profile FILE] [--write]
 
 Reads each run's run.json; --write puts the table between its markers in README.md. --gpu-log adds how busy the GPU was
 in each phase; its file is what this command printed while the runs went on, on the same machine:
 
     nvidia-smi --query-gpu=timestamp,utilization.gpu --format=csv,noheader,nounits -lms 200
+
+--profile prints the 25 functions of the main thread that took longest, from what this wrote (it slows a run):
+
+    python -m cProfile -o FILE run_evals.py ...
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import pstats
 from datetime import datetime
 from pathlib import Path
 
@@ -88,12 +93,15 @@ def main() -> None:
     )
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--gpu-log", type=Path)
+    parser.add_argument("--profile", type=Path)
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
     paths = [path / "run.json" if path.is_dir() else path for path in args.runs]
     samples = read_gpu_log(args.gpu_log.read_text("utf-8")) if args.gpu_log else None
     text = table([json.loads(path.read_text("utf-8")) for path in paths], samples)
     print(text)
+    if args.profile:
+        pstats.Stats(str(args.profile)).sort_stats("tottime").print_stats(25)
     if args.write:
         whole = README.read_text("utf-8")
         before, rest = whole.split(BEGIN)
