@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from evals.core.card import Card
 from evals.core.errors import UserError
 from evals.core.files import text_hash
+from evals.models import lean
 from evals.models.known import ModelSpec, resolve
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ def build_share(
     """As `build`, in a worker among several: with `threads` of the host's cores and a part of its free memory."""
     import torch
 
+    lean.allow()
+
     torch.set_num_threads(min(threads, torch.get_num_threads()))  # OMP_NUM_THREADS may ask for fewer
     return build(spec, cards, local, None, offline, memory=memory)
 
@@ -105,6 +108,7 @@ def _local(
 ) -> Built:
     import torch
 
+    lean.import_transformers()
     from evals.adapters.local import PrefixModel
     from evals.engine.device import device_name, peak_memory
     from evals.models import loading

@@ -33,7 +33,6 @@ from evals.core.runlog import RunLog, read_log
 from evals.data.sources import SMOKE_BUDGET, TaskData, build_docs, load
 from evals.run import provenance, samples
 from evals.run.background import ahead
-from evals.run.log import run_log
 from evals.run.progress import Progress
 from evals.run.settings import Settings
 from evals.run.store import Store, request_key
@@ -351,6 +350,8 @@ def publish(
 
     `described`: what the adapter knows of the model (dtype, fingerprint, …) and of the machine.
     """
+    from evals.run.log import run_log  # brings scipy, which nothing needs before
+
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     final = run.settings.output / spec.name / f"{stamp}-{run.work.card.name}"
     partial = partial_folder(final)
