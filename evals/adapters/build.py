@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from evals.core.card import Card
 from evals.core.errors import UserError
+from evals.models import lean
 from evals.models.known import ModelSpec, resolve
 
 if TYPE_CHECKING:
@@ -70,10 +71,10 @@ def build(
         if server is None:
             raise UserError(f"'{spec.name}' is behind a server: say where it is")
         return Built(_endpoint(spec, cards, server, offline, on_note), spec)
-    from evals.adapters.local import PrefixModel
-
     local = local or LocalOptions()
     loaded, path = load(spec, local, offline)
+    from evals.adapters.local import PrefixModel
+
     if spec.source == "hub":
         spec = replace(spec, revision=path.name)
     share = memory if loaded.device.type == "cpu" else 1.0  # a GPU is a worker's own
@@ -90,6 +91,7 @@ def build_share(
     """As `build`, in a worker among several: with `threads` of the host's cores and a part of its free memory."""
     import torch
 
+    lean.allow()
     torch.set_num_threads(min(threads, torch.get_num_threads()))  # OMP_NUM_THREADS may ask for fewer
     return build(spec, cards, local, None, offline, memory=memory)
 
@@ -107,6 +109,7 @@ def texts(spec: ModelSpec, cards: Sequence[Card], offline: bool) -> list[TextToR
 
 def load(spec: ModelSpec, options: LocalOptions, offline: bool) -> tuple[LoadedModel, Path]:
     """A model's weights on this machine, and where they lie. Raises UserError."""
+    lean.import_transformers()
     from evals.models import loading
 
     device = loading.pick_device(options.device)

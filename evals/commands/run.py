@@ -19,7 +19,7 @@ from evals.core.errors import EXIT_OK, EXIT_ROWS_MISSING, UserError
 from evals.core.files import run_lock
 from evals.core.runlog import RunLog
 from evals.data.sources import check_folder
-from evals.models import weights
+from evals.models import lean, templates, weights
 from evals.models.known import ModelSpec
 from evals.run import provenance
 from evals.run.progress import Progress, outliving_readers
@@ -38,6 +38,7 @@ def main(options: Options) -> int:
     prepare_process(options)
     # nearly all objects of a run are needed to its end: looking for garbage among them takes a third of its Python time
     gc.set_threshold(100_000, 50, 100)
+    lean.allow()
     sys.setswitchinterval(0.001)  # who waits for a GPU goes on soon after, whatever other threads do
     return measure(options, show=_show)[1]
 
@@ -62,6 +63,8 @@ def measure(options: Options, show: Callable[[list[RunLog]], None] | None = None
     others go on.
     """
     check_files(options)
+    if any(card.chat for card in options.cards):
+        templates.get_ready()
     progress = Progress()
     with _workers(options, progress) as pool:  # they load the first model while data is read here
         return _Measuring(options, progress, pool).every_model(show or (lambda logs: None))

@@ -11,26 +11,30 @@ import contextlib
 import functools
 import hashlib
 import logging
+import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 from transformers.modeling_utils import str_to_torch_dtype
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from evals.core.errors import UserError
 from evals.engine.device import out_of_memory, settle_vector_math
-from evals.models import trials, weights
+from evals.models import lean, templates, trials, weights
 from evals.models.known import ModelSpec
 
 logger = logging.getLogger(__name__)
 
+CACHED_NUMBERS = 2**18  # made of a GGUF file's blocks at a time
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -111,7 +115,7 @@ def require_template(tokenizer: Any, name: str) -> None:
             f"the model '{name}' has no chat template, which the instruct suite needs: use --suite base, "
             "or give weights whose tokenizer has one"
         )
-    trials.template_ends(tokenizer, name)
+    templates.template_ends(tokenizer, name)
 
 
 def load(path: Path, device: torch.device, dtype: str) -> LoadedModel:
@@ -122,7 +126,7 @@ def load(path: Path, device: torch.device, dtype: str) -> LoadedModel:
     """
     settle_vector_math()
     digests: dict[str, str] = {}
-    with quiet(), _unchanged(path):
+    with quiet(), lean.without_compiler(), _unchanged(path):
         quantization = weights.check(path)
         files = weights.find(path)
         is_gguf = files[0].suffix == ".gguf"
@@ -198,7 +202,8 @@ def _load_model(
         options |= {**_place(place), "quantization_config": GgufConfig(gguf_file=place.name, dequantize=True)}
     else:
         _refuse_remote_code(place)
-        with torch.device("meta"):  # only to learn its class, which takes numbers instead of a place
+        # only to learn its class, which takes numbers instead of a place
+        with torch.device("meta"), no_init_weights():
             shell = maker.from_config(AutoConfig.from_pretrained(**_place(place)))
         numbers = {name: one for file in files for name, one in _read_safetensors(file, digests).items()}
         maker = type(shell)
@@ -294,19 +299,44 @@ def _gguf_in_memory(file: Path, digests: dict[str, str]) -> Iterator[Path]:
 
     Both map a file by numpy.memmap, which weights.memory_mapped answers from memory; a release that reads it in another
     way finds it empty and fails, in one line. Inside, what the loader does again and again, for seconds each time, is
-    done once: the same parsing for tokenizer, config and weights, and a table of names for every module of the model.
+    done once (the same parsing for tokenizer, config and weights, and a table of names for every module of the model),
+    and numbers are made of blocks many rows at a time. It asks for accelerate, which it does not use.
     """
     import gguf
+    from transformers import modeling_gguf_pytorch_utils as gguf_loader
+    from transformers import modeling_utils
 
     with weights.one_line(file):
         content = file.read_bytes()
     digests[file.name] = hashlib.sha256(content).hexdigest()
-    once: dict[str, Any] = {
-        name: functools.lru_cache(maxsize=1)(getattr(gguf, name))
-        for name in ("GGUFReader", "get_tensor_name_map")
-    }
-    with tempfile.TemporaryDirectory() as folder, mock.patch.multiple(gguf, **once):
+    once = functools.lru_cache(maxsize=1)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.multiple(
+            gguf, GGUFReader=once(weights.Reader), get_tensor_name_map=once(gguf.get_tensor_name_map)
+        ),
+        mock.patch.object(gguf.quants, "_apply_over_grouped_rows", _by_many_rows),
+        mock.patch.object(gguf_loader, "_gguf_parse_value", _parsed(gguf_loader._gguf_parse_value)),
+        mock.patch.object(modeling_utils, "is_accelerate_available", lambda: True),
+    ):
         place = Path(folder, file.name)
         place.touch()
         with weights.memory_mapped(place, content):
             yield place
+
+
+def _by_many_rows(
+    func: Callable[[np.ndarray], np.ndarray], arr: np.ndarray, otype: Any, oshape: tuple[int, ...]
+) -> np.ndarray:
+    """What gguf does with 16 rows at a time: `func` of rows of `arr`, in an array of `otype` and `oshape`."""
+    rows = arr.reshape(-1, arr.shape[-1])
+    found = np.empty((len(rows), math.prod(oshape) // max(len(rows), 1)), otype)
+    step = max(1, CACHED_NUMBERS // max(found.shape[1], 1))
+    for first in range(0, len(rows), step):
+        found[first : first + step] = func(rows[first : first + step])
+    return found.reshape(oshape)
+
+
+def _parsed(parse: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """`parse`, but for what weights.Reader has parsed already."""
+    return lambda value, kind: parse(value, kind) if isinstance(value, np.ndarray) else value

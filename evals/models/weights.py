@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import math
 import os
 import re
+import struct
 import tempfile
+from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 from unittest import mock
@@ -112,16 +115,17 @@ def check(path: Path | str) -> str | None:
 
 def _check_gguf(file: Path) -> str | None:
     with one_line(file), memory_mapped(file, file.read_bytes()), np.errstate(over="raise"):
-        reader = _Reader(file)
-        settings = {key: field.contents() for key, field in reader.fields.items()}
+        reader = Reader(file)
+        arrays = {key for key, field in reader.fields.items() if field.types[0] == gguf.GGUFValueType.ARRAY}
+        settings = {key: field.contents() for key, field in reader.fields.items() if key not in arrays}
         end = reader.data_offset
         for one in sorted(reader.tensors, key=lambda tensor: tensor.data_offset):
             if one.data_offset < end or one.data_offset % reader.alignment:
                 raise ValueError(f"tensor {one.name} overlaps another or is not aligned")
             end = one.data_offset + one.n_bytes
     found: Tensors = {one.name: (one.tensor_type.name, one.shape.tolist()) for one in reader.tensors}
-    family, tokens = settings.get("general.architecture"), settings.get("tokenizer.ggml.tokens")
-    if not isinstance(family, str) or not isinstance(tokens, list) or tokens == [0]:
+    family, tokens = settings.get("general.architecture"), "tokenizer.ggml.tokens"
+    if not isinstance(family, str) or tokens not in arrays or not len(reader.fields[tokens].data):
         raise UserError(f"'{file}': it does not name its architecture, or holds no tokenizer")
     own = {key.removeprefix(f"{family}."): value for key, value in settings.items()}
     _check_sizes({"block_count": 0, "embedding_length": 0, "attention.head_count": 0} | own, found, file)
@@ -179,11 +183,11 @@ def described(start: bytes, size: int) -> Tensors:
             return {name: (str(one.get_dtype()), one.get_shape()) for name, one in slices.items()}
 
 
-class _Reader(gguf.GGUFReader):
-    """gguf's own reader, but what lies outside of the file is an error, and arrays are walked over.
+class Reader(gguf.GGUFReader):
+    """gguf's own reader, but what lies outside of the file is an error, and an array's values are made when asked for.
 
-    The library's `_get` gives less than it was asked for, without a word, and `_get_field_parts` keeps objects of every
-    number of an array, however long it claims to be. An array's content is here the list of its length.
+    The library's `_get` gives less than it was asked for, without a word, and its fields keep an object of every number
+    and text of an array, however many it claims to have: seconds for a vocabulary. `parts` of an array are its values.
     """
 
     def _get(self, offset: int, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
@@ -195,13 +199,55 @@ class _Reader(gguf.GGUFReader):
     def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
         if raw_type != gguf.GGUFValueType.ARRAY:
             return super()._get_field_parts(orig_offs, raw_type)
-        scalar = self.gguf_scalar_to_np.get(self._get(orig_offs, np.uint32)[0])
-        length, end = self._get(orig_offs + 4, np.uint64), orig_offs + 12
-        for _ in range(0 if scalar else int(length[0])):  # texts
-            end += 8 + int(self._get(end, np.uint64)[0])
-        end += int(length[0]) * np.dtype(scalar).itemsize if scalar else 0
-        self._get(end - 1, np.uint8)
-        return end - orig_offs, [length], [0], [gguf.GGUFValueType.ARRAY]
+        kind = gguf.GGUFValueType(int(self._get(orig_offs, np.uint32)[0]))
+        length = int(self._get(orig_offs + 4, np.uint64)[0])
+        scalar, begin = self.gguf_scalar_to_np.get(kind), orig_offs + 12
+        values = self._numbers(begin, scalar, length) if scalar else self._texts(begin, length)
+        return begin - orig_offs + values.nbytes, [values], [0], [raw_type, kind]
+
+    def _numbers(self, begin: int, scalar: Any, count: int) -> _Values:
+        size = count * np.dtype(scalar).itemsize
+        self._get(begin + size - 1, np.uint8)
+        return _Values(count, size, self._get(begin, scalar, count).tolist)
+
+    def _texts(self, begin: int, count: int) -> _Values:
+        order = ">" if self.endianess == gguf.GGUFEndian.BIG else "<"
+        content: Any = memoryview(self.data.data)
+        length = struct.Struct(f"{order}Q").unpack_from
+        ends, end = array("Q"), begin
+        try:
+            for _ in range(count):
+                end += 8 + length(content, end)[0]
+                ends.append(end)
+            content[end - 1]
+        except (struct.error, IndexError, OverflowError) as error:
+            raise ValueError(f"at byte {begin} it claims more than there is: cut short") from error
+
+        def texts() -> list[str]:
+            starts = [begin, *ends][:-1]
+            return [str(content[a + 8 : b], "utf-8") for a, b in zip(starts, ends, strict=True)]
+
+        return _Values(count, end - begin, texts)
+
+    def _push_field(self, field: gguf.ReaderField, skip_sum: bool = False) -> int:
+        if field.types[:1] == [gguf.GGUFValueType.ARRAY]:
+            values = field.parts[-1]
+            field = field._replace(parts=values, data=range(len(values)))  # type: ignore[arg-type]
+        return super()._push_field(field, skip_sum)
+
+
+class _Values(Sequence[Any]):
+    """An array's numbers or texts: how many, how many bytes of the file they take, and how to make them, once."""
+
+    def __init__(self, count: int, nbytes: int, make: Callable[[], list[Any]]) -> None:
+        self.nbytes = nbytes
+        self._count, self._make = count, functools.cache(make)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, i: Any) -> Any:
+        return self._make()[i]
 
 
 @contextlib.contextmanager

@@ -36,7 +36,6 @@ from evals.core.runlog import RunLog, read_log
 from evals.data.sources import SMOKE_BUDGET, TaskData, build_docs, load
 from evals.run import provenance, samples
 from evals.run.background import ahead
-from evals.run.log import run_log
 from evals.run.progress import Progress
 from evals.run.records import request_keys
 from evals.run.settings import Settings
@@ -418,6 +417,8 @@ def _generation(result: Result) -> Generation:
 
 def publish(run: Run, spec: ModelSpec, finished_phases: dict[str, float]) -> RunLog:
     """Writes the run folder (samples, then run.json), whole or not at all; its log, which knows where it is."""
+    from evals.run.log import run_log  # brings scipy, which nothing needs before
+
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     final = run.settings.output / spec.name / f"{stamp}-{run.work.card.name}"
     partial = partial_folder(final)

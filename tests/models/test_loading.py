@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evals.core.errors import UserError
 from evals.models import loading, weights
@@ -256,3 +257,59 @@ def test_the_gguf_loader_makes_its_table_of_names_once(gguf_file: Path) -> None:
         assert gguf.get_tensor_name_map(arch, 3).get_name("model.layers.2.mlp.up_proj") == "blk.2.ffn_up"
     assert gguf.get_tensor_name_map is original
     assert gguf.get_tensor_name_map(arch, 2) is not gguf.get_tensor_name_map(arch, 2)
+
+
+# What is loaded is what transformers loads by itself
+
+
+def same_as_transformers(file: Path, texts: list[str]) -> None:
+    """The loader's shortcuts change no number, token or setting of a GGUF file."""
+    ours, place = load(file), {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    own = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(**place)
+    wanted, found = own.state_dict(), ours.model.state_dict()
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    place_of_it = ("_name_or_path", "quantization_config")  # theirs names the file
+    settings, others = (
+        {key: value for key, value in one.config.to_dict().items() if key not in place_of_it}
+        for one in (ours.model, own)
+    )
+    assert settings == others
+    assert ours.model.generation_config.to_dict() == own.generation_config.to_dict()
+    assert ours.tokenizer.get_vocab() == tokenizer.get_vocab()
+    assert ours.tokenizer.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+    assert ours.tokenizer.special_tokens_map == tokenizer.special_tokens_map
+    assert ours.tokenizer.chat_template == tokenizer.chat_template
+    assert ours.tokenizer(texts)["input_ids"] == tokenizer(texts)["input_ids"]
+
+
+def test_a_gguf_file_is_what_transformers_makes_of_it(gguf_file: Path) -> None:
+    same_as_transformers(gguf_file, ["abc", "ab x1", "<|end|>a"])
+
+
+@pytest.mark.slow
+@pytest.mark.model
+@pytest.mark.data
+def test_the_embedded_file_is_what_transformers_makes_of_it(embedded_path: Path, data_dir: Path) -> None:
+    import pyarrow.parquet as parquet
+
+    files = [data_dir / "piqa" / "validation.parquet", *sorted((data_dir / "ifeval").glob("*.parquet"))]
+    rows = [row for file in files for row in parquet.read_table(file).to_pylist()]
+    same_as_transformers(
+        embedded_path, [text for row in rows for text in row.values() if isinstance(text, str)]
+    )
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0", "BF16", "F16"])
+@pytest.mark.parametrize("shape", [(1, 64), (37, 64), (3, 5, 64), (2, 2**18 + 32)])
+def test_blocks_become_the_numbers_that_gguf_makes_of_them(
+    kind: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = np.random.default_rng(1).normal(size=shape).astype("float32")
+    blocks = gguf.quantize(numbers, gguf.GGMLQuantizationType[kind])
+    wanted = gguf.dequantize(blocks, gguf.GGMLQuantizationType[kind])
+    monkeypatch.setattr(gguf.quants, "_apply_over_grouped_rows", loading._by_many_rows)
+    found = gguf.dequantize(blocks, gguf.GGMLQuantizationType[kind])
+    assert found.shape == wanted.shape
+    assert found.tobytes() == wanted.tobytes()

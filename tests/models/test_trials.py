@@ -1,8 +1,7 @@
-"""What is tried before a model is believed: its template ends, its tokens are known, it predicts the next one."""
+"""What is tried before a model is believed: its tokens are known, it predicts the next one."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,38 +9,8 @@ import torch
 
 from evals.core.errors import UserError
 from evals.models import loading, trials
-from tests.support.tiny_checkpoint import TEMPLATE, write_tiny_model
+from tests.support.tiny_checkpoint import write_tiny_model
 from tests.support.tiny_models import CONFIGS, tiny_model
-
-LOOP = "{% for a in range(99999) %}" * 3 + "X" + "{% endfor %}" * 3
-
-
-def tokenizer(template: str) -> Any:
-    """What a trial needs of one."""
-    return SimpleNamespace(get_chat_template=lambda: template, special_tokens_map={"eos_token": "</s>"})
-
-
-@pytest.mark.parametrize(
-    "template", [TEMPLATE, "{{ eos_token }}" * 9, "{% for %}", "{{ raise_exception('no') }}", ""]
-)
-def test_templates_that_end_pass_and_what_they_raise_is_told_where_they_are_used(template: str) -> None:
-    trials.template_ends(tokenizer(template), "m")
-
-
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{{ 'x' * 100000000 }}",
-        "{{ 'x' * 100000000000 }}",
-        LOOP.replace("X", "{{ 'x' * (100000 + a) }}"),
-        pytest.param(LOOP.replace("X", "{% set b = a %}"), marks=pytest.mark.slow),
-        pytest.param("{{ 9 ** 999999999 }}", marks=pytest.mark.slow),
-    ],
-    ids=["long", "longer", "fills the memory", "silent", "power"],
-)
-def test_templates_that_do_not_end_are_refused(template: str) -> None:
-    with pytest.raises(UserError, match="the chat template of 'm' does not end"):
-        trials.template_ends(tokenizer(template), "m")
 
 
 def test_a_vocabulary_larger_than_the_embedding_is_refused(tmp_path: Any) -> None:
