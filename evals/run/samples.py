@@ -49,7 +49,7 @@ def likelihood_columns(
     if task.unconditioned:
         columns[UNCONDITIONED] = [line[UNCONDITIONED] for line in lines]
     columns["prediction"] = [prediction(task, line) for line in lines]
-    _add_scores(columns, [score(task, *pair) for pair in zip(docs, responses, strict=True)])
+    _add_scores(columns, [score(task, *one) for one in zip(docs, responses, lines, strict=True)])
     return columns
 
 

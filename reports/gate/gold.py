@@ -1,8 +1,9 @@
 """Evidence finer than right or wrong: what happened to the gold answers' log-probabilities.
 
-A likelihood row tells by how much the gold choice is ahead of the best other one: its margin, in nats a character, as
-in the row's metric. A generated row whose reference answers were scored (`run --references`) tells how far such an
-answer is, in nats a token, above the log-probability that as many of the baseline's docs reach as it answers right.
+A likelihood row tells by how much the gold choice is ahead of the best other one: its margin, in the figures by which
+the row's metric ranks choices (nats a character, on SmolLM2's card). A generated row whose reference answers were
+scored (`run --references`) tells how far such an answer is, in nats a token, above the log-probability that as many of
+the baseline's docs reach as it answers right.
 Soft accuracy is the mean of Φ(margin / width), where `width` is half the spread of the baseline's margins. It is nearly
 the accuracy, but a near tie that flips moves it by next to nothing: so it shows a change, or that there is none, on far
 fewer docs. A run keeps all that this takes; a blessed baseline keeps the numbers a doc.
@@ -20,19 +21,19 @@ import numpy as np
 from scipy import special
 
 from evals.core import statistics
-from evals.core.metric import Metric, choice_length
+from evals.core.metric import METRICS, UNCONDITIONED, Line, Metric
 from evals.core.runlog import refuse
 from evals.core.statistics import Estimate, two_sided_z
 from reports.flips import changed_docs
 from reports.runs import Columns, RowResult, Run, aligned
 
 GOLD, MARGIN = "gold_logprob", "gold_margin"
-"""Columns: the gold answer's log-probability (nats a token), and, of a choice, its margin (nats a character)."""
+"""Columns: the gold answer's log-probability (nats a token), and, of a choice, its margin."""
 SOFT = Metric("soft_accuracy", "soft accuracy", "soft", binary=False)
 NORMAL_SPREAD = (
     1.349  # of a normal distribution: from its first to its third quartile, in standard deviations
 )
-INPUTS = ("gold", "choices", "logprobs", "n_tokens")
+INPUTS = ("gold", "choices", "logprobs", "n_tokens", UNCONDITIONED)
 REFERENCE = ("reference_logprob", "n_reference_tokens")
 
 Side = Mapping[str, Any]
@@ -74,9 +75,10 @@ def gold_columns(run: Run, task: str) -> dict[str, list[float]] | None:
     columns = run.table(task, (*INPUTS, *REFERENCE, GOLD, MARGIN)).to_pydict()
     if GOLD in columns:
         found = {name: columns[name] for name in (GOLD, MARGIN) if name in columns}
-    elif all(name in columns for name in INPUTS):
-        pairs = [_line(*line) for line in zip(*(columns[name] for name in INPUTS), strict=True)]
-        found = {GOLD: [one for one, _ in pairs], MARGIN: [two for _, two in pairs]}
+    elif (ranked := _ranked_by(run, task)) and {"n_tokens", *ranked.inputs} <= set(columns):
+        names = [name for name in INPUTS if name in columns]
+        lines = [dict(zip(names, line, strict=True)) for line in zip(*map(columns.get, names), strict=True)]
+        found = {GOLD: [_a_token(line) for line in lines], MARGIN: [_margin(ranked, line) for line in lines]}
     elif all(name in columns for name in REFERENCE):
         pairs = list(zip(*(columns[name] for name in REFERENCE), strict=True))
         found = {
@@ -102,12 +104,23 @@ def has_gold(run: Run, row: RowResult) -> bool:
     return all(one is not None and (whole or MARGIN in one) for one in columns)
 
 
-def _line(
-    gold: int, choices: Sequence[str], logprobs: Sequence[float], tokens: Sequence[int]
-) -> tuple[float, float]:
-    scores = [one / choice_length(choice) for one, choice in zip(logprobs, choices, strict=True)]
-    others = [score for k, score in enumerate(scores) if k != gold]
-    return logprobs[gold] / max(1, tokens[gold]), scores[gold] - max(others, default=scores[gold])
+def _ranked_by(run: Run, task: str) -> Metric | None:
+    """What ranks the task's choices: its row's metric, or the one whose groups' mean that is; None without choices."""
+    row = next((row for row in run.rows if task in row.tasks), None)
+    metric = None if row is None else METRICS.get(row.metric.column)
+    return metric if metric is not None and metric.ranking is not None else None
+
+
+def _a_token(line: Line) -> float:
+    k = line["gold"]
+    return float(line["logprobs"][k]) / max(1, line["n_tokens"][k])
+
+
+def _margin(ranked: Metric, line: Line) -> float:
+    assert ranked.ranking is not None
+    scores = ranked.ranking(line)
+    own = scores[line["gold"]]
+    return own - max((score for k, score in enumerate(scores) if k != line["gold"]), default=own)
 
 
 def gold_pair(

@@ -16,13 +16,17 @@ if TYPE_CHECKING:
     from tasks.common.builders import CardTask, Scores
 
 
-def score(task: CardTask, doc: Doc, response: ModelResponse) -> Scores:
-    """The score columns of one doc, as results/README.md names them; empty for a task that waits for a judge."""
+def score(task: CardTask, doc: Doc, response: ModelResponse, line: Line | None = None) -> Scores:
+    """The score columns of one doc, as results/README.md names them; empty for a task that waits for a judge.
+
+    `line`: what a formula reads, where it has been made already.
+    """
     if task.scorer is not None:
         return task.scorer(doc, response)
     if not task.metrics:
         return {}
-    line = likelihood_line(doc, response) if task.asks_choices else text_line(doc, response)
+    if line is None:
+        line = likelihood_line(doc, response) if task.asks_choices else text_line(doc, response)
     return {name: formula(line) for name in task.metrics if (formula := get_metric(name).formula)}
 
 

@@ -119,7 +119,7 @@ def test_smoke_is_never_beside_published_numbers(tmp_path):
         tmp_path, model=own(), data={"source": "smoke"}, notes=[("smoke", "built-in smoke items")], size=8
     )
     real = run_with(tmp_path, model=own(), name="real")
-    for fmt in report.FORMATS:
+    for fmt in card.RENDERERS:
         text = card.render_tables([smoke], fmt=fmt)
         for published in ("54.5", "42.1", "SmolLM2-360M"):
             assert published not in text
@@ -274,7 +274,7 @@ def test_a_row_on_other_docs_is_in_no_mean_beside_published_numbers(tmp_path):
     assert alone[-1][1].endswith("[1]")
 
 
-@pytest.mark.parametrize("fmt", report.FORMATS)
+@pytest.mark.parametrize("fmt", card.RENDERERS)
 def test_every_format_says_what_its_interval_is(tmp_path, fmt):
     run = run_with(tmp_path, labels=("ARC (Average)", "PIQA"), model=own())
     text = card.render_tables([run], fmt=fmt)
