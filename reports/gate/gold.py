@@ -112,15 +112,15 @@ def _ranked_by(run: Run, task: str) -> Metric | None:
 
 
 def _a_token(line: Line) -> float:
-    k = line["gold"]
-    return float(line["logprobs"][k]) / max(1, line["n_tokens"][k])
+    k: int = line["gold"]
+    logprob, tokens = float(line["logprobs"][k]), int(line["n_tokens"][k])
+    return logprob / max(1, tokens)
 
 
 def _margin(ranked: Metric, line: Line) -> float:
     assert ranked.ranking is not None
-    scores = ranked.ranking(line)
-    own = scores[line["gold"]]
-    return own - max((score for k, score in enumerate(scores) if k != line["gold"]), default=own)
+    scores, gold = ranked.ranking(line), int(line["gold"])
+    return scores[gold] - max((score for k, score in enumerate(scores) if k != gold), default=scores[gold])
 
 
 def gold_pair(
