@@ -21,6 +21,7 @@ def readme_example() -> str:
     return "\n".join(line[4:] for line in part.splitlines() if line.startswith("    "))
 
 
+@pytest.mark.slow
 @pytest.mark.model
 @pytest.mark.usefixtures("loaded_once")
 def test_the_readmes_lines_run_and_score_as_the_runner_does(monkeypatch, tmp_path):

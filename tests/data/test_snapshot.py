@@ -57,6 +57,7 @@ def entries(folder: Path) -> dict[str, dict[str, object]]:
     return {entry["file"]: entry for entry in json.loads((folder / "SOURCES.json").read_text())}
 
 
+@pytest.mark.slow
 def test_whole_card_read_back_as_data(hub: StandInHub, snapshot: Snapshot, folder: Path) -> None:
     done = snapshot("--tasks", ",".join(TASKS), code=3)
     # the hub that stands in has no real rows, which named shots are

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.tiny_checkpoint import write_tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +59,7 @@ def outcome(model: Path, *words: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
+@pytest.mark.slow
 def test_a_lean_import_leaves_out_what_is_not_used_and_changes_no_number(tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "tiny")
     lean, full = outcome(model, "allow"), outcome(model)
@@ -66,6 +69,7 @@ def test_a_lean_import_leaves_out_what_is_not_used_and_changes_no_number(tmp_pat
     assert lean["compiler"], "whoever needs the compiler afterwards gets the real one"
 
 
+@pytest.mark.slow
 def test_a_process_of_somebody_else_is_left_as_it_is(tmp_path: Path) -> None:
     import importlib.util
 

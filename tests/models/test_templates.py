@@ -60,6 +60,7 @@ def test_a_process_without_a_template_ends_quietly() -> None:
     assert templates._ready.pop().communicate(timeout=60) == ("", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "asked", ["strftime_now('%Y')", "messages | tojson", "bos_token is undefined", "eos_token == '</s>'"]
 )

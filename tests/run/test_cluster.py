@@ -138,6 +138,7 @@ def lives(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_one_worker_gives_the_bits_of_one_process(nodes: Any, start: Any, alone: Any) -> None:
     pool = start(1)
     assert run(pool, SCORES) == alone(0, False)

@@ -23,6 +23,7 @@ from tests.support.run_bench import ALL, Bench, computed
 COLUMNS = {"reference_logprob", "n_reference_tokens"}
 
 
+@pytest.mark.slow
 def test_a_run_stores_them_when_asked(bench: Bench) -> None:
     bench.run()
     plain = load_run(bench.last)

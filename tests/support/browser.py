@@ -117,6 +117,11 @@ class Page:
     def open(self, url: str) -> None:
         self.browser.get("about:blank")  # so that another #fragment is another visit
         self.browser.get(url)
+        # a busy machine's browser comes back before the page is there
+        arrived = "return location.href !== 'about:blank' && document.readyState === 'complete'"
+        from selenium.webdriver.support.wait import WebDriverWait
+
+        WebDriverWait(self.browser, 60).until(lambda browser: browser.execute_script(arrived))
 
     def resize(self, width: int, height: int) -> None:
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
