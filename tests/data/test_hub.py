@@ -270,6 +270,7 @@ def test_rows_are_read_by_datasets_and_nothing_else_is_done(
     assert kept == [], "no second copy that could differ from the files that were checked"
 
 
+@pytest.mark.slow
 def test_no_host_but_the_hub_is_asked_for_anything(
     hub: StandInHub, fetch: Callable[..., dict[str, Any]]
 ) -> None:
@@ -321,6 +322,7 @@ def test_a_full_disk_is_one_line(hub: StandInHub, fetch: Callable[..., dict[str,
     assert len(fetch()["paths"]) == 1, "and with space again it goes on"
 
 
+@pytest.mark.slow
 def test_a_killed_download_is_no_part_of_the_next(
     hub: StandInHub, fetch: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -365,6 +367,7 @@ def test_a_tokenizer_comes_without_weights(hub: StandInHub, fetch: Callable[...,
     assert Path(fetch(TOKENIZER, offline=True)["path"]) == folder
 
 
+@pytest.mark.slow
 def test_half_downloaded_model_is_not_used(hub: StandInHub, fetch: Callable[..., dict[str, Any]]) -> None:
     parts = {f"model-0000{i}-of-00002.safetensors": bytes([i]) * 99 for i in (1, 2)}
     hub.add("models/org/model", {"config.json": b"{}", "model.safetensors.index.json": b"{}", **parts})

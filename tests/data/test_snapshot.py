@@ -93,6 +93,7 @@ def test_whole_card_read_back_as_data(hub: StandInHub, snapshot: Snapshot, folde
     assert len(hub.requests("GET /cdn/")) == downloads
 
 
+@pytest.mark.slow
 def test_continues_and_repairs(hub: StandInHub, snapshot: Snapshot, folder: Path) -> None:
     hub.faults.append(Fault("winogrande", 404))
     stopped = snapshot("--tasks", "piqa,winogrande,arc_easy", code=3)

@@ -47,6 +47,7 @@ def test_like_decoding_everything(tokens, stops):
 
 
 @pytest.mark.model
+@pytest.mark.slow
 def test_like_decoding_everything_with_a_real_tokenizer(embedded_path):
     from transformers import AutoTokenizer
 

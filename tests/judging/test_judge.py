@@ -362,6 +362,7 @@ def test_judging_again_replaces_the_samples_ratings(run_folder: Path) -> None:
         load_run(run_folder)
 
 
+@pytest.mark.slow
 def test_a_killed_judging_loses_no_judgment(run_folder: Path) -> None:
     with FaultServer(answer=lambda seen: Act(delay=0.2, body=steady(seen).body)) as server:
         argv = command(server, run_folder, "--judge-parallel", "1")

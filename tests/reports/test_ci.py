@@ -204,6 +204,7 @@ def test_inconclusive_is_a_failure_or_a_warning(tmp_path):
     assert 'failures="0" skipped="1"' in Path(outputs["junit"]).read_text()
 
 
+@pytest.mark.slow
 def test_the_workflow_in_a_strangers_repository(tmp_path):
     """The steps of the reusable workflow in a shell, in a repository that holds a baseline, a policy and a run."""
     stranger = tmp_path / "stranger"

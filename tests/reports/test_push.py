@@ -30,6 +30,7 @@ def push(hub: StandInHub, results: Path, *words: str, **more: str) -> subprocess
     return subprocess.run([*line, *words], capture_output=True, text=True, check=False, env=env | more)
 
 
+@pytest.mark.slow
 def test_a_site_is_pushed_whole_and_replaced(hub: StandInHub, tmp_path: Path) -> None:
     make_run(tmp_path, MadeRun("first", rows=("PIQA",)))
     done = push(hub, tmp_path)

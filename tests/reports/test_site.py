@@ -41,6 +41,7 @@ def test_values_without_a_number_sort_last(site: Site, page: Page) -> None:
         assert last.find_element("css selector", "th").text == "HellaSwag"
 
 
+@pytest.mark.slow
 def test_every_page_is_quiet_and_fits_a_narrow_window(site: Site, page: Page) -> None:
     page.resize(360, 740)
     paths = sorted(path.relative_to(site.folder).as_posix() for path in site.folder.rglob("*.html"))

@@ -230,6 +230,7 @@ def test_workers_that_always_die_end_the_run(start: Any) -> None:
         pool.about(0)
 
 
+@pytest.mark.slow
 def test_more_workers_than_there_is_room_for(start: Any) -> None:
     with pytest.raises(UserError, match="--workers 4: the cluster has room for 3"):
         start(4)

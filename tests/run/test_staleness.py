@@ -12,6 +12,8 @@ import pytest
 from tests.support.forks import Forks
 from tests.support.run_bench import ALL, GSM8K, PIQA, Bench, change_weight, computed, samples, write_jsonl
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_same_command_again_computes_nothing_and_writes_the_same_samples(bench: Bench) -> None:
     assert computed(bench.run()) == ALL

@@ -47,6 +47,7 @@ def wipe(path: Path) -> None:
         file.unlink()
 
 
+@pytest.mark.slow
 def test_a_log_torn_at_every_byte_of_its_last_record_keeps_the_others(tmp_path: Path) -> None:
     before, last = pairs(40), pairs(1, start=42)
     origin, copy = tmp_path / "origin", tmp_path / "copy"
@@ -74,6 +75,7 @@ def test_a_log_torn_at_every_byte_of_its_last_record_keeps_the_others(tmp_path: 
         wipe(copy)
 
 
+@pytest.mark.slow
 def test_a_file_truncated_at_every_byte_of_its_last_record_is_repaired(tmp_path: Path) -> None:
     records = pairs(150)
     path, copy = tmp_path / "origin", tmp_path / "copy"
@@ -90,6 +92,7 @@ def test_a_file_truncated_at_every_byte_of_its_last_record_is_repaired(tmp_path:
     assert max(kept) > 100
 
 
+@pytest.mark.slow
 def test_random_flips_and_garbage_never_give_a_wrong_number(tmp_path: Path) -> None:
     records = pairs(300)
     path, copy = tmp_path / "origin", tmp_path / "copy"

@@ -14,6 +14,8 @@ import pytest
 from tests.support.forks import Forks, wait_for
 from tests.support.run_bench import ALL, PIQA, Bench, change_weight, computed, samples
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("place", [0.02, 0.3, 0.9])
 def test_a_damaged_cache_changes_no_sample(bench: Bench, place: float) -> None:

@@ -35,6 +35,7 @@ def test_its_outcome_is_what_is_wanted(attack: Attack, forks: Forks, tiny: Path,
     assert outcome.wanted == WANTED, outcome.words
 
 
+@pytest.mark.slow
 def test_an_attack_whose_outcome_is_not_wanted_is_told(forks: Forks, tiny: Path, tmp_path: Path) -> None:
     def act(stage: Stage) -> str:
         raise AssertionError(f"a wrong number in {stage.folder}")
