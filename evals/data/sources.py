@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,12 @@ def check_folder(source: Source, tasks: Sequence[str]) -> None:
     for name in tasks:
         # a task's folder has a file for each split; of tasks that share a folder, each has a file (bbh/snarks.parquet)
         shared = name.replace("_", "/", 1)
-        for path in sorted([*source.folder.glob(f"{name}/*"), *source.folder.glob(f"{shared}.*")]):
+        # and a card's own way to ask a benchmark has its name inside: olmes_piqa_mc reads piqa's files
+        words = name.split("_")
+        inside = ["_".join(words[i:j]) for i, j in combinations(range(len(words) + 1), 2)]
+        known = [one for one in inside if (source.folder / one).is_dir()]
+        own = max(known, key=len, default=name)
+        for path in sorted([*source.folder.glob(f"{own}/*"), *source.folder.glob(f"{shared}.*")]):
             if path.suffix in (".parquet", ".jsonl"):
                 found = True
                 label = path.relative_to(source.folder).as_posix()

@@ -109,5 +109,7 @@ def test_what_is_not_asked_for_may_be_broken(data: Path) -> None:
     digest = hashlib.sha256(LINE.encode()).hexdigest()
     (data / "SOURCES.json").write_text(json.dumps([{"file": "piqa/validation.jsonl", "sha256": digest}]))
     check_folder(parse_source(str(data)), ["piqa", "bbh_word_sorting"])
+    check_folder(parse_source(str(data)), ["smollm3_piqa"])  # these two read piqa's files
+    check_folder(parse_source(str(data)), ["olmes_piqa_mc"])
     with pytest.raises(Exception, match=r"bbh/snarks\.parquet"):
         check_folder(parse_source(str(data)), ["piqa", "bbh_snarks"])
