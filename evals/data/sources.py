@@ -82,7 +82,7 @@ def check_folder(source: Source, tasks: Sequence[str]) -> None:
         shared = name.replace("_", "/", 1)
         # and a card's own way to ask a benchmark has its name inside: olmes_piqa_mc reads piqa's files
         words = name.split("_")
-        inside = ["_".join(words[i:j]) for i, j in combinations(range(len(words) + 1), 2)]
+        inside = [name, *("_".join(words[i:j]) for i, j in combinations(range(1, len(words) + 1), 2))]
         known = [one for one in inside if (source.folder / one).is_dir()]
         own = max(known, key=len, default=name)
         for path in sorted([*source.folder.glob(f"{own}/*"), *source.folder.glob(f"{shared}.*")]):
