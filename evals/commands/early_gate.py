@@ -109,7 +109,7 @@ class _Candidate:
             print(f"{seconds:6.0f} s  {row.label}: {docs(row)} docs, {change(row)}: {said}", file=sys.stderr)
 
         judged = {label for label, one in plan.items() if one.metric.judged}
-        rows = run_stages({label: plan[label] for label in plan if label not in judged}, look, policy, tell)
+        rows = run_stages({label: plan[label] for label in plan if label not in judged}, look, tell)
         why = "a judge rates it after a run: gate the judged run"
         rows |= {label: RowGate(label, plan[label], OPEN, why) for label in judged}
         final, found = self._measure(counts, self.settings.output)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from reports.card import DASH, signed
 from reports.flips import flips_markdown
 from reports.gate.evidence import Evidence
-from reports.gate.planning import Planned
+from reports.gate.planning import Planned, shown_digits
 from reports.gate.policy import Policy
-from reports.gate.verdict import INCONCLUSIVE, MISSING, PASS, REGRESSION, GateResult, RowGate, shown_digits
+from reports.gate.verdict import INCONCLUSIVE, MISSING, PASS, REGRESSION, GateResult, RowGate
 from reports.render.tables import Table, cells, markdown, markdown_text, one_line
 from reports.runs import Run
 from reports.significance import MEAN
@@ -24,7 +24,6 @@ EXPLAINED = {
     INCONCLUSIVE: "no regression found, but the docs are too few to rule it out",
     MISSING: "a row that must be there is missing",
 }
-SHOWN_MOVED = 10
 NEAR_TIES = 0.8  # of the docs that flipped: then noise is all that there is to see
 
 
@@ -37,10 +36,9 @@ def plan_text(plan: Mapping[str, Planned], policy: Policy) -> str:
     ]
     width = max(map(len, plan))
     for label, one in plan.items():
-        digits = shown_digits(one.metric)
-        finds = f"finds {one.sees:.{digits}f}" if one.own else "by log-probabilities alone"
-        text = f"allowed {one.allowed:.{digits}f}, {finds}"
-        lines.append(f"  {one_line(label):<{width}}  {text}, {one.docs:,} docs, {one.tier}")
+        finds = f"finds {one.shown(one.sees)}" if one.own else "by log-probabilities alone"
+        text = f"allowed {one.shown(one.allowed)}, {finds}, {one.docs:,} docs, {one.tier}"
+        lines.append(f"  {one_line(label):<{width}}  {text}")
     without = [one_line(label) for label, one in plan.items() if label != MEAN and not one.finer]
     if without and any(one.rule.evidence != "accuracy" for one in plan.values()):
         lines.append(
@@ -99,7 +97,7 @@ def explanation(result: GateResult) -> list[str]:
             continue
         since = "" if one.whole else f"; sure after {docs(row)} docs"
         lines.append(f"{one_line(row.label)}: {kind(one, result)}{since}")
-        moved = ", ".join(f"{doc.task} {doc.doc_id} (−{doc.loss:.2g})" for doc in one.moved[:SHOWN_MOVED])
+        moved = ", ".join(f"{doc.task} {doc.doc_id} (−{doc.loss:.2g})" for doc in one.moved)
         if moved:
             unit = "margin lost, nats" if one.gold else "score lost"
             lines.append(f"  moved most ({unit}): {moved}")
@@ -126,11 +124,6 @@ def command(result: GateResult) -> str:
     """The command that shows the docs."""
     places = [shlex.quote(one_line(str(run.folder))) for run in (result.baseline, result.candidate)]
     return f"run_evals.py compare {' '.join(places)} --show-flips 10"
-
-
-def flips_text(result: GateResult, most: int) -> str:
-    """The docs that changed, with their texts."""
-    return flips_markdown(result.baseline, result.candidate, most)
 
 
 # --- markdown -------------------------------------------------------------------------------------
@@ -160,7 +153,7 @@ def summary_markdown(result: GateResult, code: int, flips: int = 0) -> str:
         f"<details><summary>All {len(result.rows)} rows</summary>",
         markdown(_table(result)).rstrip(),
         "</details>",
-        flips_text(result, flips) if flips else "",
+        flips_markdown(result.baseline, result.candidate, flips) if flips else "",
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -171,19 +164,9 @@ def _described(run: Run) -> str:
     return markdown_text(", ".join(str(word) for word in words if word))
 
 
-HEADER = [
-    "Row",
-    "Verdict",
-    "Tier",
-    "Baseline",
-    "Candidate",
-    "Change",
-    "Gold answers",
-    "Allowed",
-    "p",
-    "Finds",
-    "Docs",
-]
+HEADER = (
+    "Row", "Verdict", "Tier", "Baseline", "Candidate", "Change", "Gold answers", "Allowed", "p", "Finds", "Docs",
+)  # fmt: skip
 
 
 def _table(result: GateResult) -> Table:
@@ -191,17 +174,15 @@ def _table(result: GateResult) -> Table:
     for row in result.rows:
         numbers, one, planned = [DASH] * 7, row.evidence, row.planned
         if one is not None and planned is not None:
-            digits = shown_digits(one.metric)
-            before, after, allowed, sees = (
-                f"{value or 0:.{digits}f}" for value in (one.before, one.after, planned.allowed, row.sees)
-            )
+            change = signed(one.after - one.before, shown_digits(one.metric))
             numbers = [
-                before,
-                after,
-                signed(one.after - one.before, digits),
+                planned.shown(one.before),
+                planned.shown(one.after),
+                change,
                 _gold(row).removeprefix("gold "),
             ]
-            numbers += [allowed, f"{row.p:.4f}", sees if planned.own else DASH]
+            sees = planned.shown(row.sees or 0.0) if planned.own else DASH
+            numbers += [planned.shown(planned.allowed), f"{row.p:.4f}", sees]
         rows.append(cells(row.label, row.verdict, row.tier, *numbers, docs(row)))
     power, alpha = 100 * (1 - result.policy.beta), 100 * result.policy.alpha
     notes = (
@@ -216,15 +197,14 @@ def _table(result: GateResult) -> Table:
 
 
 def as_json(result: GateResult, code: int) -> str:
-    """The verdicts as JSON, numbers unrounded."""
+    """The verdicts as JSON, numbers unrounded; null for infinity, which JSON does not have."""
     policy = result.policy
     data = {
         "verdict": result.verdict, "exit_code": code, "early": result.early, "alpha": policy.alpha, "beta": policy.beta,
         "policy": policy.source, "baseline": str(result.baseline.folder), "candidate": str(result.candidate.folder),
-        "mismatches": [asdict(one) for one in result.mismatches], "rows": [_row(row) for row in result.rows],
-        "see_more": command(result),
+        "mismatches": result.mismatches, "rows": [_row(row) for row in result.rows], "see_more": command(result),
     }  # fmt: skip
-    return json.dumps(_finite(data), indent=1, ensure_ascii=False, allow_nan=False)
+    return TypeAdapter(Any).dump_json(data, indent=1).decode()
 
 
 def _row(row: RowGate) -> dict[str, Any]:
@@ -237,16 +217,6 @@ def _row(row: RowGate) -> dict[str, Any]:
         entry |= {
             "before": one.before, "after": one.after, "stderr": difference.stderr, "p": row.p, "finds": row.sees,
             "docs_measured": difference.n, "docs_changed": difference.changed, "evidence": planned and planned.evidence,
-            "gold": asdict(one.gold) if one.gold else None, "soft": one.soft.value if one.soft else None,
-            "moved_most": [asdict(doc) for doc in one.moved],
+            "gold": one.gold, "soft": one.soft.value if one.soft else None, "moved_most": one.moved,
         }  # fmt: skip
     return entry
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity: null in its place."""
-    if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and value in (float("inf"), float("-inf")) else value
