@@ -135,9 +135,8 @@ def _result(options: Options, baseline: Run, policy: Policy) -> GateResult:
     candidate = None if options.candidate is None else load_run(find_run(options.candidate))
     plan = plan_rows(baseline, policy, candidate)
     print(plan_text(plan, policy), file=sys.stdout if options.format == "text" else sys.stderr, flush=True)
-    allow = options.allow or ()
     if candidate is not None:
-        return gate(baseline, candidate, policy, allow)
+        return gate(baseline, candidate, policy, options.allow or ())
     from evals.commands.early_gate import early_gate
 
-    return early_gate(baseline, options, plan, policy, allow)
+    return early_gate(baseline, options, plan, policy)

@@ -140,11 +140,8 @@ def summary_markdown(result: GateResult, code: int, flips: int = 0) -> str:
         if row.verdict != PASS
     ]
     lines += [f"- {markdown_text(text)}" for text in explanation(result)]
-    facts = [
-        f"- baseline: {_described(result.baseline)}",
-        f"- candidate: {_described(result.candidate)}",
-        f"- policy: {markdown_text(result.policy.source)}",
-    ]
+    facts = [f"- {side}: {_described(getattr(result, side))}" for side in ("baseline", "candidate")]
+    facts.append(f"- policy: {markdown_text(result.policy.source)}")
     facts += [f"- accepted or noted: {markdown_text(one.text)}" for one in result.mismatches]
     blocks = [
         head,
@@ -170,20 +167,7 @@ HEADER = (
 
 
 def _table(result: GateResult) -> Table:
-    rows = []
-    for row in result.rows:
-        numbers, one, planned = [DASH] * 7, row.evidence, row.planned
-        if one is not None and planned is not None:
-            change = signed(one.after - one.before, shown_digits(one.metric))
-            numbers = [
-                planned.shown(one.before),
-                planned.shown(one.after),
-                change,
-                _gold(row).removeprefix("gold "),
-            ]
-            sees = planned.shown(row.sees or 0.0) if planned.own else DASH
-            numbers += [planned.shown(planned.allowed), f"{row.p:.4f}", sees]
-        rows.append(cells(row.label, row.verdict, row.tier, *numbers, docs(row)))
+    rows = [cells(row.label, row.verdict, row.tier, *_numbers(row), docs(row)) for row in result.rows]
     power, alpha = 100 * (1 - result.policy.beta), 100 * result.policy.alpha
     notes = (
         f"p: one-sided, against no drop, corrected for all rows and tests (at most {alpha:g} % false regressions)",
@@ -191,6 +175,16 @@ def _table(result: GateResult) -> Table:
         "Gold answers: how much likelier a token of them became, 95 % interval",
     )
     return Table(f"Suite {result.baseline.suite}", cells(*HEADER), tuple(rows), notes)
+
+
+def _numbers(row: RowGate) -> list[str]:
+    one, planned = row.evidence, row.planned
+    if one is None or planned is None:
+        return [DASH] * 7
+    moved = signed(one.after - one.before, shown_digits(one.metric))
+    finds = planned.shown(planned.detectable(one.difference)) if planned.own else DASH
+    first = planned.shown(one.before), planned.shown(one.after), moved, _gold(row).removeprefix("gold ")
+    return [*first, planned.shown(planned.allowed), f"{row.p:.4f}", finds]
 
 
 # --- JSON -----------------------------------------------------------------------------------------
@@ -212,11 +206,12 @@ def _row(row: RowGate) -> dict[str, Any]:
     entry: dict[str, Any] = {name: getattr(row, name) for name in ("label", "verdict", "tier", "reason")}
     if planned is not None:
         entry |= {"allowed": planned.allowed, "expected_to_find": planned.sees, "docs": planned.docs}
-    if one is not None:
+    if one is not None and planned is not None:
         difference = one.difference
         entry |= {
-            "before": one.before, "after": one.after, "stderr": difference.stderr, "p": row.p, "finds": row.sees,
-            "docs_measured": difference.n, "docs_changed": difference.changed, "evidence": planned and planned.evidence,
-            "gold": one.gold, "soft": one.soft.value if one.soft else None, "moved_most": one.moved,
+            "before": one.before, "after": one.after, "stderr": difference.stderr, "p": row.p,
+            "finds": planned.detectable(difference), "docs_measured": difference.n, "docs_changed": difference.changed,
+            "evidence": planned.evidence, "gold": one.gold, "soft": one.soft.value if one.soft else None,
+            "moved_most": one.moved,
         }  # fmt: skip
     return entry

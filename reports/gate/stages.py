@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from reports.gate.evidence import Evidence
 from reports.gate.planning import Planned
-from reports.gate.verdict import INCONCLUSIVE, OPEN, REGRESSION, RowGate, judge
+from reports.gate.verdict import INCONCLUSIVE, OPEN, REGRESSION, RowGate, judge, progress
 from reports.significance import MEAN
 
 FIRST_LOOK = 128
@@ -36,7 +36,7 @@ def run_stages(
     seconds: dict[str, float] = {}
     rows: dict[str, RowGate] = {}
     stopped = False
-    for planned, docs in _looks(plan, rows, seconds):
+    for planned, docs in _looks(plan, found, rows, seconds):
         start = time.monotonic()
         one = measure(planned.label, min(docs, planned.docs))
         seconds[planned.label] = time.monotonic() - start
@@ -57,9 +57,12 @@ def run_stages(
 
 
 def _looks(
-    plan: Mapping[str, Planned], rows: Mapping[str, RowGate], seconds: Mapping[str, float]
+    plan: Mapping[str, Planned],
+    found: Mapping[str, Evidence],
+    rows: Mapping[str, RowGate],
+    seconds: Mapping[str, float],
 ) -> Iterator[tuple[Planned, int]]:
-    """Which row to look at next, and at how many docs; `rows` and `seconds`: what came of the looks before."""
+    """Which row to look at next, and at how many docs; the others: what came of the looks before."""
     ordered = sorted(
         (one for one in plan.values() if one.label != MEAN), key=lambda one: (_kind(one), _noisy(one))
     )
@@ -71,7 +74,7 @@ def _looks(
         for planned in sorted(pending, key=lambda one: seconds[one.label] * _noisy(one) ** 2):
             docs = FIRST_LOOK
             while docs < planned.docs and rows[planned.label].verdict == OPEN:
-                needed = 1 / max(rows[planned.label].progress, 1e-9)
+                needed = 1 / max(progress(planned, found[planned.label]), 1e-9)
                 docs = math.ceil(docs * min(MOST, max(LEAST, needed)))
                 yield planned, docs
 

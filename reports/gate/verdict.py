@@ -48,22 +48,6 @@ class RowGate:
     p: float | None = None
 
     @property
-    def sees(self) -> float | None:
-        """The true loss that it would find with power 1 - beta, as noisy as the docs turned out to be."""
-        if self.planned is None or self.evidence is None:
-            return None
-        return self.planned.detectable(self.evidence.difference)
-
-    @property
-    def progress(self) -> float:
-        """How far its first docs are on the way to a sure verdict: 1 is there."""
-        if self.planned is None or self.evidence is None:
-            return 0.0
-        found = _drawn(self.planned, self.evidence)
-        stakes = [max(docs.below(limit), docs.above(self.planned.allowed)) for docs, limit, _ in found]
-        return math.log(max([1.0, *stakes])) / math.log(CERTAIN)
-
-    @property
     def tier(self) -> str:
         """What its verdict can do to the gate's."""
         return "critical" if self.planned is None else self.planned.tier
@@ -164,6 +148,13 @@ def _drawn(planned: Planned, one: Evidence) -> list[tuple[Drawn, float, str]]:
     if one.soft_drawn is not None and planned.accuses:
         found.append((one.soft_drawn, UNCHANGED * planned.allowed, _soft_words(one)))
     return found
+
+
+def progress(planned: Planned, one: Evidence) -> float:
+    """How far a row's first docs are on the way to a sure verdict: 1 is there."""
+    found = _drawn(planned, one)
+    stakes = [max(docs.below(limit), docs.above(planned.allowed)) for docs, limit, _ in found]
+    return math.log(max([1.0, *stakes])) / math.log(CERTAIN)
 
 
 def _early(planned: Planned, one: Evidence, p: float) -> tuple[str, str]:
