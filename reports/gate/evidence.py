@@ -95,14 +95,15 @@ def row_evidence(
 
 def doc_losses(metric: Metric, before: Side, after: Side, whole: Side) -> Array:
     """By how much each doc lost, [n_docs] in the metric's own unit; items count alike, as in the `whole` task."""
+    losses: Array
     if metric.parts:
-        parts = [doc_losses(METRICS[name], before, after, whole) for name in metric.parts]
-        return sum(parts[1:], start=parts[0]) / len(parts)
+        losses = np.mean([doc_losses(METRICS[name], before, after, whole) for name in metric.parts], axis=0)
+        return losses
     values = [side[metric.column] for side in (before, after)]
     if metric.shape == "items":
         values = [[sum(items) for items in side] for side in values]
     change = np.array(values[1], float) - np.array(values[0], float)
-    losses: Array = (-change if metric.higher_is_better else change) / np.mean(_lengths(metric, whole))
+    losses = (-change if metric.higher_is_better else change) / np.mean(_lengths(metric, whole))
     return losses
 
 
@@ -165,7 +166,7 @@ def _moved(
     for task, (before, after), (one, two) in zip(tasks, shared, gold, strict=True):
         scores = losses = doc_losses(metric, before, after, before)
         if MARGIN in one:
-            losses = np.asarray(one[MARGIN]) - np.asarray(two[MARGIN])
+            losses = one[MARGIN] - two[MARGIN]
         for i in np.lexsort((-losses, -scores))[:SHOWN_DOCS]:
             if losses[i] > 0:
                 found.append((scores[i], Moved(task, before["doc_id"][i], float(losses[i]))))

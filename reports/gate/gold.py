@@ -70,28 +70,22 @@ def gold_columns(run: Run, task: str) -> dict[str, Array] | None:
     """
     if task not in run.tasks:
         return None
-    columns = run.table(task, (*INPUTS, *REFERENCE, GOLD, MARGIN)).to_pydict()
-    ranked = _ranked_by(run, task)
+    table = run.table(task, (*INPUTS, *REFERENCE, GOLD, MARGIN))
+    have, ranked = set(table.column_names), _ranked_by(run, task)
     found: dict[str, Any]
     try:
-        if GOLD in columns:
-            found = {name: columns[name] for name in (GOLD, MARGIN) if name in columns}
-        elif ranked and {"n_tokens", *ranked.inputs} <= set(columns):
-            names = [name for name in INPUTS if name in columns]
-            lines = [
-                dict(zip(names, line, strict=True)) for line in zip(*map(columns.get, names), strict=True)
-            ]
-            found = {
-                GOLD: [_a_token(line) for line in lines],
-                MARGIN: [_margin(ranked, line) for line in lines],
-            }
-        elif set(REFERENCE) <= set(columns):
-            logprobs, tokens = (np.array(columns[name], dtype=float) for name in REFERENCE)
+        if GOLD in have:
+            found = {name: table.column(name).to_pylist() for name in (GOLD, MARGIN) if name in have}
+        elif ranked and {"n_tokens", *ranked.inputs} <= have:
+            lines = table.to_pylist()
+            found = {GOLD: list(map(_a_token, lines)), MARGIN: [_margin(ranked, line) for line in lines]}
+        elif set(REFERENCE) <= have:
+            logprobs, tokens = (np.array(table.column(name).to_pylist(), dtype=float) for name in REFERENCE)
             found = {GOLD: logprobs / np.maximum(1, tokens)}
         else:
             return None
         numbers = {name: np.array(values, dtype=float) for name, values in found.items()}
-    except (TypeError, ValueError):  # what stands there is of another type
+    except (LookupError, TypeError, ValueError):  # what stands there is of another type or length
         numbers = {}
     if not numbers or not all(np.isfinite(values).all() for values in numbers.values()):
         refuse(run.folder, f"samples/{task}.parquet: a gold answer's log-probability is no finite number")

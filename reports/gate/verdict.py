@@ -97,11 +97,12 @@ def judge(plan: Mapping[str, Planned], found: Mapping[str, Evidence]) -> dict[st
         evidence[MEAN] = _mean(whole, plan[MEAN].metric)
     p_values = _corrected(plan, evidence)
     rows = {}
-    for label, one in evidence.items():
-        judged = _early if not one.whole else _whole if plan[label].own else _by_gold
-        verdict, reason = judged(plan[label], one, p_values[label])
-        rows[label] = RowGate(label, plan[label], verdict, reason, one, p_values[label])
-    return {label: rows[label] for label in plan if label in rows}
+    for label, planned in plan.items():
+        if label in evidence:
+            one, p = evidence[label], p_values[label]
+            judged = _early if not one.whole else _whole if planned.own else _by_gold
+            rows[label] = RowGate(label, planned, *judged(planned, one, p), one, p)
+    return rows
 
 
 def _mean(parts: Sequence[Evidence], metric: Metric) -> Evidence:
