@@ -12,6 +12,7 @@ from reports.runs import find_runs
 BASELINES = Path("results") / "baselines"
 """Where baselines are kept: in the working directory; those of the project's own checkout are found from anywhere."""
 PROJECT_BASELINES = Path(__file__).resolve().parents[1] / BASELINES
+NONE_BLESSED = "none is blessed yet: 'run_evals.py bless RUN --as NAME'"
 
 
 def find_run(place: str, baselines: Path | None = None) -> Path:
@@ -20,7 +21,11 @@ def find_run(place: str, baselines: Path | None = None) -> Path:
     A model's folder means its latest run, where its runs are all of one suite.
     """
     if baselines is not None:
-        return _in_baselines(place, baselines)
+        if (Path(place) / FILE).is_file() and not (baselines / place).is_dir():
+            raise UserError(
+                f"--baselines is where a name is looked up, and '{place}' is a run folder: give one of them"
+            )
+        return _blessed(place, (baselines,))
     found = _in_folder(Path(place))
     if len(found) > 1:
         raise UserError(f"'{place}' holds several runs: give one of {', '.join(map(str, found))}")
@@ -47,23 +52,11 @@ def _in_folder(place: Path) -> list[Path]:
     return sorted(folder for _, folder in latest.values())
 
 
-def _in_baselines(name: str, folder: Path) -> Path:
-    if (Path(name) / FILE).is_file() and not (folder / name).is_dir():
-        raise UserError(
-            f"--baselines is where a name is looked up, and '{name}' is a run folder: give one of them"
-        )
-    return _blessed(name, (folder,))
-
-
 def _blessed(name: str, folders: Sequence[Path]) -> Path:
     """The baseline of that name in the first of the folders that has it."""
     known = {path.name: path for folder in reversed(folders) if folder.is_dir() for path in folder.iterdir()}
     blessed = {name: known[name] for name in sorted(known) if (known[name] / FILE).is_file()}
     if name in blessed:
         return blessed[name]
-    there = (
-        f"blessed are {', '.join(blessed)}"
-        if blessed
-        else "none is blessed yet: 'run_evals.py bless RUN --as NAME'"
-    )
+    there = f"blessed are {', '.join(blessed)}" if blessed else NONE_BLESSED
     raise UserError(f"no run folder and no baseline '{name}': {there}")

@@ -35,12 +35,8 @@ def verdict_words(tolerance: Tolerance, tested: int) -> str:
 
 def row_verdicts(run: Run, tolerance: Tolerance = USUAL) -> dict[str, RowVerdict]:
     """A verdict for every row of the run, corrected for their number (Holm). Smoke runs get none."""
-    tested: dict[str, Reproduction] = {}
-    for row in run.rows:
-        if not run.smoke and row.estimate is not None and not _hindrances(row):
-            result = _test(run, row, tolerance)
-            if result is not None:
-                tested[row.label] = result
+    found = {row.label: _test(run, row, tolerance) for row in run.rows if not _hindrances(row)}
+    tested = {label: result for label, result in found.items() if result is not None}
     corrected = dict(zip(tested, significance.with_holm(list(tested.values()), tolerance.alpha), strict=True))
     return {row.label: _verdict(run, row, corrected.get(row.label)) for row in run.rows}
 
@@ -63,15 +59,11 @@ def _test(run: Run, row: RowResult, tolerance: Tolerance) -> Reproduction | None
     if printed is None or published is None or row.estimate is None:
         return None
     value = float(printed)
+    margin = tolerance.margin(row.metric, value)
     return significance.reproduction(
-        row.estimate,
-        value,
-        decimals(printed),
-        published.docs,
-        margin=tolerance.margin(row.metric, value),
-        correlation=row.metric.agreement,
-        alpha=tolerance.alpha,
-    )
+        row.estimate, value, decimals(printed), published.docs,
+        margin=margin, correlation=row.metric.agreement, alpha=tolerance.alpha,
+    )  # fmt: skip
 
 
 def _verdict(run: Run, row: RowResult, result: Reproduction | None) -> RowVerdict:
@@ -85,9 +77,8 @@ def _verdict(run: Run, row: RowResult, result: Reproduction | None) -> RowVerdic
         return RowVerdict(None, None, None, "no published number")
     difference = row.value - float(printed)
     if result is None:
-        return RowVerdict(
-            printed, difference, None, f"not comparable ({', '.join(_hindrances(row)).replace('_', ' ')})"
-        )
+        why = ", ".join(_hindrances(row)).replace("_", " ")
+        return RowVerdict(printed, difference, None, f"not comparable ({why})")
     words = result.verdict
     if words == "reproduced":
         words += f" (within ±{result.margin:.2g})"

@@ -42,9 +42,7 @@ class _Quiet(Progress):
         """Nothing."""
 
 
-def early_gate(
-    baseline: Run, options: Options, plan: Mapping[str, Planned], policy: Policy, allow: Sequence[str]
-) -> GateResult:
+def early_gate(baseline: Run, options: Options, plan: Mapping[str, Planned], policy: Policy) -> GateResult:
     """Measures the candidate as far as the verdict takes, and judges it. Raises UserError."""
     # the baseline's own settings, for the rows that are planned
     settings = Settings(
@@ -70,7 +68,8 @@ def early_gate(
     built = build(spec, [baseline.card], local, None, options.offline, progress.note)
     with locked_store(settings.output, built.adapters, progress) as store:
         phases["load"] = time.monotonic() - start
-        return _Candidate(built, work, store, settings, phases, baseline, allow).judge(plan, policy)
+        candidate = _Candidate(built, work, store, settings, phases, baseline, options.allow or ())
+        return candidate.judge(plan, policy)
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ class _Candidate:
             print(f"{seconds:6.0f} s  {row.label}: {docs(row)} docs, {change(row)}: {said}", file=sys.stderr)
 
         judged = {label for label, one in plan.items() if one.metric.judged}
-        rows = run_stages({label: plan[label] for label in plan if label not in judged}, look, policy, tell)
+        rows = run_stages({label: plan[label] for label in plan if label not in judged}, look, tell)
         why = "a judge rates it after a run: gate the judged run"
         rows |= {label: RowGate(label, plan[label], OPEN, why) for label in judged}
         final, found = self._measure(counts, self.settings.output)

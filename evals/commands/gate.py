@@ -82,8 +82,8 @@ class Options(Asked):
     @property
     def changed(self) -> dict[str, float | str | None]:
         """What the policy's defaults give way to."""
-        given = {"alpha": self.alpha, "margin": self.margin, "evidence": self.evidence}
-        changed: dict[str, float | str | None] = {k: value for k, value in given.items() if value is not None}
+        given = {name: getattr(self, name) for name in ("alpha", "margin", "evidence")}
+        changed = {name: value for name, value in given.items() if value is not None}
         return changed if self.margin is None else changed | {"max_drop": None}
 
     def resolve(self) -> None:
@@ -107,8 +107,9 @@ def main(options: Options) -> int:
 
 def _judge(options: Options) -> int:
     from reports.finding import find_run
+    from reports.flips import flips_markdown
     from reports.gate.ci import leave
-    from reports.gate.output import as_json, flips_text, plain
+    from reports.gate.output import as_json, plain
     from reports.gate.policy import load_policy
     from reports.runs import load_run
 
@@ -118,7 +119,7 @@ def _judge(options: Options) -> int:
     code, flips = result.exit_code(options.allow_inconclusive), max(0, options.show_flips)
     print(as_json(result, code) if options.format == "json" else plain(result, code))
     if flips and options.format == "text":
-        print(flips_text(result, flips))
+        print(flips_markdown(result.baseline, result.candidate, flips))
     for line in leave(result, code, options.junit, options.summary, options.allow_inconclusive, flips):
         print(line, file=sys.stdout if options.format == "text" else sys.stderr)
     return code
@@ -134,9 +135,8 @@ def _result(options: Options, baseline: Run, policy: Policy) -> GateResult:
     candidate = None if options.candidate is None else load_run(find_run(options.candidate))
     plan = plan_rows(baseline, policy, candidate)
     print(plan_text(plan, policy), file=sys.stdout if options.format == "text" else sys.stderr, flush=True)
-    allow = options.allow or ()
     if candidate is not None:
-        return gate(baseline, candidate, policy, allow)
+        return gate(baseline, candidate, policy, options.allow or ())
     from evals.commands.early_gate import early_gate
 
-    return early_gate(baseline, options, plan, policy, allow)
+    return early_gate(baseline, options, plan, policy)

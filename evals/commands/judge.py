@@ -18,7 +18,6 @@ from evals.models.known import ModelSpec, is_endpoint, resolve
 
 if TYPE_CHECKING:
     from evals.judging.judge import Judge
-    from evals.judging.prompts import PromptSet
     from evals.run.progress import Progress
 
 PARALLEL, TIMEOUT = ServerOptions.parallel, ServerOptions.timeout
@@ -122,34 +121,29 @@ def judge_folders(
     folders: Sequence[Path], options: JudgeOptions, data: Path | None, offline: bool, cache: Path, progress: Progress
 ) -> int:  # fmt: skip
     """Judges runs, prints their scores and draws them beside them; the exit code. `data`: may hold the prompts."""
-    from evals.judging.prompts import load_prompts
-
-    judge, prompts = _make_judge(options, offline), load_prompts(options.judge_prompts, data)
-    published = options.same_judge_as_published
-    return max(_judge_folder(folder, judge, prompts, published, cache, progress) for folder in folders)
-
-
-def _judge_folder(
-    folder: Path, judge: Judge, prompts: PromptSet, published: bool, cache: Path, progress: Progress
-) -> int:
     from evals.core.runlog import read_log
     from evals.judging.judge import judge_run, judged_row
+    from evals.judging.prompts import load_prompts
     from evals.run.store import Store
     from reports import judgments
 
-    with Store.open(cache, progress.note) as store:
-        done = judge_run(folder, judge, prompts, store, progress, published=published)
-    progress.note(
-        f"judge {judge.name}: {done.asked} answers judged now, {done.stored} stored before, "
-        f"{len(done.refused)} could not be judged"
-    )
-    for (question, turn), reason in list(done.refused.items())[:5]:
-        progress.note(f"question {question}, turn {turn}: {reason}")
-    print(judgments.text(done.lines))
-    row = judged_row(read_log(folder))
-    for picture in judgments.draw(done.lines, f"{row.label}: {folder.parent.name}", folder, row.tasks[0]):
-        print(f"picture: {picture}")
-    return EXIT_ROWS_MISSING if done.refused else EXIT_OK
+    judge, prompts = _make_judge(options, offline), load_prompts(options.judge_prompts, data)
+    published, code = options.same_judge_as_published, EXIT_OK
+    for folder in folders:
+        with Store.open(cache, progress.note) as store:
+            done = judge_run(folder, judge, prompts, store, progress, published=published)
+        progress.note(
+            f"judge {judge.name}: {done.asked} answers judged now, {done.stored} stored before, "
+            f"{len(done.refused)} could not be judged"
+        )
+        for (question, turn), reason in list(done.refused.items())[:5]:
+            progress.note(f"question {question}, turn {turn}: {reason}")
+        print(judgments.text(done.lines))
+        row = judged_row(read_log(folder))
+        for picture in judgments.draw(done.lines, f"{row.label}: {folder.parent.name}", folder, row.tasks[0]):
+            print(f"picture: {picture}")
+        code = EXIT_ROWS_MISSING if done.refused else code
+    return code
 
 
 def default_cache(folder: Path) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +27,6 @@ FILE = "judgments.parquet"
 SERIES = ("judge", "prompt_set", "prompt_set_sha256")  # what tells one judge's lines from another's
 
 Line = dict[str, Any]
-Series = tuple[str, str, str]
 
 
 class Judge(Protocol):
@@ -102,7 +102,33 @@ def judge_run(
     `published`: the user states that the judge is the one of the published number. Raises UserError; what was judged
     until then is stored.
     """
-    asks, refused = _prepare(read_items(folder), judge, prompts)
+    asks: list[Ask] = []
+    refused: dict[tuple[int, int], str] = {}
+    for item, turn in product(read_items(folder), (1, 2)):
+        try:
+            asks.append(ask(prompts, item, turn, judge.fits))
+        except ValueError as error:
+            refused[item.question_id, turn] = str(error)
+    results, asked, stored = _judgments(asks, judge, store, progress)
+    lines = []
+    for one, result in zip(asks, results, strict=True):
+        if isinstance(result, RequestRefused):
+            refused[one.question_id, one.turn] = str(result)
+        else:
+            lines.append(_line(judge, prompts, one, result))
+    if not lines:
+        reason = next(iter(refused.values()), "the run has no answers")
+        raise UserError(f"the judge {judge.name} gave no judgment at all: {reason}")
+    lock = store.path.with_name("judging.lock")
+    with run_lock(lock, f"the judgments of '{folder.name}'", progress.note):
+        everything = publish(folder, lines, len(refused), published)
+    return Outcome(everything, asked, stored, refused)
+
+
+def _judgments(
+    asks: Sequence[Ask], judge: Judge, store: Store, progress: Progress
+) -> tuple[list[Generation | RequestRefused], int, int]:
+    """What the judge says to each; how many of the judgments were asked for now, and how many were stored before."""
     requests = [judge.request(one.system, one.user) for one in asks]
     keys = [request_key(judge.identity, request) for request in requests]
     known: dict[bytes, Any] = store.get(keys)
@@ -116,33 +142,7 @@ def judge_run(
                 store.put([(todo[i], result)])
                 store.flush()  # a judgment takes seconds, and may cost money: not one is lost
             counter.advance()
-    lines = []
-    for one, key in zip(asks, keys, strict=True):
-        result = known[key]
-        if isinstance(result, RequestRefused):
-            refused[one.question_id, one.turn] = str(result)
-        else:
-            lines.append(_line(judge, prompts, one, result))
-    if not lines:
-        reason = next(iter(refused.values()), "the run has no answers")
-        raise UserError(f"the judge {judge.name} gave no judgment at all: {reason}")
-    lock = store.path.with_name("judging.lock")
-    with run_lock(lock, f"the judgments of '{folder.name}'", progress.note):
-        everything = publish(folder, lines, len(refused), published)
-    return Outcome(everything, len(todo), stored, refused)
-
-
-def _prepare(
-    items: Sequence[Item], judge: Judge, prompts: PromptSet
-) -> tuple[list[Ask], dict[tuple[int, int], str]]:
-    asks, refused = [], {}
-    for item in items:
-        for turn in (1, 2):
-            try:
-                asks.append(ask(prompts, item, turn, judge.fits))
-            except ValueError as error:
-                refused[item.question_id, turn] = str(error)
-    return asks, refused
+    return [known[key] for key in keys], len(todo), stored
 
 
 def _line(judge: Judge, prompts: PromptSet, one: Ask, judgment: Generation) -> Line:
@@ -176,8 +176,8 @@ def publish(folder: Path, lines: list[Line], refused: int, published: bool) -> l
     everything = [line for line in read_judgments(folder) if _series(line) != mine] + lines
     write_atomic(folder / FILE, parquet_bytes(Table.from_pylist(everything)))
     log = read_log(folder)
-    ratings = _add_ratings(folder, judged_row(log), lines)
-    _update(log, everything, mine, ratings, refused, published)
+    columns = _add_ratings(folder, judged_row(log), lines)
+    _update(log, lines, columns, refused, published)
     write_atomic(folder / LOG_FILE, log.dump())
     return everything
 
@@ -200,8 +200,8 @@ def read_judgments(folder: Path) -> list[Line]:
     return lines
 
 
-def _series(line: Line) -> Series:
-    return line["judge"], line["prompt_set"], line["prompt_set_sha256"]
+def _series(line: Line) -> tuple[Any, ...]:
+    return tuple(line[name] for name in SERIES)
 
 
 def _add_ratings(folder: Path, row: RowLog, lines: Sequence[Line]) -> dict[str, list[list[float]]]:
@@ -224,38 +224,24 @@ def _add_ratings(folder: Path, row: RowLog, lines: Sequence[Line]) -> dict[str, 
 
 
 def _update(
-    log: RunLog,
-    lines: Sequence[Line],
-    mine: Series,
-    columns: dict[str, list[list[float]]],
-    refused: int,
-    published: bool,
+    log: RunLog, lines: Sequence[Line], columns: dict[str, list[list[float]]], refused: int, published: bool
 ) -> None:
-    """The judged task and row by the judge that judged last; the others stand beside it."""
+    """The judged task and row by the judge of these lines; what others gave stays beside it."""
     row = judged_row(log)
     task = log.tasks[row.tasks[0]]
     task.metrics = {name: MetricLog(**one) for name, one in statistics.summarize_task(columns).items()}
-    said = {
-        (one.judge, one.prompt_set, one.prompt_set_sha256): (one.same_as_published, one.refused)
-        for one in task.judges
-    }
-    said[mine] = published, refused
-    task.judges = []
-    for series in dict.fromkeys([mine, *map(_series, lines)]):
-        own = [line for line in lines if _series(line) == series]
-        ratings = [line["score"] for line in own if line["score"] != NO_RATING]
-        same, left_out = said.get(series, (False, 0))
-        task.judges.append(
-            JudgeLog(
-                **dict(zip(SERIES, series, strict=True)),
-                same_as_published=same,
-                judgments=len(own),
-                unrated=len(own) - len(ratings),
-                refused=left_out,
-                cut=sum(line["cut_characters"] > 0 for line in own),
-                value=sum(ratings) / len(ratings) if ratings else None,
-            )
-        )
+    ratings = [line["score"] for line in lines if line["score"] != NO_RATING]
+    judge = JudgeLog(
+        **{name: lines[0][name] for name in SERIES},
+        same_as_published=published,
+        judgments=len(lines),
+        unrated=len(lines) - len(ratings),
+        refused=refused,
+        cut=sum(line["cut_characters"] > 0 for line in lines),
+        value=sum(ratings) / len(ratings) if ratings else None,
+    )
+    others = [one for one in task.judges if _series(one.model_dump()) != _series(lines[0])]
+    task.judges = [judge, *others]
     value = statistics.summarize_row(row.of, {row.tasks[0]: columns})
     row.value, row.stderr, row.n = value["value"], value["stderr"], int(value["n"] or 0)
     kept = [n for n in row.notes if n.code not in ("not_judged", "judge", "other_judge", "secondary")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,13 +108,10 @@ def ask(prompts: PromptSet, item: Item, turn: int, fits: Callable[[str, str], bo
 
     limit: int | None = None
     if not fits(template.system, user(None)):
-        low, high = -1, max(map(len, material))
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if fits(template.system, user(middle)) else (low, middle)
-        if low < 0:
+        lengths = range(max(map(len, material)))
+        limit = bisect_left(lengths, True, key=lambda n: not fits(template.system, user(n))) - 1
+        if limit < 0:
             raise ValueError("the question and the judge's instructions alone do not fit its window")
-        limit = low
     cut = 0 if limit is None else sum(max(0, len(text) - limit) for text in material)
     return Ask(item.question_id, item.category, turn, name, template.system, user(limit), cut)
 

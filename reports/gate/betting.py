@@ -11,7 +11,7 @@ may be applied to 1/stake.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,7 +26,7 @@ PRIOR, PRIOR_CHANGED = 50, 0.08
 """Made-up docs before the first, and the part of them that moved by all that a doc can."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Drawn:
     """What the first docs of a row lost, [n_drawn] in the shown unit, of `total` docs in random order.
 
@@ -36,33 +36,19 @@ class Drawn:
     losses: Array
     bound: float
     total: int
-    _stakes: dict[tuple[str, float], float] = field(default_factory=dict, repr=False, compare=False)
 
     def above(self, limit: float) -> float:
         """The stake against "the loss over all docs is `limit` or less"."""
-        return self._stake("above", limit, self.losses, limit, self.total)
+        return _stake(self, 1, limit, self.total)
 
     def below(self, limit: float) -> float:
         """The stake against "the loss over all docs is `limit` or more"; it grows fastest where nothing is lost."""
-        return self._stake("below", limit, -self.losses, -limit, self.total, 0.0)
+        return _stake(self, -1, limit, self.total, 0.0)
 
     @property
     def worse(self) -> float:
         """The stake against "nothing is lost on average", of these docs and any others."""
-        return self._stake("worse", 0.0, self.losses, 0.0, None)
-
-    def _stake(
-        self,
-        kind: str,
-        limit: float,
-        values: Array,
-        mean: float,
-        total: int | None,
-        guess: float | None = None,
-    ) -> float:
-        if (kind, limit) not in self._stakes:
-            self._stakes[kind, limit] = _stake(values, mean, self.bound, total, guess)
-        return self._stakes[kind, limit]
+        return _stake(self, 1, 0.0, None)
 
 
 @functools.lru_cache(maxsize=256)
@@ -72,22 +58,24 @@ def interleaved(sizes: tuple[int, ...]) -> Array:
     return tasks if len(sizes) == 1 else np.random.default_rng(SEED).permutation(tasks)
 
 
-def _stake(values: Array, mean: float, bound: float, total: int | None, guess: float | None = None) -> float:
-    """The largest stake so far of who bets that the mean of values within ±bound is above `mean`.
+@functools.lru_cache(maxsize=256)  # rows are judged again at every look at any of them
+def _stake(drawn: Drawn, side: int, limit: float, total: int | None, guess: float | None = None) -> float:
+    """The largest stake so far of who bets that the mean loss is above `limit` (side 1) or below it (side -1).
 
     It is divided among FRACTIONS, and a bet on `guess`, the true mean, where there is one. Without replacement the docs
-    that are left have another mean than all: what is still to come if the mean of all `total` were `mean`. Where that
+    that are left have another mean than all: what is still to come if the mean of all `total` were `limit`. Where that
     lies below what a doc can be, the hypothesis is refuted for sure.
     """
+    values, mean, bound = side * drawn.losses, side * limit, drawn.bound
     if not len(values) or not np.isfinite(bound):
         return 1.0  # nothing to bet on, or a doc could lose anything
     expected = np.full(len(values), mean)
     if total is not None:
-        drawn = np.concatenate([[0.0], np.cumsum(values)])
+        so_far = np.concatenate([[0.0], np.cumsum(values)])
         left = total - np.arange(len(values) + 1)
-        if np.any(total * mean - drawn < -left * bound - 1e-9):
+        if np.any(total * mean - so_far < -left * bound - 1e-9):
             return float("inf")
-        expected = (total * mean - drawn[:-1]) / left[:-1]
+        expected = (total * mean - so_far[:-1]) / left[:-1]
     most = 1 / np.maximum(expected + bound, 1e-12)
     bets = FRACTIONS[:, None] * most
     weights = np.full(len(FRACTIONS), 1 / len(FRACTIONS))

@@ -10,7 +10,7 @@ import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from evals.core.errors import UserError
 from evals.core.runlog import FILE, NoiseLog
@@ -19,6 +19,7 @@ from reports.comparability import CIRCUMSTANCES, mismatches
 from reports.compare import check_suites, on_shared_docs
 from reports.finding import BASELINES
 from reports.gate.gold import gold_columns
+from reports.gate.planning import NO_NOISE
 from reports.render.tables import one_line
 from reports.runs import Run, load_run
 
@@ -44,9 +45,8 @@ def bless(run: Run, name: str, folder: Path | None = None, equivalent: Sequence[
     noise = _noise(run, equivalent)
     replaced = f" (was {_described(load_run(target))})" if target.is_dir() else ""
     _write(run, target, noise, sorted({str(one.model.dtype) for one in equivalent}))
-    known = f"; noise known from {len(equivalent)} equivalent run{'s' * (len(equivalent) > 1)}" * bool(
-        equivalent
-    )
+    plural = "s" if len(equivalent) > 1 else ""
+    known = f"; noise known from {len(equivalent)} equivalent run{plural}" if equivalent else ""
     return f"baseline '{name}' is now {_described(run)}{replaced}{known}"
 
 
@@ -57,14 +57,15 @@ def _noise(run: Run, equivalent: Sequence[Run]) -> dict[str, NoiseLog]:
         _check_equivalent(run, other)
         pairs = {row: on_shared_docs(run, other, row, row.tasks) for row in run.rows if row.value is not None}
         known = {row: pair[2] for row, pair in pairs.items() if pair is not None}
-        seen = {row.label: (abs(one.value), one.spread) for row, one in known.items()}
+        seen = [(row.label, abs(one.value), one.spread) for row, one in known.items()]
         mean = significance.mean_of_rows((row.metric, one.estimate) for row, one in known.items())
         if mean is not None:
-            seen[significance.MEAN] = abs(mean.value), 0.0
-        for label, sizes in seen.items():
-            before = found.get(label, NoiseLog(difference=0.0, spread=0.0))
-            largest = max(before.difference, sizes[0]), max(before.spread, sizes[1])
-            found[label] = NoiseLog(difference=largest[0], spread=largest[1])
+            seen.append((significance.MEAN, abs(mean.value), 0.0))
+        for label, difference, spread in seen:
+            before = found.get(label, NO_NOISE)
+            found[label] = NoiseLog(
+                difference=max(before.difference, difference), spread=max(before.spread, spread)
+            )
     return found
 
 
@@ -101,23 +102,17 @@ def _scores(run: Run, task: str) -> pyarrow.Table:
     """The score columns, small; of a prompt's hash only the first digits."""
     import pyarrow
 
-    columns = dict(run.columns(task))
-    columns["prompt_hash"] = [one[:HASH_DIGITS] for one in columns["prompt_hash"]]
-    gold = gold_columns(run, task) or {}
-    small = {name: pyarrow.array(values, type=pyarrow.float32()) for name, values in gold.items()}
-    return pyarrow.table({name: _small(name, values) for name, values in columns.items()} | small)
-
-
-def _small(name: str, values: list[Any]) -> Any:
-    import pyarrow
-
-    if name == "doc_id":
-        return pyarrow.array(values, type=pyarrow.int32())
-    if name == "group":
-        return pyarrow.array(values, type=pyarrow.string()).dictionary_encode()
-    if values and all(isinstance(value, int) and value in (0, 1) for value in values):
-        return pyarrow.array(values, type=pyarrow.int8())
-    return pyarrow.array(values)
+    kinds = {"doc_id": pyarrow.int32(), "group": pyarrow.dictionary(pyarrow.int32(), pyarrow.string())}
+    small = {}
+    for name, values in run.columns(task).items():
+        if name == "prompt_hash":
+            values = [one[:HASH_DIGITS] for one in values]
+        elif name not in kinds and all(isinstance(value, int) and value in (0, 1) for value in values):
+            kinds[name] = pyarrow.int8()
+        small[name] = pyarrow.array(values, type=kinds.get(name))
+    for name, numbers in (gold_columns(run, task) or {}).items():
+        small[name] = pyarrow.array(numbers, type=pyarrow.float32())
+    return pyarrow.table(small)
 
 
 def _described(run: Run) -> str:

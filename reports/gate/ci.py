@@ -26,35 +26,31 @@ def leave(
 
     `lenient`: inconclusive rows are no failures. `flips`: docs a task whose texts the summary shows.
     """
-    text = summary_markdown(result, code, flips)
-    if summary is not None:
-        write(summary, text)
-    if junit is not None:
-        write(junit, junit_xml(result, lenient))
-    _append_for_ci("GITHUB_STEP_SUMMARY", text + "\n")
-    _append_for_ci(
-        "GITHUB_OUTPUT", f"verdict={result.verdict}\ncandidate={one_line(str(result.candidate.folder))}\n"
-    )
-    return workflow_commands(result, lenient) if os.environ.get("GITHUB_ACTIONS") == "true" else []
+    texts = summary_markdown(result, code, flips), junit_xml(result, lenient)
+    outputs = f"verdict={result.verdict}\ncandidate={one_line(str(result.candidate.folder))}\n"
+    return _leave(summary, junit, *texts, outputs, workflow_commands(result, lenient))
 
 
 def leave_error(error: str, junit: Path | None, summary: Path | None) -> list[str]:
     """The same for a gate that could not judge: one error case, a summary, one annotation."""
     text = f"# ❌ Evaluation gate: ERROR\n\n{markdown_text(error)}\n\nNothing was judged (exit code 2).\n"
+    suite = _suite("gate", tests=1, failures=0, skipped=0, errors=1)
+    case, words = ElementTree.SubElement(suite, "testcase", classname="gate", name="gate"), _xml_text(error)
+    ElementTree.SubElement(case, "error", type="ERROR", message=words).text = words
+    command = f"::error title=Evaluation gate::{_data(one_line(error))}"
+    return _leave(summary, junit, text, _xml(suite), "verdict=ERROR\n", [command])
+
+
+def _leave(
+    summary: Path | None, junit: Path | None, text: str, xml: str, outputs: str, commands: list[str]
+) -> list[str]:
     if summary is not None:
         write(summary, text)
     if junit is not None:
-        suite = ElementTree.Element(
-            "testsuite", name="gate", tests="1", failures="0", skipped="0", errors="1"
-        )
-        case = ElementTree.SubElement(suite, "testcase", classname="gate", name="gate")
-        ElementTree.SubElement(case, "error", type="ERROR", message=_xml_text(error)).text = _xml_text(error)
-        write(junit, _xml(suite))
+        write(junit, xml)
     _append_for_ci("GITHUB_STEP_SUMMARY", text + "\n")
-    _append_for_ci("GITHUB_OUTPUT", "verdict=ERROR\n")
-    if os.environ.get("GITHUB_ACTIONS") != "true":
-        return []
-    return [f"::error title=Evaluation gate::{_data(one_line(error))}"]
+    _append_for_ci("GITHUB_OUTPUT", outputs)
+    return commands if os.environ.get("GITHUB_ACTIONS") == "true" else []
 
 
 def _append_for_ci(variable: str, text: str) -> None:
@@ -73,18 +69,11 @@ def junit_xml(result: GateResult, lenient: bool = False) -> str:
     """A test case a row: what stops the gate is a failure, what else did not pass is skipped."""
     failed = [row for row in result.rows if _fails(row, lenient)]
     skipped = [row for row in result.rows if row.verdict != PASS and row not in failed]
-    suite = ElementTree.Element(
-        "testsuite",
-        name=f"gate {result.baseline.suite}",
-        tests=str(len(result.rows)),
-        failures=str(len(failed)),
-        skipped=str(len(skipped)),
-        errors="0",
-    )
+    counts = {"failures": len(failed), "skipped": len(skipped), "errors": 0}
+    suite = _suite(f"gate {result.baseline.suite}", tests=len(result.rows), **counts)
     for row in result.rows:
-        case = ElementTree.SubElement(
-            suite, "testcase", classname=f"gate.{row.tier}", name=_xml_text(row.label)
-        )
+        names = {"classname": f"gate.{row.tier}", "name": _xml_text(row.label)}
+        case = ElementTree.SubElement(suite, "testcase", names)
         text = _xml_text(f"{row.verdict}: {row.reason}; {change(row)}; docs: {docs(row)}")
         if row in failed:
             ElementTree.SubElement(case, "failure", type=row.verdict, message=text).text = text
@@ -94,6 +83,10 @@ def junit_xml(result: GateResult, lenient: bool = False) -> str:
     if more:
         ElementTree.SubElement(suite, "system-out").text = "\n".join(map(_xml_text, more))
     return _xml(suite)
+
+
+def _suite(name: str, **counts: int) -> ElementTree.Element:
+    return ElementTree.Element("testsuite", {"name": name} | {kind: str(n) for kind, n in counts.items()})
 
 
 def _xml(suite: ElementTree.Element) -> str:

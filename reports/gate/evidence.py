@@ -14,7 +14,7 @@ from evals.core.metric import METRICS, Metric
 from evals.core.statistics import Array, Estimate
 from reports.compare import on_shared_docs
 from reports.gate.betting import Drawn, interleaved
-from reports.gate.gold import MARGIN, SOFT, Gold, Pair, Side, gold_change, gold_pair, has_gold, soft_change
+from reports.gate.gold import MARGIN, SOFT, Gold, Pair, Side, gold_change, gold_pair, mean_change
 from reports.runs import Columns, Run, shared_columns
 from reports.significance import Difference
 
@@ -69,47 +69,46 @@ def row_evidence(
 ) -> Evidence | None:
     """What a row shows; None where the runs do not share its tasks, metric, docs, and values.
 
-    `finer`: with the gold answers. `early`: the candidate has the first docs of each task only.
+    `finer`: with the gold answers, which the baseline has (has_gold). `early`: the candidate has the first docs of each
+    task only.
     """
     row, other = baseline.row(label), candidate.row(label)
     if row is None or other is None or None in (row.value, other.value):
         return None
-    if row.metric != other.metric or set(row.tasks) != set(other.tasks):
-        return None
-    measured = on_shared_docs(baseline, candidate, row, row.tasks, any_prompt)
-    if measured is None:
-        return None
     metric, tasks = row.metric, row.tasks
+    measured = on_shared_docs(baseline, candidate, row, tasks, any_prompt)
+    if metric != other.metric or set(tasks) != set(other.tasks) or measured is None:
+        return None
     pairs = [shared_columns(baseline, candidate, task, any_prompt) for task in tasks]
     shared = [pair for pair in pairs if pair is not None]
-    whole = [baseline.columns(task) for task in tasks] if early else None
+    whole = baseline.samples(tasks) if early else None
     drawn = drawn_docs(metric, whole, shared) if whole else None
-    finer = finer and has_gold(baseline, row) and has_gold(candidate, other)
-    found = [gold_pair(metric, baseline, candidate, task, any_prompt) for task in tasks if finer]
+    found = [gold_pair(metric, baseline, candidate, task, any_prompt) for task in tasks] if finer else []
     gold = [pair for pair in found if pair is not None]
     if len(gold) < len(tasks):
         return Evidence(metric, *measured, drawn=drawn, moved=_moved(metric, tasks, shared, shared))
     soft = replace(SOFT, average=metric.average)
-    finest = soft_change(soft, gold), gold_change(metric, shared, gold)
+    finest = mean_change(soft, gold), gold_change(metric, shared, gold)
     soft_drawn = drawn_docs(soft, whole, gold) if whole else None
     return Evidence(metric, *measured, *finest, drawn, soft_drawn, _moved(metric, tasks, shared, gold))
 
 
 def doc_losses(metric: Metric, before: Side, after: Side, whole: Side) -> Array:
     """By how much each doc lost, [n_docs] in the metric's own unit; items count alike, as in the `whole` task."""
-    if metric.parts:
-        parts = [doc_losses(METRICS[name], before, after, whole) for name in metric.parts]
-        return sum(parts[1:], start=parts[0]) / len(parts)
     losses: Array
+    if metric.parts:
+        losses = np.mean([doc_losses(METRICS[name], before, after, whole) for name in metric.parts], axis=0)
+        return losses
+    values = [side[metric.column] for side in (before, after)]
     if metric.shape == "items":
-        sums = [np.array([float(np.sum(one)) for one in side[metric.column]]) for side in (before, after)]
-        losses = (sums[0] - sums[1]) / np.mean(_lengths(metric, whole))
-    else:
-        losses = np.asarray(before[metric.column], float) - np.asarray(after[metric.column], float)
-    return np.asarray(losses if metric.higher_is_better else -losses)
+        values = [[sum(items) for items in side] for side in values]
+    change = np.array(values[1], float) - np.array(values[0], float)
+    losses = (-change if metric.higher_is_better else change) / np.mean(_lengths(metric, whole))
+    return losses
 
 
 def _lengths(metric: Metric, columns: Side) -> list[int]:
+    """How many items its docs have."""
     return [len(items) for items in columns[metric.column]] if metric.shape == "items" else [1]
 
 
@@ -167,7 +166,7 @@ def _moved(
     for task, (before, after), (one, two) in zip(tasks, shared, gold, strict=True):
         scores = losses = doc_losses(metric, before, after, before)
         if MARGIN in one:
-            losses = np.asarray(one[MARGIN]) - np.asarray(two[MARGIN])
+            losses = one[MARGIN] - two[MARGIN]
         for i in np.lexsort((-losses, -scores))[:SHOWN_DOCS]:
             if losses[i] > 0:
                 found.append((scores[i], Moved(task, before["doc_id"][i], float(losses[i]))))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,16 +23,14 @@ from scipy import special
 from evals.core import statistics
 from evals.core.metric import METRICS, UNCONDITIONED, Line, Metric
 from evals.core.runlog import refuse
-from evals.core.statistics import Estimate, two_sided_z
+from evals.core.statistics import Array, Estimate, two_sided_z
 from reports.flips import changed_docs
 from reports.runs import Columns, RowResult, Run, aligned
 
 GOLD, MARGIN = "gold_logprob", "gold_margin"
 """Columns: the gold answer's log-probability (nats a token), and, of a choice, its margin."""
 SOFT = Metric("soft_accuracy", "soft accuracy", "soft", binary=False)
-NORMAL_SPREAD = (
-    1.349  # of a normal distribution: from its first to its third quartile, in standard deviations
-)
+NORMAL_SPREAD = 1.349  # from the first to the third quartile of a normal distribution, in standard deviations
 INPUTS = ("gold", "choices", "logprobs", "n_tokens", UNCONDITIONED)
 REFERENCE = ("reference_logprob", "n_reference_tokens")
 
@@ -65,36 +63,33 @@ class Gold:
 
 
 @functools.lru_cache(maxsize=128)
-def gold_columns(run: Run, task: str) -> dict[str, list[float]] | None:
-    """{GOLD, of choices also MARGIN: a number a doc} of a task's samples; None where they keep no log-probabilities.
+def gold_columns(run: Run, task: str) -> dict[str, Array] | None:
+    """{GOLD, of choices also MARGIN: [n_docs]} of a task's samples; None where they keep no log-probabilities.
 
     Raises UserError for what is no number.
     """
     if task not in run.tasks:
         return None
-    columns = run.table(task, (*INPUTS, *REFERENCE, GOLD, MARGIN)).to_pydict()
-    if GOLD in columns:
-        found = {name: columns[name] for name in (GOLD, MARGIN) if name in columns}
-    elif (ranked := _ranked_by(run, task)) and {"n_tokens", *ranked.inputs} <= set(columns):
-        names = [name for name in INPUTS if name in columns]
-        lines = [dict(zip(names, line, strict=True)) for line in zip(*map(columns.get, names), strict=True)]
-        found = {GOLD: [_a_token(line) for line in lines], MARGIN: [_margin(ranked, line) for line in lines]}
-    elif all(name in columns for name in REFERENCE):
-        pairs = list(zip(*(columns[name] for name in REFERENCE), strict=True))
-        found = {
-            GOLD: [
-                logprob / max(1, n) if _number(logprob) and _number(n) else math.nan for logprob, n in pairs
-            ]
-        }
-    else:
-        return None
-    if not all(_number(value) for values in found.values() for value in values):
+    table = run.table(task, (*INPUTS, *REFERENCE, GOLD, MARGIN))
+    have, ranked = set(table.column_names), _ranked_by(run, task)
+    found: dict[str, Any]
+    try:
+        if GOLD in have:
+            found = {name: table.column(name).to_pylist() for name in (GOLD, MARGIN) if name in have}
+        elif ranked and {"n_tokens", *ranked.inputs} <= have:
+            lines = table.to_pylist()
+            found = {GOLD: list(map(_a_token, lines)), MARGIN: [_margin(ranked, line) for line in lines]}
+        elif set(REFERENCE) <= have:
+            logprobs, tokens = (np.array(table.column(name).to_pylist(), dtype=float) for name in REFERENCE)
+            found = {GOLD: logprobs / np.maximum(1, tokens)}
+        else:
+            return None
+        numbers = {name: np.array(values, dtype=float) for name, values in found.items()}
+    except (LookupError, TypeError, ValueError):  # what stands there is of another type or length
+        numbers = {}
+    if not numbers or not all(np.isfinite(values).all() for values in numbers.values()):
         refuse(run.folder, f"samples/{task}.parquet: a gold answer's log-probability is no finite number")
-    return found
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return numbers
 
 
 def has_gold(run: Run, row: RowResult) -> bool:
@@ -112,15 +107,15 @@ def _ranked_by(run: Run, task: str) -> Metric | None:
 
 
 def _a_token(line: Line) -> float:
-    k: int = line["gold"]
-    logprob, tokens = float(line["logprobs"][k]), int(line["n_tokens"][k])
-    return logprob / max(1, tokens)
+    logprob, tokens = line["logprobs"][line["gold"]], line["n_tokens"][line["gold"]]
+    return float(logprob / max(1, tokens))
 
 
 def _margin(ranked: Metric, line: Line) -> float:
     assert ranked.ranking is not None
-    scores, gold = ranked.ranking(line), int(line["gold"])
-    return scores[gold] - max((score for k, score in enumerate(scores) if k != gold), default=scores[gold])
+    others = list(ranked.ranking(line))
+    gold = others.pop(line["gold"])
+    return gold - max(others, default=gold)
 
 
 def gold_pair(
@@ -136,35 +131,24 @@ def gold_pair(
     own = baseline.columns(task)
     if MARGIN not in one:
         wrong = 1 - (np.mean(own[metric.column]) - metric.low) / (metric.high - metric.low)
-        enough = float(np.quantile(one[GOLD], wrong if metric.higher_is_better else 1 - wrong))
-        one, two = (
-            {GOLD: side[GOLD], MARGIN: [value - enough for value in side[GOLD]]} for side in (one, two)
-        )
-    width = _width(one[MARGIN])
+        enough = np.quantile(one[GOLD], wrong if metric.higher_is_better else 1 - wrong)
+        one, two = ({**side, MARGIN: side[GOLD] - enough} for side in (one, two))
+    low, high = np.quantile(one[MARGIN], [0.25, 0.75])
+    width = max(float(high - low) / NORMAL_SPREAD / 2, 1e-6)
     mine, theirs, _ = aligned(baseline, candidate, task, any_prompt)
     common = {name: [own[name][k] for k in mine] for name in ("doc_id", "group") if name in own}
     return _soft(one, mine, width) | common, _soft(two, theirs, width) | common
 
 
-def _width(margins: Sequence[float]) -> float:
-    low, high = np.quantile(margins, [0.25, 0.75])
-    return max((float(high) - float(low)) / NORMAL_SPREAD / 2, 1e-6)
-
-
-def _soft(columns: Mapping[str, list[float]], positions: Sequence[int], width: float) -> dict[str, Any]:
-    picked: dict[str, Any] = {name: np.asarray(columns[name])[list(positions)] for name in (GOLD, MARGIN)}
-    picked["near"] = np.abs(picked[MARGIN]) <= width
-    return picked | {SOFT.column: special.ndtr(picked[MARGIN] / width)}
-
-
-def soft_change(soft: Metric, pairs: Sequence[Pair]) -> Estimate:
-    """The change of a row's soft accuracy, in points; `soft`: SOFT, averaged as the row is."""
-    return _change(soft, SOFT.column, pairs)
+def _soft(columns: Mapping[str, Array], positions: Sequence[int], width: float) -> dict[str, Any]:
+    gold, margin = columns[GOLD][positions], columns[MARGIN][positions]
+    soft = special.ndtr(margin / width)
+    return {GOLD: gold, MARGIN: margin, "near": np.abs(margin) <= width, SOFT.column: soft}
 
 
 def gold_change(metric: Metric, shared: Sequence[tuple[Columns, Columns]], pairs: Sequence[Pair]) -> Gold:
     """What became of a row's gold answers; `shared`: the row's own score columns of the same docs."""
-    change = _change(metric, GOLD, pairs)
+    change = mean_change(replace(SOFT, column=GOLD, average=metric.average), pairs)
     half = math.inf if change.stderr is None else two_sided_z(0.95) * change.stderr
     low, middle, high = (
         100 * (1 - math.exp(min(nats, 700.0) / 100))
@@ -175,11 +159,10 @@ def gold_change(metric: Metric, shared: Sequence[tuple[Columns, Columns]], pairs
     return Gold(middle, low, high, int(sum(one.sum() for one in flipped)), near)
 
 
-def _change(metric: Metric, column: str, pairs: Sequence[Pair]) -> Estimate:
-    """The mean paired change of a column over the tasks' docs, averaged as the metric is, times 100."""
-    one = Metric("change", "change", column, average=metric.average, binary=False)
-    columns = [{**before, column: after[column] - before[column]} for before, after in pairs]
-    strata = statistics.row_strata(one, columns)
+def mean_change(metric: Metric, pairs: Sequence[Pair]) -> Estimate:
+    """The mean paired change of the metric's column over the tasks' docs, averaged as it says, times 100."""
+    name = metric.column
+    strata = statistics.row_strata(metric, [{**one, name: two[name] - one[name]} for one, two in pairs])
     assert strata is not None
     estimate = statistics.weighted_sum([statistics.mean(scores) for scores in strata[0]], strata[1])
     stderr = None if estimate.stderr is None else 100 * estimate.stderr

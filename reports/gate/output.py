@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from reports.card import DASH, signed
 from reports.flips import flips_markdown
 from reports.gate.evidence import Evidence
-from reports.gate.planning import Planned
+from reports.gate.planning import Planned, shown_digits
 from reports.gate.policy import Policy
-from reports.gate.verdict import INCONCLUSIVE, MISSING, PASS, REGRESSION, GateResult, RowGate, shown_digits
+from reports.gate.verdict import INCONCLUSIVE, MISSING, PASS, REGRESSION, GateResult, RowGate
 from reports.render.tables import Table, cells, markdown, markdown_text, one_line
 from reports.runs import Run
 from reports.significance import MEAN
@@ -24,7 +24,6 @@ EXPLAINED = {
     INCONCLUSIVE: "no regression found, but the docs are too few to rule it out",
     MISSING: "a row that must be there is missing",
 }
-SHOWN_MOVED = 10
 NEAR_TIES = 0.8  # of the docs that flipped: then noise is all that there is to see
 
 
@@ -37,10 +36,9 @@ def plan_text(plan: Mapping[str, Planned], policy: Policy) -> str:
     ]
     width = max(map(len, plan))
     for label, one in plan.items():
-        digits = shown_digits(one.metric)
-        finds = f"finds {one.sees:.{digits}f}" if one.own else "by log-probabilities alone"
-        text = f"allowed {one.allowed:.{digits}f}, {finds}"
-        lines.append(f"  {one_line(label):<{width}}  {text}, {one.docs:,} docs, {one.tier}")
+        finds = f"finds {one.shown(one.sees)}" if one.own else "by log-probabilities alone"
+        text = f"allowed {one.shown(one.allowed)}, {finds}, {one.docs:,} docs, {one.tier}"
+        lines.append(f"  {one_line(label):<{width}}  {text}")
     without = [one_line(label) for label, one in plan.items() if label != MEAN and not one.finer]
     if without and any(one.rule.evidence != "accuracy" for one in plan.values()):
         lines.append(
@@ -99,7 +97,7 @@ def explanation(result: GateResult) -> list[str]:
             continue
         since = "" if one.whole else f"; sure after {docs(row)} docs"
         lines.append(f"{one_line(row.label)}: {kind(one, result)}{since}")
-        moved = ", ".join(f"{doc.task} {doc.doc_id} (−{doc.loss:.2g})" for doc in one.moved[:SHOWN_MOVED])
+        moved = ", ".join(f"{doc.task} {doc.doc_id} (−{doc.loss:.2g})" for doc in one.moved)
         if moved:
             unit = "margin lost, nats" if one.gold else "score lost"
             lines.append(f"  moved most ({unit}): {moved}")
@@ -128,11 +126,6 @@ def command(result: GateResult) -> str:
     return f"run_evals.py compare {' '.join(places)} --show-flips 10"
 
 
-def flips_text(result: GateResult, most: int) -> str:
-    """The docs that changed, with their texts."""
-    return flips_markdown(result.baseline, result.candidate, most)
-
-
 # --- markdown -------------------------------------------------------------------------------------
 
 
@@ -147,11 +140,8 @@ def summary_markdown(result: GateResult, code: int, flips: int = 0) -> str:
         if row.verdict != PASS
     ]
     lines += [f"- {markdown_text(text)}" for text in explanation(result)]
-    facts = [
-        f"- baseline: {_described(result.baseline)}",
-        f"- candidate: {_described(result.candidate)}",
-        f"- policy: {markdown_text(result.policy.source)}",
-    ]
+    facts = [f"- {side}: {_described(getattr(result, side))}" for side in ("baseline", "candidate")]
+    facts.append(f"- policy: {markdown_text(result.policy.source)}")
     facts += [f"- accepted or noted: {markdown_text(one.text)}" for one in result.mismatches]
     blocks = [
         head,
@@ -160,7 +150,7 @@ def summary_markdown(result: GateResult, code: int, flips: int = 0) -> str:
         f"<details><summary>All {len(result.rows)} rows</summary>",
         markdown(_table(result)).rstrip(),
         "</details>",
-        flips_text(result, flips) if flips else "",
+        flips_markdown(result.baseline, result.candidate, flips) if flips else "",
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -171,38 +161,13 @@ def _described(run: Run) -> str:
     return markdown_text(", ".join(str(word) for word in words if word))
 
 
-HEADER = [
-    "Row",
-    "Verdict",
-    "Tier",
-    "Baseline",
-    "Candidate",
-    "Change",
-    "Gold answers",
-    "Allowed",
-    "p",
-    "Finds",
-    "Docs",
-]
+HEADER = (
+    "Row", "Verdict", "Tier", "Baseline", "Candidate", "Change", "Gold answers", "Allowed", "p", "Finds", "Docs",
+)  # fmt: skip
 
 
 def _table(result: GateResult) -> Table:
-    rows = []
-    for row in result.rows:
-        numbers, one, planned = [DASH] * 7, row.evidence, row.planned
-        if one is not None and planned is not None:
-            digits = shown_digits(one.metric)
-            before, after, allowed, sees = (
-                f"{value or 0:.{digits}f}" for value in (one.before, one.after, planned.allowed, row.sees)
-            )
-            numbers = [
-                before,
-                after,
-                signed(one.after - one.before, digits),
-                _gold(row).removeprefix("gold "),
-            ]
-            numbers += [allowed, f"{row.p:.4f}", sees if planned.own else DASH]
-        rows.append(cells(row.label, row.verdict, row.tier, *numbers, docs(row)))
+    rows = [cells(row.label, row.verdict, row.tier, *_numbers(row), docs(row)) for row in result.rows]
     power, alpha = 100 * (1 - result.policy.beta), 100 * result.policy.alpha
     notes = (
         f"p: one-sided, against no drop, corrected for all rows and tests (at most {alpha:g} % false regressions)",
@@ -212,19 +177,28 @@ def _table(result: GateResult) -> Table:
     return Table(f"Suite {result.baseline.suite}", cells(*HEADER), tuple(rows), notes)
 
 
+def _numbers(row: RowGate) -> list[str]:
+    one, planned = row.evidence, row.planned
+    if one is None or planned is None:
+        return [DASH] * 7
+    moved = signed(one.after - one.before, shown_digits(one.metric))
+    finds = planned.shown(planned.detectable(one.difference)) if planned.own else DASH
+    first = planned.shown(one.before), planned.shown(one.after), moved, _gold(row).removeprefix("gold ")
+    return [*first, planned.shown(planned.allowed), f"{row.p:.4f}", finds]
+
+
 # --- JSON -----------------------------------------------------------------------------------------
 
 
 def as_json(result: GateResult, code: int) -> str:
-    """The verdicts as JSON, numbers unrounded."""
+    """The verdicts as JSON, numbers unrounded; null for infinity, which JSON does not have."""
     policy = result.policy
     data = {
         "verdict": result.verdict, "exit_code": code, "early": result.early, "alpha": policy.alpha, "beta": policy.beta,
         "policy": policy.source, "baseline": str(result.baseline.folder), "candidate": str(result.candidate.folder),
-        "mismatches": [asdict(one) for one in result.mismatches], "rows": [_row(row) for row in result.rows],
-        "see_more": command(result),
+        "mismatches": result.mismatches, "rows": [_row(row) for row in result.rows], "see_more": command(result),
     }  # fmt: skip
-    return json.dumps(_finite(data), indent=1, ensure_ascii=False, allow_nan=False)
+    return TypeAdapter(Any).dump_json(data, indent=1).decode()
 
 
 def _row(row: RowGate) -> dict[str, Any]:
@@ -232,21 +206,12 @@ def _row(row: RowGate) -> dict[str, Any]:
     entry: dict[str, Any] = {name: getattr(row, name) for name in ("label", "verdict", "tier", "reason")}
     if planned is not None:
         entry |= {"allowed": planned.allowed, "expected_to_find": planned.sees, "docs": planned.docs}
-    if one is not None:
+    if one is not None and planned is not None:
         difference = one.difference
         entry |= {
-            "before": one.before, "after": one.after, "stderr": difference.stderr, "p": row.p, "finds": row.sees,
-            "docs_measured": difference.n, "docs_changed": difference.changed, "evidence": planned and planned.evidence,
-            "gold": asdict(one.gold) if one.gold else None, "soft": one.soft.value if one.soft else None,
-            "moved_most": [asdict(doc) for doc in one.moved],
+            "before": one.before, "after": one.after, "stderr": difference.stderr, "p": row.p,
+            "finds": planned.detectable(difference), "docs_measured": difference.n, "docs_changed": difference.changed,
+            "evidence": planned.evidence, "gold": one.gold, "soft": one.soft.value if one.soft else None,
+            "moved_most": one.moved,
         }  # fmt: skip
     return entry
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity: null in its place."""
-    if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and value in (float("inf"), float("-inf")) else value

@@ -11,6 +11,7 @@ import numpy as np
 from evals.core import statistics
 from evals.core.errors import UserError
 from evals.core.metric import METRICS, Metric
+from evals.core.runlog import NoiseLog
 from evals.core.statistics import Array, quantile
 from reports import significance
 from reports.gate.gold import has_gold
@@ -23,6 +24,11 @@ CAUTION = 2.0
 (Metric.agreement): about one doc in ten of a likelihood row flips, and one in four of a generated one."""
 OWN_WEIGHT = 0.8
 """The part of a row's alpha that accuracy on all docs has, where there are other tests as well."""
+TOO_SOON = 0.05
+"""The part of beta that an early gate spends on drops whose first docs look unchanged, for each evidence that may say
+so: about a point of power at a beta of 0.2 (measured: tests/tools/README.md)."""
+NO_NOISE = NoiseLog(difference=0.0, spread=0.0)
+"""Of a row of which no equivalent runs tell how far they differ."""
 MEAN_METRIC = Metric("mean_of_rows", "mean of the rows in percent", binary=False)
 
 
@@ -31,7 +37,7 @@ class Planned:
     """A row before it is measured, in its shown unit. `docs` of the baseline; `expected`: how a difference will vary.
 
     `allowed`: what it may lose. `tests`: rows that share the gate's alpha. `evidence`: what there is of what the rule
-    asks for; `early`: judged before all docs are measured; `rows`: how many it is the mean of.
+    asks for; `early`: judged before all docs are measured.
     """
 
     label: str
@@ -46,7 +52,6 @@ class Planned:
     tests: int = 1
     evidence: str = "accuracy"
     early: bool = False
-    rows: int = 1
 
     @property
     def scored(self) -> bool:
@@ -79,7 +84,7 @@ class Planned:
     @property
     def averaged(self) -> bool:
         """Whether it is a part of the mean of all rows."""
-        return self.metric.in_percent and self.counts and self.own
+        return self.label != MEAN and self.metric.in_percent and self.counts and self.own
 
     @property
     def weight(self) -> float:
@@ -96,20 +101,17 @@ class Planned:
         """The p at which Holm's first step takes a loss on all docs for real."""
         return self.alpha * (self.weight or self.rest) / max(1, self.tests)
 
-    @property
-    def z(self) -> float:
-        """How many standard errors such a loss has."""
-        return quantile(1 - self.level)
-
-    def noise(self, difference: Difference | Noise) -> float:
-        """The largest loss that may be chance."""
-        return self.z * difference.stderr
+    def noise(self, stderr: float) -> float:
+        """The largest loss that may be chance: as many standard errors as `level` asks for."""
+        return quantile(1 - self.level) * stderr
 
     def detectable(self, difference: Difference | Noise) -> float:
         """The true loss of accuracy that the gate finds with power 1 - beta; infinite where accuracy does not count."""
         if not self.own:
             return math.inf
-        return significance.detectable(difference, self.metric.reach, self.level, self.allowed, 1 - self.beta)
+        too_soon = TOO_SOON * self.early * (self.own + self.accuses)
+        power = 1 - self.beta * (1 - too_soon)
+        return significance.detectable(difference, self.metric.reach, self.level, self.allowed, power)
 
     @property
     def sees(self) -> float:
@@ -123,12 +125,21 @@ class Planned:
         """
         if self.rule.tier is not None or self.allowed == 0:
             return False
-        return self.docs < self.rule.min_n or (self.own and self.noise(self.expected) > self.allowed)
+        return self.docs < self.rule.min_n or (self.own and self.noise(self.expected.stderr) > self.allowed)
 
     @property
     def tier(self) -> str:
         """What its verdict can do to the gate's: the policy's word, else by what it can show."""
         return self.rule.tier or ("supporting" if self.blind or self.label == MEAN else "critical")
+
+    def shown(self, value: float) -> str:
+        """A value of the row with at least two decimals: a gate is about small changes."""
+        return f"{value:.{shown_digits(self.metric)}f}"
+
+
+def shown_digits(metric: Metric) -> int:
+    """Decimals of a gate's numbers."""
+    return max(2, metric.digits)
 
 
 def plan_rows(baseline: Run, policy: Policy, candidate: Run | None = None) -> dict[str, Planned]:
@@ -136,28 +147,38 @@ def plan_rows(baseline: Run, policy: Policy, candidate: Run | None = None) -> di
 
     Raises UserError if there is no row, or none has the evidence that the policy asks for.
     """
-    rows = [row for row in baseline.rows if row.value is not None]
-    if not rows:
+    plan = {
+        row.label: _planned(baseline, row, row.value, policy, candidate)
+        for row in baseline.rows
+        if row.value is not None
+    }
+    if not plan:
         raise UserError(f"nothing to gate: '{baseline.folder}' has no row with a value")
-    plan = {row.label: _planned(baseline, row, policy, candidate) for row in rows}
     if policy.defaults.evidence == "logprob" and not any(one.finer for one in plan.values()):
         raise UserError(
             "evidence 'logprob': no row of both runs has gold answers' log-probabilities (generated rows have them "
             "after 'run --references'): take accuracy"
         )
-    return complete(plan, policy, floor_of(baseline, MEAN))
+    return complete(plan, policy, baseline.log.noise.get(MEAN, NO_NOISE).difference)
 
 
-def _planned(baseline: Run, row: RowResult, policy: Policy, candidate: Run | None) -> Planned:
-    assert row.value is not None
+def _planned(baseline: Run, row: RowResult, value: float, policy: Policy, candidate: Run | None) -> Planned:
     other = row if candidate is None else candidate.row(row.label)
     gold = has_gold(baseline, row) and other is not None and has_gold(candidate or baseline, other)
-    rule, noise = policy.rule(row.label), noise_of(baseline, row)
-    allowed = max(rule.allowed(row.metric, row.value), floor_of(baseline, row.label))
-    evidence = rule.evidence if gold else "accuracy"
-    early = candidate is None
+    rule, known = policy.rule(row.label), baseline.log.noise.get(row.label, NO_NOISE)
+    strata = statistics.row_strata(row.metric, baseline.samples(row.tasks))
+    assert strata is not None
+    noise = expected_noise(row.metric, *strata)
     return Planned(
-        row.label, row.metric, rule, row.value, row.n, noise, allowed, evidence=evidence, early=early
+        row.label,
+        row.metric,
+        rule,
+        value,
+        row.n,
+        expected=replace(noise, spread=max(noise.spread, known.spread)),
+        allowed=max(rule.allowed(row.metric, value), known.difference),
+        evidence=rule.evidence if gold else "accuracy",
+        early=candidate is None,
     )
 
 
@@ -180,15 +201,7 @@ def _mean(parts: Sequence[Planned], policy: Policy, floor: float) -> Planned:
         allowed = rule.allowed(MEAN_METRIC, value)
     spread, share = (sum(getattr(one.expected, name) for one in parts) / k**2 for name in ("spread", "share"))
     docs = sum(one.docs for one in parts)
-    return Planned(MEAN, MEAN_METRIC, rule, value, docs, Noise(spread, share), max(allowed, floor), rows=k)
-
-
-def noise_of(baseline: Run, row: RowResult) -> Noise:
-    """How a row of an unchanged candidate is expected to differ; no less than equivalent runs of the baseline did."""
-    strata = statistics.row_strata(row.metric, baseline.samples(row.tasks))
-    assert strata is not None
-    noise, known = expected_noise(row.metric, *strata), baseline.log.noise.get(row.label)
-    return replace(noise, spread=max(noise.spread, known.spread if known else 0.0))
+    return Planned(MEAN, MEAN_METRIC, rule, value, docs, Noise(spread, share), max(allowed, floor))
 
 
 def expected_noise(metric: Metric, scores: Sequence[Array], weights: Sequence[float]) -> Noise:
@@ -197,9 +210,3 @@ def expected_noise(metric: Metric, scores: Sequence[Array], weights: Sequence[fl
     spread = sum(w * w * changes * np.var(one) / len(one) for one, w in zip(scores, weights, strict=True))
     share = sum(w * w / len(one) for one, w in zip(scores, weights, strict=True))
     return Noise(float(spread) * metric.scale**2, share)
-
-
-def floor_of(baseline: Run, label: str) -> float:
-    """The largest difference that equivalent runs of the baseline showed in a row; 0 where none is known."""
-    known = baseline.log.noise.get(label)
-    return known.difference if known else 0.0

@@ -5,28 +5,28 @@ Every key, its default and what it does stand in policy.example.toml beside this
 
 from __future__ import annotations
 
-import difflib
-import math
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
 from evals.core.card import Card, all_cards
-from evals.core.errors import UserError
+from evals.core.errors import UserError, first_of, nearest
 from evals.core.metric import Metric
 from reports.margins import POINTS, Tolerance
 from reports.significance import MEAN
 
-TIERS = ("critical", "supporting", "advisory")
-EVIDENCE = ("accuracy", "logprob", "both")
-GATE_KEYS = ("alpha", "beta")
-RULE_KEYS = ("tier", "evidence", "margin", "max_drop", "max_relative_drop", "min_n")
-WORDS = {"tier": TIERS, "evidence": EVIDENCE}
+CHECKED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+Rate = Annotated[float, Field(gt=0, lt=0.5)]
+Loss = Annotated[float, Field(ge=0)]
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class Rule:
     """What one row may lose: the smallest of `margin` (points of percent, other units alike), `max_drop` (in the row's
     unit) and `max_relative_drop` (percent of the baseline's value). Without the first two, the usual margin counts.
@@ -36,12 +36,12 @@ class Rule:
     has its own value alone.
     """
 
-    tier: str | None = None
-    margin: float | None = None
-    max_drop: float | None = None
-    max_relative_drop: float = 25.0
-    min_n: int = 100
-    evidence: str = "both"
+    tier: Literal["critical", "supporting", "advisory"] | None = None
+    margin: Loss | None = None
+    max_drop: Loss | None = None
+    max_relative_drop: Annotated[float, Field(ge=0, lt=100)] = 25.0
+    min_n: Annotated[int, Field(ge=1)] = 100
+    evidence: Literal["accuracy", "logprob", "both"] = "both"
 
     def allowed(self, metric: Metric, baseline: float) -> float:
         """By how much a row may be worse than this baseline value, in its unit: never by all of it."""
@@ -54,7 +54,7 @@ class Rule:
         return min(limits)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class Policy:
     """A rule for every row: `defaults`, or the row's own in `rows`. `source` says where it stands.
 
@@ -64,12 +64,16 @@ class Policy:
     defaults: Rule = Rule()
     rows: Mapping[str, Rule] = field(default_factory=dict)
     source: str = "built-in defaults"
-    alpha: float = 0.05
-    beta: float = 0.2
+    alpha: Rate = 0.05
+    beta: Rate = 0.2
 
     def rule(self, label: str) -> Rule:
         """The rule of a row."""
         return self.rows.get(label, self.defaults)
+
+
+GATE_KEYS = ("alpha", "beta")
+RULE_KEYS = tuple(one.name for one in fields(Rule))
 
 
 def load_policy(
@@ -85,13 +89,9 @@ def load_policy(
     """
     if path is not None:
         return parse(_toml(path), str(path), more, changed)
-    if project.is_file():
-        tool = _toml(project).get("tool", {})
-        table = (
-            tool.get("smol-evals", {}).get("gate") if isinstance(tool.get("smol-evals", {}), dict) else None
-        )
-        if table is not None:
-            return parse(table, f"{project}, [tool.smol-evals.gate]", more, changed)
+    own = _toml(project).get("tool", {}).get("smol-evals") if project.is_file() else None
+    if isinstance(own, dict) and "gate" in own:
+        return parse(own["gate"], f"{project}, [tool.smol-evals.gate]", more, changed)
     return parse({}, Policy.source, more, changed)
 
 
@@ -108,53 +108,30 @@ def parse(
     table: Any, source: str, more: Sequence[Card] = (), changed: Mapping[str, Any] | None = None
 ) -> Policy:
     """A policy from its parsed table; every key, type and range is checked."""
-    if not isinstance(table, dict):
-        raise UserError(f"{source}: the policy must be a table with defaults and rows")
-    _only(table, ("defaults", "rows"), source)
-    where = f"{source}: defaults"
-    defaults = _table(table.get("defaults", {}), (*GATE_KEYS, *RULE_KEYS), where)
-    defaults |= changed or {}
-    rows = table.get("rows", {})
-    if not isinstance(rows, dict):
-        raise UserError(f"{source}: rows must be a table of tables")
-    known = [row.label for card in [*all_cards(), *more] for row in card.rows]
-    _only(rows, [*known, MEAN], f"{source}: rows")
+    labels = [row.label for card in [*all_cards(), *more] for row in card.rows]
+    table, where = _table(table, ("defaults", "rows"), source), f"{source}: defaults"
+    defaults = _table(table.get("defaults", {}), (*GATE_KEYS, *RULE_KEYS), where) | dict(changed or {})
+    rows = _table(table.get("rows", {}), (*dict.fromkeys(labels), MEAN), f"{source}: rows")
     rates = {key: defaults.pop(key) for key in GATE_KEYS if key in defaults}
-    rule = Rule(**defaults)
-    own = {label: _table(entry, RULE_KEYS, f"{source}: {label}") for label, entry in rows.items()}
-    return Policy(rule, {label: replace(rule, **entry) for label, entry in own.items()}, source, **rates)
-
-
-def _only(table: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    for key in table:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-            hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(dict.fromkeys(known))}"
-            raise UserError(f"{where}: unknown '{key}': {hint}")
+    usual = _checked(Rule, defaults, where)
+    rules = {}
+    for label, entry in rows.items():
+        place = f"{source}: {label}"
+        rules[label] = _checked(Rule, asdict(usual) | _table(entry, RULE_KEYS, place), place)
+    return _checked(Policy, {"defaults": usual, "rows": rules, "source": source, **rates}, where)
 
 
 def _table(entry: Any, keys: Sequence[str], where: str) -> dict[str, Any]:
     if not isinstance(entry, dict):
         raise UserError(f"{where} must be a table")
-    _only(entry, keys, where)
-    for key, value in entry.items():
-        _check(key, value, where)
+    for key in entry:
+        if key not in keys:
+            raise UserError(f"{where}: unknown '{key}': {nearest(key, keys)}")
     return dict(entry)
 
 
-def _check(key: str, value: Any, where: str) -> None:
-    whole = key == "min_n"
-    number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-    wrong = ""
-    if key in WORDS:
-        wrong = "" if value in WORDS[key] else f"one of {', '.join(WORDS[key])}"
-    elif not number or not math.isfinite(value):
-        wrong = "a whole number" if whole else "a number"
-    elif key in GATE_KEYS:
-        wrong = "" if 0 < value < 0.5 else "between 0 and 0.5"
-    elif key == "max_relative_drop" and value >= 100:
-        wrong = "below 100: no row may lose everything"
-    elif value < whole:
-        wrong = "1 or more" if whole else "zero or more"
-    if wrong:
-        raise UserError(f"{where}: {key} must be {wrong}")
+def _checked(kind: type[T], entries: Mapping[str, Any], where: str) -> T:
+    try:
+        return kind(**entries)
+    except ValidationError as error:
+        raise UserError(f"{where}: {first_of(error)}") from error

@@ -48,22 +48,6 @@ class RowGate:
     p: float | None = None
 
     @property
-    def sees(self) -> float | None:
-        """The true loss that it would find with power 1 - beta, as noisy as the docs turned out to be."""
-        if self.planned is None or self.evidence is None:
-            return None
-        return self.planned.detectable(self.evidence.difference)
-
-    @property
-    def progress(self) -> float:
-        """How far its first docs are on the way to a sure verdict: 1 is there."""
-        if self.planned is None or self.evidence is None:
-            return 0.0
-        found = _drawn(self.planned, self.evidence)
-        stakes = [max(docs.below(limit), docs.above(self.planned.allowed)) for docs, limit, _ in found]
-        return math.log(max([1.0, *stakes])) / math.log(CERTAIN)
-
-    @property
     def tier(self) -> str:
         """What its verdict can do to the gate's."""
         return "critical" if self.planned is None else self.planned.tier
@@ -104,24 +88,25 @@ class GateResult:
         return EXIT_OK
 
 
-def judge(plan: Mapping[str, Planned], found: Mapping[str, Evidence], policy: Policy) -> dict[str, RowGate]:
+def judge(plan: Mapping[str, Planned], found: Mapping[str, Evidence]) -> dict[str, RowGate]:
     """The verdicts on the planned rows of which the evidence is there; the mean of all rows is made from the others."""
     evidence = dict(found)
-    mean = mean_evidence([one for label, one in found.items() if plan[label].averaged], plan)
-    if mean is not None:
-        evidence[MEAN] = mean
+    parts = [found.get(label) for label, one in plan.items() if one.averaged]
+    whole = [one for one in parts if one is not None and one.whole]
+    if MEAN in plan and len(whole) == len(parts):
+        evidence[MEAN] = _mean(whole, plan[MEAN].metric)
     p_values = _corrected(plan, evidence)
-    return {
-        label: _judge(planned, evidence[label], p_values[label], policy)
-        for label, planned in plan.items()
-        if label in evidence
-    }
+    rows = {}
+    for label, planned in plan.items():
+        if label in evidence:
+            one, p = evidence[label], p_values[label]
+            judged = _early if not one.whole else _whole if planned.own else _by_gold
+            rows[label] = RowGate(label, planned, *judged(planned, one, p), one, p)
+    return rows
 
 
-def mean_evidence(parts: Sequence[Evidence], plan: Mapping[str, Planned]) -> Evidence | None:
-    """The mean of the rows that it is of, as evidence of its own, once all of them are there with all docs."""
-    if MEAN not in plan or len(parts) < plan[MEAN].rows or not all(one.whole for one in parts):
-        return None
+def _mean(parts: Sequence[Evidence], metric: Metric) -> Evidence:
+    """The mean of all rows, each with all its docs, as evidence of its own."""
     mean = significance.mean_of_rows((one.metric, one.difference.estimate) for one in parts)
     assert mean is not None
     before, k = sum(one.before for one in parts) / len(parts), len(parts) ** 2
@@ -130,7 +115,7 @@ def mean_evidence(parts: Sequence[Evidence], plan: Mapping[str, Planned]) -> Evi
         spread=sum(one.difference.spread for one in parts) / k,
         share=sum(one.difference.share for one in parts) / k,
     )
-    return Evidence(plan[MEAN].metric, before, before + mean.value, difference)
+    return Evidence(metric, before, before + mean.value, difference)
 
 
 def _corrected(plan: Mapping[str, Planned], evidence: Mapping[str, Evidence]) -> dict[str, float]:
@@ -166,20 +151,21 @@ def _drawn(planned: Planned, one: Evidence) -> list[tuple[Drawn, float, str]]:
     return found
 
 
-def _judge(planned: Planned, one: Evidence, p: float, policy: Policy) -> RowGate:
-    judged = _early if not one.whole else _whole if planned.own else _by_gold
-    verdict, reason = judged(planned, one, p, policy)
-    return RowGate(planned.label, planned, verdict, reason, one, p)
+def progress(planned: Planned, one: Evidence) -> float:
+    """How far a row's first docs are on the way to a sure verdict: 1 is there."""
+    found = _drawn(planned, one)
+    stakes = [max(docs.below(limit), docs.above(planned.allowed)) for docs, limit, _ in found]
+    return math.log(max([1.0, *stakes])) / math.log(CERTAIN)
 
 
-def _early(planned: Planned, one: Evidence, p: float, policy: Policy) -> tuple[str, str]:
+def _early(planned: Planned, one: Evidence, p: float) -> tuple[str, str]:
     """The verdict on a row's first docs, where it is sure what all of them would show."""
     allowed, drawn = planned.allowed, _drawn(planned, one)
     loss = one.loss if planned.own or one.soft is None else -one.soft.value
-    if p < policy.alpha and loss > 0:
+    if p < planned.alpha and loss > 0:
         for docs, _, soft in drawn:
             if docs.above(allowed) >= CERTAIN:
-                words = f"damaged: {soft}, allowed {_shown(planned, allowed)}" if soft else ""
+                words = f"damaged: {soft}, allowed {planned.shown(allowed)}" if soft else ""
                 return REGRESSION, words or _words(planned, one, p)
     if one.difference.n >= planned.rule.min_n and loss <= allowed:
         for docs, limit, soft in drawn:
@@ -190,15 +176,15 @@ def _early(planned: Planned, one: Evidence, p: float, policy: Policy) -> tuple[s
     return OPEN, "not sure yet"
 
 
-def _whole(planned: Planned, one: Evidence, p: float, policy: Policy) -> tuple[str, str]:
+def _whole(planned: Planned, one: Evidence, p: float) -> tuple[str, str]:
     """The verdict on a row whose docs are all measured."""
     loss, allowed, difference = one.loss, planned.allowed, one.difference
-    noise = planned.noise(difference)
+    noise = planned.noise(difference.stderr)
     too_large = loss > allowed + 1e-9
-    if too_large and p < policy.alpha:
+    if too_large and p < planned.alpha:
         return REGRESSION, _words(planned, one, p)
     if allowed == 0:
-        return PASS, f"no real drop ({shown_p(p)}); it shows drops from {_shown(planned, planned.sees)} on"
+        return PASS, f"no real drop ({shown_p(p)}); it shows drops from {planned.shown(planned.sees)} on"
     if difference.n < planned.rule.min_n:
         return INCONCLUSIVE, _few(planned, one)
     if not too_large and difference.changed == 0:
@@ -211,15 +197,15 @@ def _whole(planned: Planned, one: Evidence, p: float, policy: Policy) -> tuple[s
         return INCONCLUSIVE, _cannot_see(planned)
     if too_large:
         return INCONCLUSIVE, f"{_words(planned, one, p)}, but that may be chance: {WAY_OUT}"
-    sees = _shown(planned, planned.detectable(difference))
+    sees = planned.shown(planned.detectable(difference))
     return INCONCLUSIVE, f"its docs turned out to show drops from {sees} on: {WAY_OUT}"
 
 
-def _by_gold(planned: Planned, one: Evidence, p: float, policy: Policy) -> tuple[str, str]:
+def _by_gold(planned: Planned, one: Evidence, p: float) -> tuple[str, str]:
     """The same by gold answers alone."""
     assert one.soft is not None
-    if -one.soft.value > planned.allowed and p < policy.alpha:
-        return REGRESSION, f"damaged: {_soft_words(one)}, allowed {_shown(planned, planned.allowed)}"
+    if -one.soft.value > planned.allowed and p < planned.alpha:
+        return REGRESSION, f"damaged: {_soft_words(one)}, allowed {planned.shown(planned.allowed)}"
     if one.difference.n < planned.rule.min_n:
         return INCONCLUSIVE, _few(planned, one)
     if _unchanged(planned, one) or (planned.allowed == 0 and one.loss < abs(one.before)):
@@ -231,19 +217,10 @@ def _unchanged(planned: Planned, one: Evidence) -> bool:
     """Whether soft accuracy rules out a loss of what is allowed; of a row that lost everything, nothing does."""
     if not planned.finer or one.soft is None or one.soft.stderr is None or one.loss >= abs(one.before):
         return False
-    return -one.soft.value + planned.z * one.soft.stderr <= UNCHANGED * planned.allowed
+    return -one.soft.value + planned.noise(one.soft.stderr) <= UNCHANGED * planned.allowed
 
 
 # --- words ----------------------------------------------------------------------------------------
-
-
-def shown_digits(metric: Metric) -> int:
-    """Decimals of a gate's numbers, at least two: it is about small changes."""
-    return max(2, metric.digits)
-
-
-def _shown(planned: Planned, value: float) -> str:
-    return f"{value:.{shown_digits(planned.metric)}f}"
 
 
 def shown_p(p: float) -> str:
@@ -255,7 +232,7 @@ def _words(planned: Planned, one: Evidence, p: float) -> str:
     fell = "dropped" if one.metric.higher_is_better else "rose"
     if one.loss <= 0:
         return "not worse"
-    return f"{fell} by {_shown(planned, one.loss)} ({shown_p(p)}), allowed {_shown(planned, planned.allowed)}"
+    return f"{fell} by {planned.shown(one.loss)} ({shown_p(p)}), allowed {planned.shown(planned.allowed)}"
 
 
 def _soft_words(one: Evidence) -> str:
@@ -268,7 +245,7 @@ def _few(planned: Planned, one: Evidence) -> str:
 
 
 def _cannot_see(planned: Planned) -> str:
-    sees, allowed = _shown(planned, planned.sees), _shown(planned, planned.allowed)
+    sees, allowed = planned.shown(planned.sees), planned.shown(planned.allowed)
     return (
         f"{planned.docs:,} docs show drops from {sees} on, allowed {allowed}: a smaller one does not stop the gate "
         "(set max_drop and max_relative_drop for this row, or make it critical)"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from evals.core.errors import UserError
 from reports.comparability import CIRCUMSTANCES, SETTINGS, Mismatch, mismatches
 from reports.compare import check_suites
-from reports.gate.evidence import Evidence, row_evidence
+from reports.gate.evidence import row_evidence
 from reports.gate.planning import Planned, plan_rows
 from reports.gate.policy import Policy
 from reports.gate.verdict import MISSING, OPEN, GateResult, RowGate, judge
@@ -19,12 +19,12 @@ def gate(baseline: Run, candidate: Run, policy: Policy, allowed: Sequence[str] =
     """The verdict on every row. Raises UserError for runs that cannot be compared (each difference named)."""
     found = check(baseline, candidate, allowed)
     plan = plan_rows(baseline, policy, candidate)
-    evidence: dict[str, Evidence] = {}
-    for label, planned in plan.items():
-        one = row_evidence(baseline, candidate, label, "prompts" in allowed, planned.finer)
-        if one is not None:
-            evidence[label] = one
-    return result_of(baseline, candidate, policy, plan, judge(plan, evidence, policy), found)
+    evidence = {
+        label: one
+        for label, planned in plan.items()
+        if (one := row_evidence(baseline, candidate, label, "prompts" in allowed, planned.finer)) is not None
+    }
+    return result_of(baseline, candidate, policy, plan, judge(plan, evidence), found)
 
 
 def result_of(
@@ -39,7 +39,7 @@ def result_of(
     """The gate's result: the rows of the plan, and those that the policy names; what was not judged is missing."""
     named = [row.label for row in baseline.card.rows if row.label in policy.rows]
     labels = list(dict.fromkeys([*(label for label in plan if label != MEAN), *named]))
-    judged = [rows.get(label) or missing(baseline, candidate, label) for label in labels]
+    judged = [rows.get(label) or _missing(baseline, candidate, label) for label in labels]
     if MEAN in plan:
         judged.append(rows.get(MEAN) or RowGate(MEAN, plan[MEAN], OPEN, "needs all docs of all rows"))
     return GateResult(baseline, candidate, policy, tuple(judged), tuple(found), early)
@@ -73,17 +73,14 @@ def check(baseline: Run, candidate: Run, allowed: Sequence[str], early: bool = F
     return found
 
 
-def missing(baseline: Run, candidate: Run, label: str) -> RowGate:
-    """A row that must be there and is not."""
-    return RowGate(label, None, MISSING, _why_missing(baseline, candidate, label))
-
-
-def _why_missing(baseline: Run, candidate: Run, label: str) -> str:
-    for name, run in (("baseline", baseline), ("candidate", candidate)):
+def _missing(baseline: Run, candidate: Run, label: str) -> RowGate:
+    """A row that must be there and is not, and why."""
+    reason = "the runs do not share its tasks, metric and docs"
+    for name, run in (("candidate", candidate), ("baseline", baseline)):
         row = run.row(label)
         if row is None:
-            return f"the {name} does not have this row"
-        if row.value is None:
+            reason = f"the {name} does not have this row"
+        elif row.value is None:
             notes = "; ".join(note.text for note in row.notes)
-            return f"the {name} has no value: {notes or 'no reason given'}"
-    return "the runs do not share its tasks, metric and docs"
+            reason = f"the {name} has no value: {notes or 'no reason given'}"
+    return RowGate(label, None, MISSING, reason)

@@ -36,7 +36,7 @@ def staged(drops: dict[str, float], policy: Policy | None = None, lost: tuple[st
         looks.append((label, n))
         return None if label in lost else data[label].evidence(n, both=True)
 
-    return run_stages(plan, measure, policy), looks
+    return run_stages(plan, measure), looks
 
 
 def test_rows_are_looked_at_until_they_are_sure():
@@ -75,7 +75,7 @@ def test_a_row_without_all_its_docs_is_never_open_for_ever():
     label = "PIQA"
     plan = {label: replace(plan_of(BOTH)[label], tests=1, evidence="accuracy")}
     row = Row(np.random.default_rng(0), label, 0.5)
-    rows = run_stages(plan, lambda _, n: row.evidence(min(n, 500), both=False), Policy())
+    rows = run_stages(plan, lambda _, n: row.evidence(min(n, 500), both=False))
     assert rows[label].verdict == INCONCLUSIVE and "do not share all" in rows[label].reason
 
 
@@ -85,7 +85,7 @@ def test_reference_answers_never_pass_a_generated_row_before_accuracy_does():
         row, found = Row(np.random.default_rng(seed), "BBH", 0.08, 0.025, shift=False), []
         for kind in (BOTH, BOTH._replace(both=False)):
             plan = {"BBH": plan_of(kind)["BBH"]}
-            rows = run_stages(plan, lambda _, n, row=row, kind=kind: row.evidence(n, kind.both), Policy())
+            rows = run_stages(plan, lambda _, n, row=row, kind=kind: row.evidence(n, kind.both))
             found.append((rows["BBH"].verdict, rows["BBH"].evidence.difference.n))
         assert plan_of(BOTH)["BBH"].evidence == "both" and found[0] == found[1]
 

@@ -96,11 +96,11 @@ def test_the_first_docs_are_enough_where_it_is_sure(tmp_path, shift, verdict):
     plan = plan_rows(base, policy)
     first = {label: made(tmp_path, f"b{label}", shift=shift, noise=0.02, first=700) for label in ("PIQA",)}
     found = {"PIQA": row_evidence(base, first["PIQA"], "PIQA", early=True)}
-    row = judge(plan, found, policy)["PIQA"]
+    row = judge(plan, found)["PIQA"]
     assert row.verdict == verdict and row.evidence.difference.n == 700 and not row.evidence.whole
     few = made(tmp_path, "c", shift=shift, noise=0.02, first=20)
     found = {"PIQA": row_evidence(base, few, "PIQA", early=True)}
-    assert judge(plan, found, policy)["PIQA"].verdict == OPEN
+    assert judge(plan, found)["PIQA"].verdict == OPEN
 
 
 def test_drawn_docs_of_several_tasks_have_the_rows_loss(tmp_path):

@@ -47,3 +47,11 @@ def test_the_plan_says_which_rows_cannot_see():
     assert plan["GSM8K"].allowed == pytest.approx(0.45) and plan["GSM8K"].sees > 0.9
     stricter = plan_of(Kind("max_drop 1", False, True))
     assert {"PIQA", "ARC", "BBH"} <= {label for label, one in stricter.items() if one.blind}
+
+
+def test_an_early_gate_states_a_larger_drop_for_each_evidence_that_may_pass_too_soon():
+    whole, early, both = (
+        plan_of(Kind("default", *one)) for one in ((False, True), (True, False), (True, True))
+    )
+    assert whole["PIQA"].sees < early["PIQA"].sees < both["PIQA"].sees
+    assert early["BBH"].sees == both["BBH"].sees  # a reference answer's likelihood never passes a row early

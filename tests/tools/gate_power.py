@@ -199,9 +199,9 @@ def run_gate(row_of: Callable[[str], Row], kind: Kind) -> tuple[GateResult, floa
         return row_of(label).evidence(n, kind.both)
 
     if kind.early:
-        rows = run_stages(plan, measure, policy)
+        rows = run_stages(plan, measure)
     else:
-        rows = judge(plan, {label: measure(label, None) for label in SIZES}, policy)
+        rows = judge(plan, {label: measure(label, None) for label in SIZES})
     result = GateResult(None, None, policy, tuple(rows.values()), (), kind.early)  # type: ignore[arg-type]
     return result, sum(seen.values()) / sum(map(sum, SIZES.values()))
 
