@@ -141,7 +141,7 @@ def _lettered(column: str, heading: str, choices: list[str], gold: int) -> Row:
     return {column: question, "choices": {"text": choices, "label": labels}, "answerKey": labels[gold]}
 
 
-def _passage(heading: str, _: list[str], gold: int) -> Row:
+def _passage(heading: str, _choices: list[str], gold: int) -> Row:
     passage, _, question = heading.rpartition("\nQuestion: ")
     return {"passage": passage, "question": question.removesuffix("?"), "label": 1 - gold}
 
