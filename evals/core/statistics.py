@@ -124,18 +124,24 @@ def average(estimates: Sequence[Estimate]) -> Estimate:
     return weighted_sum(estimates, [1 / len(estimates)] * len(estimates))
 
 
-def group_average(scores: Array, groups: Sequence[Any]) -> Estimate:
-    """Plain mean over groups of each group's mean (MMLU's macro average over its 57 subjects)."""
-    labels = np.asarray(groups)
-    return average([mean(scores[labels == label]) for label in sorted(set(groups))])
+def _strata(metric: Metric, columns: Columns) -> list[Array] | None:
+    """The docs' scores, by group where the metric is the plain mean of its groups (MMLU's 57 subjects)."""
+    scores = doc_scores(metric, columns)
+    if scores is None:
+        return None
+    if metric.average == "docs":
+        return [scores]
+    labels = np.asarray(columns["group"])
+    return [scores[labels == label] for label in sorted(set(columns["group"]))]
 
 
 def task_estimate(metric: Metric, columns: Columns) -> Estimate | None:
     """One task's value of the metric, in the scores' own unit; None where the columns do not hold it."""
-    scores = doc_scores(metric, _with_items(metric, columns))
-    if scores is None:
+    strata = _strata(metric, _with_items(metric, columns))
+    if strata is None:
         return None
-    return group_average(scores, columns["group"]) if metric.average == "groups" else mean(scores)
+    parts = [mean(scores) for scores in strata]
+    return average(parts) if metric.average == "groups" else parts[0]
 
 
 def row_strata(metric: Metric, samples: Sequence[Columns]) -> tuple[list[Array], list[float]] | None:
@@ -145,13 +151,9 @@ def row_strata(metric: Metric, samples: Sequence[Columns]) -> tuple[list[Array],
     """
     scores, weights = [], []
     for columns in samples:
-        own = doc_scores(metric, columns)
-        if own is None:
+        parts = _strata(metric, columns)
+        if parts is None:
             return None
-        parts = [own]
-        if metric.average == "groups":
-            labels = np.asarray(columns["group"])
-            parts = [own[labels == label] for label in sorted(set(columns["group"]))]
         scores += parts
         weights += [1 / (len(samples) * len(parts))] * len(parts)
     return scores, weights
