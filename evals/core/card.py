@@ -240,11 +240,9 @@ def find_tasks(cards: Sequence[Card], wanted: Sequence[str] | None) -> tuple[str
     if not wanted:
         return tuple(dict.fromkeys(task for card in cards if card.usual for task in card.tasks))
     every = {task for card in cards for task in card.tasks}
-    found = [
-        task
-        for name in wanted
-        for task in ((name,) if name in every else (one for card in cards for one in card.find(name)))
-    ]
+    found: list[str] = []
+    for name in wanted:
+        found += [name] if name in every else [task for card in cards for task in card.find(name)]
     return tuple(dict.fromkeys(found))
 
 

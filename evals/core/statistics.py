@@ -66,9 +66,7 @@ def upper_tail(z: float) -> float:
 
 
 def linearised_ratio(points: Array, items: Array) -> Array:
-    """Scores a cluster of the ratio sum(points) / sum(items): their mean is the ratio, their spread its
-    error.
-    """
+    """Scores a cluster of the ratio sum(points) / sum(items): their mean is the ratio, their spread its error."""
     total = items.sum()
     if total <= 0:
         raise ValueError("no items: the ratio is undefined")
@@ -104,7 +102,8 @@ def mean(scores: Array) -> Estimate:
 
 def clustered_mean(scores: Array, clusters: Sequence[Any]) -> Estimate:
     """Mean over all items, with items of one cluster counted as dependent (Miller 2024)."""
-    points, items = cluster_sums(scores, clusters)
+    _, index = np.unique(np.asarray(clusters), return_inverse=True)
+    points, items = np.bincount(index, weights=scores), np.bincount(index).astype(np.float64)
     estimate = mean(linearised_ratio(points, items))
     return Estimate(estimate.value, estimate.stderr, len(scores))
 
@@ -214,9 +213,3 @@ def _with_items(metric: Metric, columns: Columns) -> Columns:
     if metric.shape == "doc" or metric.column not in columns:
         return columns
     return {metric.column: [items for items in columns[metric.column] if len(items)]}
-
-
-def cluster_sums(scores: Array, clusters: Sequence[Any]) -> tuple[Array, Array]:
-    """(sum of the scores, number of docs) of each cluster."""
-    _, index = np.unique(np.asarray(clusters), return_inverse=True)
-    return np.bincount(index, weights=scores), np.bincount(index).astype(np.float64)
