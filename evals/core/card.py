@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -203,23 +203,16 @@ def _shipped(name: str) -> Card:
 
 def _read(path: Path) -> Card:
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        card = Card.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        raise UserError(f"the card '{path}': {first_of(error)}") from error
     except (OSError, ValueError) as error:
         raise UserError(f"the card '{path}' cannot be read: {error}") from error
-    card = parse_card(data, str(path))
     if card.name in card_names() and path.resolve().parent != FOLDER:
         raise UserError(
             f"the card '{path}' is named '{card.name}' like one that ships: give it a name of its own"
         )
     return card
-
-
-def parse_card(data: Any, where: str) -> Card:
-    """A card from its parsed data. Raises UserError that names the first key that is wrong."""
-    try:
-        return Card.model_validate(data)
-    except ValidationError as error:
-        raise UserError(f"the card '{where}': {first_of(error)}") from error
 
 
 def check_names(cards: Sequence[Card], wanted: Sequence[str] | None, variants: Sequence[str] = ()) -> None:
@@ -247,11 +240,9 @@ def find_tasks(cards: Sequence[Card], wanted: Sequence[str] | None) -> tuple[str
     if not wanted:
         return tuple(dict.fromkeys(task for card in cards if card.usual for task in card.tasks))
     every = {task for card in cards for task in card.tasks}
-    found = [
-        task
-        for name in wanted
-        for task in ((name,) if name in every else (one for card in cards for one in card.find(name)))
-    ]
+    found: list[str] = []
+    for name in wanted:
+        found += [name] if name in every else [task for card in cards for task in card.find(name)]
     return tuple(dict.fromkeys(found))
 
 

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from evals.core.errors import UserError
 
@@ -121,12 +121,17 @@ def run_lock(path: Path | str, what: str, on_note: Callable[[str], None]) -> Ite
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", errors="replace")
     with file:
-        if not _locked(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            file.seek(0)
-            holder = file.read(200) or "another process"
-            on_note(f"waits for {holder}, at work on {what}; what it finishes is used here (Ctrl-C stops)")
-            _locked(file, fcntl.LOCK_EX)
-            on_note(f"goes on with {what}")
+        with writing(path):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read(200) or "another process"
+                on_note(
+                    f"waits for {holder}, at work on {what}; what it finishes is used here (Ctrl-C stops)"
+                )
+                fcntl.flock(file, fcntl.LOCK_EX)
+                on_note(f"goes on with {what}")
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
         with contextlib.suppress(OSError):  # a full disk: only those who wait would read it
             path.write_text(f"process {os.getpid()} on {socket.gethostname()} (since {since} UTC)")
@@ -135,15 +140,6 @@ def run_lock(path: Path | str, what: str, on_note: Callable[[str], None]) -> Ite
         finally:
             with contextlib.suppress(OSError):
                 file.truncate(0)  # the host's name is for those who wait, not for those who get the folder
-
-
-def _locked(file: TextIO, how: int) -> bool:
-    with writing(Path(file.name)):
-        try:
-            fcntl.flock(file, how)
-        except BlockingIOError:
-            return False
-    return True
 
 
 def parquet_bytes(table: pyarrow.Table, compression: str = "zstd") -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -125,28 +125,11 @@ def first_best(scores: Sequence[float]) -> int:
 
 def predict(choices: Sequence[str], logprobs: Sequence[float]) -> int:
     """The choice with the greatest log-likelihood a character: ``logprobs`` [n_choices] nats."""
-    return first_best(_a_character({"choices": choices, "logprobs": logprobs}))
+    return first_best(_each(logprobs, map(choice_length, choices)))
 
 
-def _sum(line: Line) -> Sequence[float]:
-    values: Sequence[float] = line["logprobs"]
-    return values
-
-
-def _a_character(line: Line) -> Sequence[float]:
-    return [s / choice_length(c) for s, c in zip(line["logprobs"], line["choices"], strict=True)]
-
-
-def _a_written_character(line: Line) -> Sequence[float]:
-    return [s / max(1, len(c)) for s, c in zip(line["logprobs"], line["choices"], strict=True)]
-
-
-def _a_token(line: Line) -> Sequence[float]:
-    return [s / n for s, n in zip(line["logprobs"], line["n_tokens"], strict=True)]
-
-
-def _above_unconditioned(line: Line) -> Sequence[float]:
-    return [s - u for s, u in zip(line["logprobs"], line["logprobs_unconditioned"], strict=True)]
+def _each(logprobs: Sequence[float], lengths: Iterable[int]) -> list[float]:
+    return [s / n for s, n in zip(logprobs, lengths, strict=True)]
 
 
 def plain_words(text: str) -> str:
@@ -231,18 +214,23 @@ def _text(name: str, words: str, match: Callable[[Any, str], int], aliases: bool
     register(Metric(name, words, name, inputs=TEXT, formula=formula))
 
 
-_choices("acc", "the gold choice is the likeliest", _sum)
-_choices("acc_norm_nospace", "the gold choice is the likeliest a character", _a_character)
+_choices("acc", "the gold choice is the likeliest", lambda line: line["logprobs"])
 _choices(
-    "acc_per_char", "the gold choice is the likeliest a character, its space counted", _a_written_character
-)
-_choices("acc_per_token", "the gold choice is the likeliest a token", _a_token, "n_tokens")
+    "acc_norm_nospace", "the gold choice is the likeliest a character",
+    lambda line: _each(line["logprobs"], map(choice_length, line["choices"])),
+)  # fmt: skip
 _choices(
-    "acc_pmi",
-    "the gold choice gains most by the question (pointwise mutual information)",
-    _above_unconditioned,
-    UNCONDITIONED,
-)
+    "acc_per_char", "the gold choice is the likeliest a character, its space counted",
+    lambda line: _each(line["logprobs"], (max(1, len(choice)) for choice in line["choices"])),
+)  # fmt: skip
+_choices(
+    "acc_per_token", "the gold choice is the likeliest a token",
+    lambda line: _each(line["logprobs"], line["n_tokens"]), "n_tokens",
+)  # fmt: skip
+_choices(
+    "acc_pmi", "the gold choice gains most by the question (pointwise mutual information)",
+    lambda line: [s - u for s, u in zip(line["logprobs"], line[UNCONDITIONED], strict=True)], UNCONDITIONED,
+)  # fmt: skip
 _text("alias_match", "the answer is one of the gold's aliases", alias_match, aliases=True)
 _text("final_answer_match", "the number after #### is the gold's", final_answer_match)
 _text("exact_match", "the answer is the gold's text", exact_match)

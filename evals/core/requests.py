@@ -173,12 +173,11 @@ class NotFinite(ValueError):
     """A model's scores were no numbers while it computed the request ``index`` of those it was given."""
 
     def __init__(self, index: int) -> None:
-        super().__init__(f"the scores of request {index} are not finite")
+        super().__init__(index)  # from which it is made again in another process
         self.index = index
 
-    def __reduce__(self) -> tuple[type[NotFinite], tuple[int]]:
-        """Made again from its index, in another process: an exception is otherwise made from its message."""
-        return NotFinite, (self.index,)
+    def __str__(self) -> str:
+        return f"the scores of request {self.index} are not finite"
 
 
 class RequestRefused(Exception):

@@ -6,15 +6,14 @@ A log of `schema_version` 1 (written before cards could be files) is read as one
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from evals.core.card import Card, card_names, load_card
+from evals.core.card import Card, MetricName, TaskName, card_names, load_card
 from evals.core.errors import UserError, first_of
-from evals.core.metric import METRICS, Metric, get_metric
+from evals.core.metric import Metric, get_metric
 
 if TYPE_CHECKING:
     import pandas
@@ -24,7 +23,6 @@ MAX_JSON_BYTES = 64 << 20
 FILE = "run.json"
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-TaskName = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,100}$")]
 
 DOUBTS = ("limit", "smoke", "quantized", "subset", "variant", "foreign")
 """Codes of notes for which a row is not the card's measurement as it stands."""
@@ -141,7 +139,7 @@ class TaskLog(_Log):
 
     n: Count
     """Docs that were scored."""
-    metrics: dict[str, MetricLog]
+    metrics: dict[MetricName, MetricLog]
     """{metric: value}."""
     settings: dict[str, Any] = {}
     """`shots`, `max_new_tokens` (null: to the window's end) and `stops`."""
@@ -171,7 +169,7 @@ class RowLog(_Log):
     """Standard error, same unit."""
     n: Count
     """Docs over all its tasks."""
-    metric: str
+    metric: MetricName
     """The metric that it is the mean of."""
     tasks: list[TaskName]
     """The tasks that it is the mean over."""
@@ -269,11 +267,6 @@ class RunLog(_Log):
             )
         if self.data.source == "foreign":
             self._check_foreign()
-        for name in [row.metric for row in self.rows] + [
-            m for task in self.tasks.values() for m in task.metrics
-        ]:
-            if name not in METRICS:
-                raise ValueError(f"the metric {name!r:.60} is unknown")
         return self
 
     def _check_foreign(self) -> None:
@@ -286,9 +279,8 @@ class RunLog(_Log):
     @property
     def measured_card(self) -> Card:
         """The card that was measured. Raises UserError for a name that is not known here."""
-        if (
-            self.card is None and self.suite not in card_names()
-        ):  # never a path: the name is text from outside
+        # never a path: the name is text from outside
+        if self.card is None and self.suite not in card_names():
             raise UserError(f"the suite {self.suite!r:.40} is unknown and its card is not in {FILE}")
         return self.card or load_card(self.suite)
 
@@ -347,15 +339,10 @@ def read_log(folder: Path) -> RunLog:
         data = json.loads(path.read_bytes(), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         refuse(folder, f"{FILE} is not valid JSON ({str(error)[:120]})")
-    return _checked(folder, data)
-
-
-def _checked(folder: Path, data: Any) -> RunLog:
-    version = data.get("schema_version") if isinstance(data, Mapping) else None
-    if isinstance(version, bool) or version not in range(1, SCHEMA_VERSION + 1):
-        refuse(
-            folder, f"{FILE}'s schema_version is {version!r:.40}, this program reads 1 to {SCHEMA_VERSION}"
-        )
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version not in range(1, SCHEMA_VERSION + 1):
+        known = f"this program reads 1 to {SCHEMA_VERSION}"
+        refuse(folder, f"{FILE}'s schema_version is {version!r:.40}, {known}")
     try:
         log = RunLog.model_validate(data)
         log.measured_card  # noqa: B018  # a suite that is not known here is told now

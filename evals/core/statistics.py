@@ -66,9 +66,7 @@ def upper_tail(z: float) -> float:
 
 
 def linearised_ratio(points: Array, items: Array) -> Array:
-    """Scores a cluster of the ratio sum(points) / sum(items): their mean is the ratio, their spread its
-    error.
-    """
+    """Scores a cluster of the ratio sum(points) / sum(items): their mean is the ratio, their spread its error."""
     total = items.sum()
     if total <= 0:
         raise ValueError("no items: the ratio is undefined")
@@ -104,7 +102,8 @@ def mean(scores: Array) -> Estimate:
 
 def clustered_mean(scores: Array, clusters: Sequence[Any]) -> Estimate:
     """Mean over all items, with items of one cluster counted as dependent (Miller 2024)."""
-    points, items = cluster_sums(scores, clusters)
+    _, index = np.unique(np.asarray(clusters), return_inverse=True)
+    points, items = np.bincount(index, weights=scores), np.bincount(index).astype(np.float64)
     estimate = mean(linearised_ratio(points, items))
     return Estimate(estimate.value, estimate.stderr, len(scores))
 
@@ -124,18 +123,24 @@ def average(estimates: Sequence[Estimate]) -> Estimate:
     return weighted_sum(estimates, [1 / len(estimates)] * len(estimates))
 
 
-def group_average(scores: Array, groups: Sequence[Any]) -> Estimate:
-    """Plain mean over groups of each group's mean (MMLU's macro average over its 57 subjects)."""
-    labels = np.asarray(groups)
-    return average([mean(scores[labels == label]) for label in sorted(set(groups))])
+def _strata(metric: Metric, columns: Columns) -> list[Array] | None:
+    """The docs' scores, by group where the metric is the plain mean of its groups (MMLU's 57 subjects)."""
+    scores = doc_scores(metric, columns)
+    if scores is None:
+        return None
+    if metric.average == "docs":
+        return [scores]
+    labels = np.asarray(columns["group"])
+    return [scores[labels == label] for label in sorted(set(columns["group"]))]
 
 
 def task_estimate(metric: Metric, columns: Columns) -> Estimate | None:
     """One task's value of the metric, in the scores' own unit; None where the columns do not hold it."""
-    scores = doc_scores(metric, _with_items(metric, columns))
-    if scores is None:
+    strata = _strata(metric, _with_items(metric, columns))
+    if strata is None:
         return None
-    return group_average(scores, columns["group"]) if metric.average == "groups" else mean(scores)
+    parts = [mean(scores) for scores in strata]
+    return average(parts) if metric.average == "groups" else parts[0]
 
 
 def row_strata(metric: Metric, samples: Sequence[Columns]) -> tuple[list[Array], list[float]] | None:
@@ -145,13 +150,9 @@ def row_strata(metric: Metric, samples: Sequence[Columns]) -> tuple[list[Array],
     """
     scores, weights = [], []
     for columns in samples:
-        own = doc_scores(metric, columns)
-        if own is None:
+        parts = _strata(metric, columns)
+        if parts is None:
             return None
-        parts = [own]
-        if metric.average == "groups":
-            labels = np.asarray(columns["group"])
-            parts = [own[labels == label] for label in sorted(set(columns["group"]))]
         scores += parts
         weights += [1 / (len(samples) * len(parts))] * len(parts)
     return scores, weights
@@ -212,9 +213,3 @@ def _with_items(metric: Metric, columns: Columns) -> Columns:
     if metric.shape == "doc" or metric.column not in columns:
         return columns
     return {metric.column: [items for items in columns[metric.column] if len(items)]}
-
-
-def cluster_sums(scores: Array, clusters: Sequence[Any]) -> tuple[Array, Array]:
-    """(sum of the scores, number of docs) of each cluster."""
-    _, index = np.unique(np.asarray(clusters), return_inverse=True)
-    return np.bincount(index, weights=scores), np.bincount(index).astype(np.float64)

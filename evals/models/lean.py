@@ -15,14 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
-ABSENT = ("is_accelerate_available", "is_scipy_available", "is_torch_distributed_available")
+_ABSENT = ("is_accelerate_available", "is_scipy_available", "is_torch_distributed_available")
 _MARKS = (
     "allow_in_graph",
     "assume_constant_result",
     "disable",
-)  # what is marked for the compiler while importing
-
+)  # marks for the compiler, made while importing
+_lru_cache: Any = functools.lru_cache
 _own_process = False
 
 
@@ -36,20 +37,21 @@ def import_transformers() -> None:
     """Imports what loading needs of transformers, lean where that is allowed and nobody has imported it before."""
     if not _own_process or "transformers.modeling_utils" in sys.modules:
         return
-    with _large_caches():
+    with mock.patch.object(functools, "lru_cache", _keeping_all):
         from transformers import utils
         from transformers.utils import import_utils
-    for name in ABSENT:
+    for name in _ABSENT:
         for module in (utils, import_utils):
-            setattr(module, name, _no)
+            setattr(module, name, lambda *_, **__: False)
     with without_compiler():
         # all that the models' own files import
         from transformers import AutoTokenizer, masking_utils, modeling_layers  # noqa: F401
         from transformers.generation import utils as _  # noqa: F401
 
 
-def _no(*_: Any, **__: Any) -> bool:
-    return False
+def _keeping_all(maxsize: Any = 128, *others: Any, **named: Any) -> Any:
+    """`lru_cache`, but a plain one forgets nothing: transformers keeps 128 of its 550 folders, and reads them again."""
+    return _lru_cache(None)(maxsize) if callable(maxsize) else _lru_cache(maxsize, *others, **named)
 
 
 def _as_it_is(function: Any = None, *_: Any, **__: Any) -> Any:
@@ -69,34 +71,12 @@ def without_compiler() -> Iterator[None]:
         return
     import torch
 
-    compiler: Any = torch.compiler
     stand_in: Any = ModuleType("torch._dynamo")
     stand_in.__path__ = [str(Path(str(torch.__file__)).with_name("_dynamo"))]
-    for name in _MARKS:
-        setattr(stand_in, name, _as_it_is)
-    disable = compiler.disable
-    sys.modules["torch._dynamo"], compiler.disable = stand_in, _as_it_is
-    torch._dynamo = stand_in
+    vars(stand_in).update(dict.fromkeys(_MARKS, _as_it_is))
+    sys.modules["torch._dynamo"] = torch._dynamo = stand_in
     try:
-        yield
+        with mock.patch.object(torch.compiler, "disable", _as_it_is):
+            yield
     finally:
-        compiler.disable = disable
         del sys.modules["torch._dynamo"], torch._dynamo  # whoever needs the compiler imports the real one
-
-
-@contextmanager
-def _large_caches() -> Iterator[None]:
-    """Inside, a plain `lru_cache` keeps everything.
-
-    Transformers reads its model files for the names in them, keeps 128 of 550 folders, and reads all of them again.
-    """
-    small = functools.lru_cache
-
-    def cache(maxsize: Any = 128, *others: Any, **named: Any) -> Any:
-        return small(None)(maxsize) if callable(maxsize) else small(maxsize, *others, **named)
-
-    functools.lru_cache = cache  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        functools.lru_cache = small

@@ -11,10 +11,8 @@ import contextlib
 import functools
 import hashlib
 import logging
-import math
-import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,13 +26,13 @@ from transformers.modeling_utils import str_to_torch_dtype
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from evals.core.errors import UserError
+from evals.core.files import writing
 from evals.engine.device import out_of_memory, settle_vector_math
-from evals.models import lean, templates, trials, weights
+from evals.models import hub, lean, templates, weights
 from evals.models.known import ModelSpec
 
 logger = logging.getLogger(__name__)
 
-CACHED_NUMBERS = 2**18  # made of a GGUF file's blocks at a time
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -85,8 +83,6 @@ def local_path(spec: ModelSpec, offline: bool = False, weights: bool = True) -> 
     Without `weights` only what its tokenizer needs is fetched.
     """
     if spec.source == "hub":
-        from evals.models import hub
-
         return hub.fetch_model(spec.location, spec.revision, offline, weights)
     return Path(spec.location)
 
@@ -134,7 +130,7 @@ def load(path: Path, device: torch.device, dtype: str) -> LoadedModel:
             tokenizer = _tokenizer(place)
             with _one_line(f"the model '{path.name}'"):
                 model = _load_model(place, files, digests, device, dtype)
-        trials.tokens_have_rows(tokenizer, model, path.name)
+        tokens_have_rows(tokenizer, model, path.name)
     size = sum(tensor.numel() for tensor in model.parameters())
     return LoadedModel(model, tokenizer, device, dtype, weights.fingerprint(digests), quantization, size)
 
@@ -174,19 +170,19 @@ def _copied(files: list[Path], digests: dict[str, str]) -> Iterator[Path]:
         for file in weights.beside(files):
             with weights.one_line(file):
                 content = file.read_bytes()
+            with writing(place):
                 (place / file.name).write_bytes(content)
             digests[file.name] = hashlib.sha256(content).hexdigest()
         yield place
 
 
 def _place(path: Path) -> dict[str, Any]:
-    named = {"gguf_file": path.name} if path.is_file() else {}
-    folder = str(path.parent if named else path)
-    return {
+    place = {"gguf_file": path.name} if path.is_file() else {}
+    folder = str(path.parent if place else path)
+    return place | {
         "pretrained_model_name_or_path": folder,
         "local_files_only": True,
         "trust_remote_code": False,
-        **named,
     }
 
 
@@ -204,7 +200,7 @@ def _load_model(
         _refuse_remote_code(place)
         # only to learn its class, which takes numbers instead of a place
         with torch.device("meta"), no_init_weights():
-            shell = maker.from_config(AutoConfig.from_pretrained(**_place(place)))
+            shell = maker.from_config(AutoConfig.from_pretrained(**_place(place)), trust_remote_code=False)
         numbers = {name: one for file in files for name, one in _read_safetensors(file, digests).items()}
         maker = type(shell)
         options |= {"pretrained_model_name_or_path": None, "config": shell.config, "state_dict": numbers}
@@ -213,20 +209,21 @@ def _load_model(
         names = weights.shown(", ".join(sorted(report["missing_keys"])))
         raise UserError(f"the weights of '{place.name}' are not whole: {names} missing")
     if place.is_dir():
-        model.generation_config = _generation_config(place)
+        own = (place / "generation_config.json").exists()
+        where: dict[str, Any] = {} if own else {"config_file_name": "config.json", "_from_model_config": True}
+        model.generation_config = GenerationConfig.from_pretrained(place, **where)
     model = model.to(device).eval()
-    trials.predicts_the_next_token(model, place.name)
+    predicts_the_next_token(model, place.name)
     return model
 
 
 def _read_safetensors(file: Path, digests: dict[str, str]) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file, each in memory of its own; the digest of the bytes they are made of."""
     tensors: dict[str, torch.Tensor] = {}
-    digest = hashlib.sha256()
     with file.open("rb") as opened:
-        head = weights.head(opened)
-        digest.update(head)
-        for name, (kind, shape) in weights.described(head, os.fstat(opened.fileno()).st_size).items():
+        length = opened.read(8)
+        digest = hashlib.sha256(length + opened.read(int.from_bytes(length, "little")))
+        for name, (kind, shape) in weights.safetensors(file).items():
             tensors[name] = torch.empty(shape, dtype=str_to_torch_dtype[kind])
             content: Any = tensors[name].flatten().view(torch.uint8).numpy()
             if opened.readinto(content) != len(content):
@@ -236,28 +233,16 @@ def _read_safetensors(file: Path, digests: dict[str, str]) -> dict[str, torch.Te
     return tensors
 
 
-def _generation_config(place: Path) -> GenerationConfig:
-    """What from_pretrained makes of a folder: the file of that name, or else what config.json says."""
-    if (place / "generation_config.json").exists():
-        return GenerationConfig.from_pretrained(place)
-    return GenerationConfig.from_pretrained(place, config_file_name="config.json", _from_model_config=True)
-
-
 def _refuse_remote_code(place: Path) -> None:
     """Notes code that a model brings and that is not needed; refuses a model that needs it."""
-    config, settings = place / "config.json", place / "tokenizer_config.json"
-    parts = [weights.read_json(file) for file in (config, settings) if file.exists()]
-    if not any("auto_map" in part for part in parts):
+    config = weights.read_json(place / "config.json")
+    if "auto_map" not in config:
         return
-    kind = parts[0].get("model_type")
-    if kind not in CONFIG_MAPPING_NAMES:
+    if config.get("model_type") not in CONFIG_MAPPING_NAMES:
         raise UserError(
-            f"'{place.name}' needs Python code that comes with the model (auto_map): not run, "
-            f"and transformers does not know {weights.shown(kind)} by itself"
+            f"'{place.name}' needs Python code that comes with the model (auto_map): it is not run"
         )
-    logger.warning(
-        "'%s' brings Python code of its own (auto_map): not run, transformers' own is used", place.name
-    )
+    logger.warning("'%s' brings Python code (auto_map): not run, transformers' own is used", place.name)
 
 
 @contextlib.contextmanager
@@ -297,10 +282,10 @@ def quiet() -> Iterator[None]:
 def _gguf_in_memory(file: Path, digests: dict[str, str]) -> Iterator[Path]:
     """The path of an empty file that transformers and gguf read as if it held what `file` holds.
 
-    Both map a file by numpy.memmap, which weights.memory_mapped answers from memory; a release that reads it in another
-    way finds it empty and fails, in one line. Inside, what the loader does again and again, for seconds each time, is
-    done once (the same parsing for tokenizer, config and weights, and a table of names for every module of the model),
-    and numbers are made of blocks many rows at a time. It asks for accelerate, which it does not use.
+    Both map a file by numpy.memmap, which is answered from memory here; a release that reads it in another way finds it
+    empty and fails, in one line. Inside, what the loader does again and again, for seconds each time, is done once: the
+    same parsing for tokenizer, config and weights, and a table of names for every module of the model. It asks for
+    accelerate, which it does not use.
     """
     import gguf
     from transformers import modeling_gguf_pytorch_utils as gguf_loader
@@ -310,33 +295,53 @@ def _gguf_in_memory(file: Path, digests: dict[str, str]) -> Iterator[Path]:
         content = file.read_bytes()
     digests[file.name] = hashlib.sha256(content).hexdigest()
     once = functools.lru_cache(maxsize=1)
+    memmap, parse, array = np.memmap, gguf_loader._gguf_parse_value, np.frombuffer(content, np.uint8)
+
+    def mapped(name: Any, *others: Any, **named: Any) -> Any:
+        return array if Path(name) == place else memmap(name, *others, **named)
+
+    def parsed(value: Any, kind: Any) -> Any:
+        return (
+            parse(value, kind) if isinstance(value, np.ndarray) else value
+        )  # weights.Reader's lists are ready
+
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch.multiple(
             gguf, GGUFReader=once(weights.Reader), get_tensor_name_map=once(gguf.get_tensor_name_map)
         ),
-        mock.patch.object(gguf.quants, "_apply_over_grouped_rows", _by_many_rows),
-        mock.patch.object(gguf_loader, "_gguf_parse_value", _parsed(gguf_loader._gguf_parse_value)),
+        mock.patch.object(gguf_loader, "_gguf_parse_value", parsed),
         mock.patch.object(modeling_utils, "is_accelerate_available", lambda: True),
+        mock.patch.object(np, "memmap", mapped),
     ):
         place = Path(folder, file.name)
         place.touch()
-        with weights.memory_mapped(place, content):
-            yield place
+        yield place
 
 
-def _by_many_rows(
-    func: Callable[[np.ndarray], np.ndarray], arr: np.ndarray, otype: Any, oshape: tuple[int, ...]
-) -> np.ndarray:
-    """What gguf does with 16 rows at a time: `func` of rows of `arr`, in an array of `otype` and `oshape`."""
-    rows = arr.reshape(-1, arr.shape[-1])
-    found = np.empty((len(rows), math.prod(oshape) // max(len(rows), 1)), otype)
-    step = max(1, CACHED_NUMBERS // max(found.shape[1], 1))
-    for first in range(0, len(rows), step):
-        found[first : first + step] = func(rows[first : first + step])
-    return found.reshape(oshape)
+def tokens_have_rows(tokenizer: Any, model: Any, name: str) -> None:
+    """Raises UserError if the vocabulary is larger than the embedding.
+
+    Tokens that were added to a vocabulary may be beyond it: for padding or pictures, say, which are never fed here.
+    """
+    tokens, rows = tokenizer.vocab_size, model.get_input_embeddings().weight.shape[0]
+    if tokens > rows:
+        raise UserError(
+            f"the tokenizer of '{name}' has {tokens} tokens, the embedding of its weights {rows} rows: "
+            "they do not belong together"
+        )
 
 
-def _parsed(parse: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """`parse`, but for what weights.Reader has parsed already."""
-    return lambda value, kind: parse(value, kind) if isinstance(value, np.ndarray) else value
+@torch.inference_mode()
+def predicts_the_next_token(model: Any, name: str) -> None:
+    """Raises UserError if what a model says after a token depends on later ones, as an encoder's words do."""
+    size = model.get_input_embeddings().weight.shape[0]
+    ids = [[(11 + 7 * i) % size for i in range(6)] + [last % size] for last in (3, 5)]
+    one, other = (
+        model(input_ids=torch.tensor(ids, device=model.device), use_cache=False).logits[:, :6].float()
+    )
+    # far more than rounding, and far less than an encoder's; weights of NaN are found where they are used
+    if (one - other).norm() > 0.01 * one.std() * one.numel() ** 0.5:
+        raise UserError(
+            f"'{name}' is no causal language model: what it says after a token depends on the tokens that follow"
+        )

@@ -14,9 +14,7 @@ from typing import Any
 
 from evals.core.errors import UserError
 
-TEMPLATE_CHARACTERS = (
-    1_000_000  # of one short message in a chat template; a real one makes some thousand at most
-)
+TEMPLATE_CHARACTERS = 1_000_000  # of one short message; a real template makes some thousand at most
 # The two packages that hold transformers' renderer stay empty: they would import for a second, and the renderer needs
 # nothing of them. Prints how many characters come out; errors are told where the text is needed. Nothing comes in where
 # the run has ended.

@@ -1,28 +1,20 @@
 """Weights on disk: which files they are, whether they can be trusted, and what identifies them.
 
-Only safetensors and GGUF are read, by their own libraries: formats that hold numbers, and nothing that runs. No file
-is memory-mapped: one that is cut short meanwhile would end the process by SIGBUS. Needs no torch, so that a broken file
-is found before that is imported.
+Only safetensors and GGUF are read, by their own libraries: formats that hold numbers, and nothing that runs. Needs no
+torch, so that a broken file is found before that is imported.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import functools
 import hashlib
 import json
 import math
-import os
 import re
-import struct
-import tempfile
-from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
-from unittest import mock
+from typing import Any
 
 import gguf
 import numpy as np
@@ -31,7 +23,6 @@ from safetensors import safe_open
 from evals.core.errors import UserError
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-MAX_HEAD_BYTES = 100_000_000  # what the safetensors library allows for a header
 FULL_PRECISION = ("F64", "F32", "F16", "BF16")
 _NO_PICKLE = (
     "pickles such as .bin or .pt can run any code and are never read: save_pretrained writes safetensors"
@@ -114,7 +105,7 @@ def check(path: Path | str) -> str | None:
 
 
 def _check_gguf(file: Path) -> str | None:
-    with one_line(file), memory_mapped(file, file.read_bytes()), np.errstate(over="raise"):
+    with one_line(file), np.errstate(over="raise"):
         reader = Reader(file)
         arrays = {key for key, field in reader.fields.items() if field.types[0] == gguf.GGUFValueType.ARRAY}
         settings = {key: field.contents() for key, field in reader.fields.items() if key not in arrays}
@@ -157,107 +148,49 @@ def _quantization(found: Tensors) -> str | None:
 
 
 def safetensors(file: Path) -> Tensors:
-    """The tensors that the header of a safetensors file describes, once it fits the file. Raises UserError."""
-    with one_line(file), file.open("rb") as opened:
-        return described(head(opened), os.fstat(opened.fileno()).st_size)
-
-
-def head(opened: BinaryIO) -> bytes:
-    """The first bytes of a safetensors file: the header's length (8 bytes) and the header."""
-    length = opened.read(8)
-    return length + opened.read(min(int.from_bytes(length, "little"), MAX_HEAD_BYTES))
-
-
-def described(start: bytes, size: int) -> Tensors:
-    """The tensors of a safetensors file of `size` bytes that begins with `start`, in the order of their data.
-
-    The library maps the file even to read its header (with `backend="pread"`, too), so it gets one of its own, with a
-    hole for the data. Raises SafetensorError for a header that does not fit `size` to the byte.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder, "head")
-        copy.write_bytes(start)
-        os.truncate(copy, size)
-        with safe_open(copy, framework="np") as opened:
-            slices = {name: opened.get_slice(name) for name in opened.offset_keys()}
-            return {name: (str(one.get_dtype()), one.get_shape()) for name, one in slices.items()}
+    """The tensors of a safetensors file, in the order of their data. Raises UserError if they do not fill the file."""
+    with one_line(file), safe_open(file, framework="np") as opened:
+        slices = {name: opened.get_slice(name) for name in opened.offset_keys()}
+        return {name: (str(one.get_dtype()), one.get_shape()) for name, one in slices.items()}
 
 
 class Reader(gguf.GGUFReader):
-    """gguf's own reader, but what lies outside of the file is an error, and an array's values are made when asked for.
+    """gguf's own reader, but what lies outside of the file is an error, and an array is a list of its values.
 
-    The library's `_get` gives less than it was asked for, without a word, and its fields keep an object of every number
-    and text of an array, however many it claims to have: seconds for a vocabulary. `parts` of an array are its values.
+    The library's `_get` gives less than it was asked for, without a word, and it makes two numpy arrays of every text:
+    seconds for a vocabulary.
     """
 
     def _get(self, offset: int, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
-        found = super()._get(offset, dtype, count, override_order)
-        if len(found) != count:
+        if int(offset) + int(count) * np.dtype(dtype).itemsize > len(self.data):
             raise ValueError(f"at byte {offset} it claims more than there is: cut short")
-        return found
+        return super()._get(offset, dtype, count, override_order)
 
     def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
         if raw_type != gguf.GGUFValueType.ARRAY:
             return super()._get_field_parts(orig_offs, raw_type)
         kind = gguf.GGUFValueType(int(self._get(orig_offs, np.uint32)[0]))
-        length = int(self._get(orig_offs + 4, np.uint64)[0])
-        scalar, begin = self.gguf_scalar_to_np.get(kind), orig_offs + 12
-        values = self._numbers(begin, scalar, length) if scalar else self._texts(begin, length)
-        return begin - orig_offs + values.nbytes, [values], [0], [raw_type, kind]
+        count = int(self._get(orig_offs + 4, np.uint64)[0])
+        begin = orig_offs + 12
+        if kind == gguf.GGUFValueType.STRING:
+            values, end = self._texts(begin, count)
+        else:
+            numbers = self._get(begin, self.gguf_scalar_to_np[kind], count)
+            values, end = numbers.tolist(), begin + numbers.nbytes
+        return end - orig_offs, values, range(count), [raw_type, kind]
 
-    def _numbers(self, begin: int, scalar: Any, count: int) -> _Values:
-        size = count * np.dtype(scalar).itemsize
-        self._get(begin + size - 1, np.uint8)
-        return _Values(count, size, self._get(begin, scalar, count).tolist)
-
-    def _texts(self, begin: int, count: int) -> _Values:
-        order = ">" if self.endianess == gguf.GGUFEndian.BIG else "<"
-        content: Any = memoryview(self.data.data)
-        length = struct.Struct(f"{order}Q").unpack_from
-        ends, end = array("Q"), begin
-        try:
-            for _ in range(count):
-                end += 8 + length(content, end)[0]
-                ends.append(end)
-            content[end - 1]
-        except (struct.error, IndexError, OverflowError) as error:
-            raise ValueError(f"at byte {begin} it claims more than there is: cut short") from error
-
-        def texts() -> list[str]:
-            starts = [begin, *ends][:-1]
-            return [str(content[a + 8 : b], "utf-8") for a, b in zip(starts, ends, strict=True)]
-
-        return _Values(count, end - begin, texts)
-
-    def _push_field(self, field: gguf.ReaderField, skip_sum: bool = False) -> int:
-        if field.types[:1] == [gguf.GGUFValueType.ARRAY]:
-            values = field.parts[-1]
-            field = field._replace(parts=values, data=range(len(values)))  # type: ignore[arg-type]
-        return super()._push_field(field, skip_sum)
-
-
-class _Values(Sequence[Any]):
-    """An array's numbers or texts: how many, how many bytes of the file they take, and how to make them, once."""
-
-    def __init__(self, count: int, nbytes: int, make: Callable[[], list[Any]]) -> None:
-        self.nbytes = nbytes
-        self._count, self._make = count, functools.cache(make)
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, i: Any) -> Any:
-        return self._make()[i]
-
-
-@contextlib.contextmanager
-def memory_mapped(file: Path, content: bytes) -> Iterator[None]:
-    """Who maps `file` inside, as gguf's reader and transformers' do, gets an array in memory with `content`."""
-    original, array = np.memmap, np.frombuffer(content, np.uint8)
-    with mock.patch.object(
-        np, "memmap", lambda name, *a, **k: array if Path(name) == file else original(name, *a, **k)
-    ):
-        yield
+    def _texts(self, end: int, count: int) -> tuple[list[str], int]:
+        """The texts that begin at a byte of the file, and the byte after them."""
+        order: Any = "big" if self.endianess == gguf.GGUFEndian.BIG else "little"
+        content: memoryview = self.data.data
+        texts = []
+        for _ in range(count):
+            begin = end + 8
+            end = begin + int.from_bytes(content[end:begin], order)
+            if end > len(content):
+                raise ValueError(f"at byte {begin} it claims more than there is: cut short")
+            texts.append(str(content[begin:end], "utf-8"))
+        return texts, end
 
 
 def beside(files: list[Path]) -> list[Path]:
@@ -294,11 +227,6 @@ def one_line(file: Path) -> Iterator[None]:
     except (UserError, MemoryError):
         raise
     except Exception as error:  # readers raise whatever type a bad file leads them to
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            place = tempfile.gettempdir()
-            raise UserError(
-                f"no room for temporary files in '{place}' ({error.strerror}): free some, or set TMPDIR"
-            ) from error
         reason = shown(error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}")
         raise UserError(f"'{file}' cannot be read ({reason}): download or convert it again") from error
 

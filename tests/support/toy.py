@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from evals.core.card import Card, parse_card
+from evals.core.card import Card
 from evals.core.metric import METRICS, TEXT, Line, Metric
 from tests.support.made_runs import Made, build
 
@@ -65,7 +65,7 @@ def register(patch: pytest.MonkeyPatch) -> Card:
     """Makes the metrics known until the patch is undone; returns the card."""
     for metric in (F1, BITS):
         patch.setitem(METRICS, metric.name, metric)
-    return parse_card(tomllib.loads(TOML), "toy.toml")
+    return Card.model_validate(tomllib.loads(TOML))
 
 
 def answers(task: str, scores: Sequence[float]) -> dict[str, list[Any]]:

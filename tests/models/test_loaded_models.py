@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from evals.core.errors import UserError
-from evals.models import loading, trials
+from evals.models import loading
 from tests.support.tiny_checkpoint import write_tiny_model
 from tests.support.tiny_models import CONFIGS, tiny_model
 
@@ -18,7 +18,7 @@ def test_a_vocabulary_larger_than_the_embedding_is_refused(tmp_path: Any) -> Non
     loaded = loading.load(path, torch.device("cpu"), "float32")
     rows = loaded.model.get_input_embeddings().weight.shape[0]
     loaded.tokenizer.add_tokens(["<padding>"])
-    trials.tokens_have_rows(loaded.tokenizer, loaded.model, "tiny")
+    loading.tokens_have_rows(loaded.tokenizer, loaded.model, "tiny")
     loaded.model.resize_token_embeddings(rows - 1)
     loaded.model.save_pretrained(path)
     with pytest.raises(
@@ -30,7 +30,7 @@ def test_a_vocabulary_larger_than_the_embedding_is_refused(tmp_path: Any) -> Non
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_causal_models_pass(name: str, dtype: torch.dtype) -> None:
-    trials.predicts_the_next_token(tiny_model(name).to(dtype), name)
+    loading.predicts_the_next_token(tiny_model(name).to(dtype), name)
 
 
 def test_an_encoder_is_refused() -> None:
@@ -41,6 +41,6 @@ def test_an_encoder_is_refused() -> None:
         "num_attention_heads": 4, "initializer_range": 0.2,
     }  # fmt: skip
     torch.manual_seed(0)
-    trials.predicts_the_next_token(BertLMHeadModel(BertConfig(**sizes, is_decoder=True)).eval(), "decoder")
+    loading.predicts_the_next_token(BertLMHeadModel(BertConfig(**sizes, is_decoder=True)).eval(), "decoder")
     with pytest.raises(UserError, match="'encoder' is no causal language model"):
-        trials.predicts_the_next_token(BertLMHeadModel(BertConfig(**sizes)).eval(), "encoder")
+        loading.predicts_the_next_token(BertLMHeadModel(BertConfig(**sizes)).eval(), "encoder")
