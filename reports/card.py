@@ -167,8 +167,8 @@ def card_table(part: Section) -> Table:
     rows = []
     for label in part.labels:
         found = [_cell(part, column, label, notes) for column in part.columns]
-        numbers = {str(k): number for k, (number, _) in enumerate(found) if number is not None}
-        top = best(numbers, part.metric(label).higher_is_better) if len(found) > 1 else set()
+        printed = {str(k): number for k, (number, _) in enumerate(found) if number is not None}
+        top = best(printed, part.metric(label).higher_is_better) if len(found) > 1 else set()
         rows.append((Cell(label), *(replace(cell, bold=str(k) in top) for k, (_, cell) in enumerate(found))))
     remarks = [PLAIN if part.plain else SPREAD] if part.measured else []
     if mean := _mean(part):
@@ -200,20 +200,30 @@ def _cell(part: Section, column: Column, label: str, notes: Footnotes) -> tuple[
     result = column.run.row(label)
     if result is None:
         return None, Cell(DASH)
-    marks = _own_marks(column.run, result, notes)
-    if result.value is None:
-        code = next((note.code for note in result.notes if note.code in ABSENT), "missing")
-        return None, Cell(ABSENT[code], marks=marks)
-    digits = shown_decimals(column.run, result)
-    number = f"{result.value:.{digits}f}"
-    spread = "" if part.plain else plus_minus(result.interval, digits)
-    return number, Cell(number + spread, marks=marks)
+    cell = measured_cell(column.run, result, notes, _shared_notes(column.run), part.plain)
+    return None if result.value is None else _number(column.run, result), cell
 
 
-def _own_marks(run: Run, row: RowResult, notes: Footnotes) -> tuple[int, ...]:
+def measured_cell(
+    run: Run, row: RowResult, notes: Footnotes, shared: Sequence[str] = (), plain: bool = False
+) -> Cell:
+    """A row's value ± half its interval (`plain`: without), or why there is none; footnotes but those in `shared`."""
+    marks = _own_marks(row, notes, shared)
+    if row.value is None:
+        code = next((note.code for note in row.notes if note.code in ABSENT), "missing")
+        return Cell(ABSENT[code], marks=marks)
+    spread = "" if plain else plus_minus(row.interval, shown_decimals(run, row))
+    return Cell(_number(run, row) + spread, marks=marks)
+
+
+def _number(run: Run, row: RowResult) -> str:
+    return f"{row.value:.{shown_decimals(run, row)}f}"
+
+
+def _own_marks(row: RowResult, notes: Footnotes, shared: Sequence[str]) -> tuple[int, ...]:
     """Footnotes of a row that are not those of the whole column."""
-    shared = _shared_notes(run) if row.value is not None else []
-    return tuple(notes.mark(note.text) for note in row.notes if note.text not in shared)
+    left_out = shared if row.value is not None else ()
+    return tuple(notes.mark(note.text) for note in row.notes if note.text not in left_out)
 
 
 def shown_decimals(run: Run, row: RowResult) -> int:
@@ -273,7 +283,8 @@ def _estimate(part: Section, column: Column, label: str) -> Estimate | None:
 def _mean_cell(part: Section, mean: Mean, position: int, notes: Footnotes) -> Cell:
     run, estimate = part.columns[position].run, mean.estimates[position]
     rows = [row for label in mean.labels if run and (row := run.row(label))]
-    marks = {mark for row in rows if run for mark in _own_marks(run, row, notes)}
+    shared = _shared_notes(run) if run else []
+    marks = {mark for row in rows for mark in _own_marks(row, notes, shared)}
     spread = "" if part.plain else plus_minus(estimate.interval(), 1)
     return Cell(f"{estimate.value:.1f}{spread}", marks=tuple(sorted(marks)))
 
@@ -337,8 +348,8 @@ def _entries(part: Section) -> list[dict[str, Any]]:
             elif (result := column.run.row(label)) is not None:
                 entries.append({"row": label, **about, **_measured(result, verdicts[label])})
         if mean:
-            numbers = _numbers(mean.estimates[k], mean.estimates[k].interval(), "normal")
-            entries.append({"row": mean.label, **about, **numbers})
+            known = _numbers(mean.estimates[k], mean.estimates[k].interval(), "normal")
+            entries.append({"row": mean.label, **about, **known})
     return entries
 
 
@@ -350,17 +361,21 @@ def _numbers(estimate: Estimate | None, interval: tuple[float, float] | None, ki
     return {"value": value, "stderr": stderr, "low": low, "high": high, "interval": words, **n}
 
 
-def _measured(row: RowResult, verdict: RowVerdict) -> Mapping[str, Any]:
+def numbers(row: RowResult) -> dict[str, Any]:
+    """A measured row as a record, unrounded: value, error, interval and what it is, docs, notes."""
     kind = "Wilson" if statistics.is_wilson(row.metric, len(row.tasks)) else "normal"
+    notes = [{"code": note.code, "text": note.text} for note in row.notes]
+    return {**_numbers(row.estimate, row.interval, kind), "n": row.n, "notes": notes}
+
+
+def _measured(row: RowResult, verdict: RowVerdict) -> Mapping[str, Any]:
     return {
-        **_numbers(row.estimate, row.interval, kind),
-        "n": row.n,
+        **numbers(row),
         "published": None if verdict.printed is None else float(verdict.printed),
         "difference": verdict.difference,
         "verdict": verdict.verdict,
         "p_differs": verdict.result and verdict.result.p_differs,
         "p_equivalent": verdict.result and verdict.result.p_equivalent,
-        "notes": [{"code": note.code, "text": note.text} for note in row.notes],
     }
 
 

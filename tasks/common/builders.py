@@ -78,6 +78,7 @@ class CardTask:
     keep: tuple[str, ...] = ()  # entries of a doc's ``specific`` that its samples keep as columns
     folder: str = ""  # where a folder of data keeps this task; the task's name unless told
     home: str = ""  # the task whose files in a folder of data are this one's too
+    lettered: bool = False  # choices are shown with letters, and the letters are scored
     unconditioned: str | None = (
         None  # the text after which choices are scored once more, without the question
     )
