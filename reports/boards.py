@@ -177,7 +177,7 @@ def rank(runs: Sequence[Run]) -> Board:
         rows = [(row.metric, k) for k, row in enumerate(runs[i].rows) if _in_mean(row)]
         mean = significance.mean_of_rows((metric, difference(i, j, k).estimate) for metric, k in rows)
         assert mean is not None
-        return significance.independent_p(mean, Estimate(0.0, 0.0, 0))
+        return significance.z_test(mean)
 
     means = [_mean(run) for run in runs]
     known = [mean.value for mean in means if mean is not None]

@@ -9,9 +9,9 @@ from typing import Any
 
 from evals.core.card import Card, Row, all_cards
 from evals.core.errors import UserError, nearest
-from reports.card import DASH, SPREAD, measured_cell, numbers
+from reports.card import DASH, SPREAD, Figure, measured_figure
 from reports.render.tables import RENDERERS, Cell, Footnotes, Table, cells, csv_text
-from reports.runs import RowResult, Run, cards_of
+from reports.runs import Run, cards_of
 
 Protocol = Callable[[Card, Row], dict[str, str]]
 """How a card asks a row: {fact: words}; `benchmark` is what rows of several cards have in common."""
@@ -37,9 +37,10 @@ class Number:
     first: Number | None = None
 
     @property
-    def result(self) -> RowResult | None:
+    def measured(self) -> Figure:
         """The row as measured."""
-        return None if self.run is None else self.run.row(self.row.label)
+        result = self.run.row(self.row.label) if self.run else None
+        return measured_figure(self.run, result) if self.run and result else Figure(None)
 
     @property
     def differences(self) -> list[str]:
@@ -105,7 +106,7 @@ def render(found: Sequence[Number], fmt: str) -> str:
         for entry in entries:
             entry["protocol"] = "; ".join(entry["protocol"].values())
             entry["differences"] = "; ".join(entry["differences"])
-            entry["notes"] = "; ".join(note["text"] for note in entry.get("notes", ()))
+            entry["notes"] = "; ".join(note["text"] for note in entry["notes"])
         return csv_text(entries, FIELDS)
     models = dict.fromkeys(number.model for number in found)
     return "\n".join(RENDERERS[fmt](_table(m, [one for one in found if one.model == m])) for m in models)
@@ -113,11 +114,12 @@ def render(found: Sequence[Number], fmt: str) -> str:
 
 def _entry(one: Number) -> dict[str, Any]:
     """A record, numbers unrounded."""
-    printed, result = one.row.value(one.model), one.result
+    printed, measured = one.row.value(one.model), one.measured
     return {
         "model": one.model, "benchmark": one.benchmark, "suite": one.card.name, "row": one.row.label,
         "published": printed, "source": None if printed is None else one.card.models[one.model].source,
-        **(numbers(result) | {"run": one.run.folder.name} if one.run and result else {}),
+        **measured.record(), "run": one.run.folder.name if one.run else None,
+        "notes": [{"code": note.code, "text": note.text} for note in measured.notes],
         "protocol": dict(one.facts), "differences": one.differences,
     }  # fmt: skip
 
@@ -127,19 +129,13 @@ def _table(model: str, found: Sequence[Number]) -> Table:
     more = ["Measured", "n"] if any(one.run for one in found) else []
     for one in found:
         how = "; ".join(one.facts.values() if one.first is None else one.differences or ["alike"])
-        shown = (_printed(one, notes), *_measured(one, notes)[: len(more)])
+        measured = one.measured.cell(notes), Cell(f"{one.measured.n:,}" if one.run else DASH)
+        shown = (_printed(one, notes), *measured[: len(more)])
         lines.append((*cells(one.benchmark, one.card.title, one.row.label), *shown, Cell(how)))
     header = cells("Benchmark", "Card", "Row", "Published", *more, "How it is asked")
     how = "How it is asked: a benchmark's first number in full, the others by what differs from it"
     remarks = (how, SPREAD) if more else (how,)
     return Table(f"{model}, by every card known here", header, tuple(lines), tuple(notes.texts), remarks)
-
-
-def _measured(one: Number, notes: Footnotes) -> tuple[Cell, ...]:
-    result = one.result
-    if one.run is None or result is None:
-        return cells(DASH, DASH)
-    return measured_cell(one.run, result, notes), Cell(f"{result.n:,}")
 
 
 def _printed(one: Number, notes: Footnotes) -> Cell:
