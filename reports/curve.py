@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evals.core.card import best
 from evals.core.errors import UserError
@@ -169,17 +169,8 @@ def _panel(axis: Axes, curves: Sequence[Curve], label: str) -> None:
             continue
         spread = [[max(0.0, v - low) for v, (low, _) in zip(values, bounds, strict=True)],
                   [max(0.0, high - v) for v, (_, high) in zip(values, bounds, strict=True)]]  # fmt: skip
-        axis.errorbar(
-            steps,
-            values,
-            spread,
-            fmt="o-",
-            color=colour,
-            markersize=3.5,
-            capsize=2,
-            linewidth=1.4,
-            label=name,
-        )
+        style: dict[str, Any] = {"fmt": "o-", "markersize": 3.5, "capsize": 2, "linewidth": 1.4}
+        axis.errorbar(steps, values, spread, color=colour, label=name, **style)
     smoke = " (smoke)" if curves[0].smoke else ""
     axis.set_title(f"{label}{smoke}, {curves[0].suite}", loc="left", fontsize="small", fontweight="bold")
     measured = next(row for curve in curves for _, row in curve.values(label))
