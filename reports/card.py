@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +15,7 @@ from evals.core.runlog import Note
 from evals.core.statistics import Estimate
 from reports import significance
 from reports.margins import USUAL, Tolerance
-from reports.render.tables import RENDERERS, Cell, Footnotes, Table, cells, csv_text, one_line
+from reports.render.tables import RENDERERS, Cell, Footnotes, Table, cells, csv_text, json_text, one_line
 from reports.runs import RowResult, Run, cards_of
 from reports.verdicts import row_verdicts, verdict_words
 
@@ -181,8 +180,7 @@ def render_tables(
     """The tables of these runs as text ("md", "csv", "json", "latex" or "html"); without runs, the cards' own."""
     parts = [replace(part, tolerance=tolerance, plain=plain) for part in sections(runs, columns)]
     if fmt == "json":
-        data = [_as_json(part) for part in parts]
-        return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return json_text([_as_json(part) for part in parts])
     if fmt == "csv":
         records = [{**entry, "suite": part.card.name} for part in parts for entry in _entries(part)]
         for record in records:
@@ -350,10 +348,6 @@ def _entries(part: Section) -> list[dict[str, Any]]:
 
 
 def _as_json(part: Section) -> dict[str, Any]:
-    runs = [
-        {"model": run.model.model_dump(), "folder": run.folder.name, "limit": run.log.limit}
-        for run in part.runs
-    ]
     explained = {"interval": SPREAD, "verdict": part.tolerance.words, "mean": significance.MEAN_WORDS}
-    about = {"runs": runs, "explained": explained if part.runs else {}}
+    about = {"runs": [run.about() for run in part.runs], "explained": explained if part.runs else {}}
     return {"suite": part.card.name, "smoke": part.smoke, **about, "cells": _entries(part)}

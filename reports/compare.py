@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import string
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,14 +19,13 @@ from reports.card import DASH, plus_minus, signed
 from reports.comparability import CIRCUMSTANCES, Mismatch, mismatches
 from reports.flips import changed_docs, doc_losses, find_flips, flips_markdown
 from reports.margins import USUAL, Tolerance
-from reports.render.tables import Cell, Footnotes, Table, cells, markdown, markdown_text, one_line
+from reports.render.tables import Cell, Footnotes, Table, cells, json_text, markdown, markdown_text, one_line
 from reports.runs import RowResult, Run, shared_columns
 from reports.significance import Difference
 
 NAMED = 4
 """Rows that a sentence names one by one."""
 WORSE, BETTER, EQUAL, OPEN, UNKNOWN = "worse", "better", "equal", "open", "not compared"
-INF = float("inf")
 
 
 @dataclass(frozen=True)
@@ -109,14 +108,10 @@ def on_shared_docs(
     one, two = (statistics.row_strata(metric, [pair[side] for pair in shared]) for side in (0, 1))
     if one is None or two is None:
         return None
+    changed = sum(int(np.sum(changed_docs(metric, *pair))) for pair in shared)
     difference = significance.paired_difference(
-        one[0],
-        two[0],
-        weights=one[1],
-        scale=metric.scale,
-        changed=sum(int(np.sum(changed_docs(metric, *pair))) for pair in shared),
-        higher_is_better=metric.higher_is_better,
-    )
+        one[0], two[0], weights=one[1], scale=metric.scale, changed=changed, higher_is_better=metric.higher_is_better
+    )  # fmt: skip
     return _value(metric, *one), _value(metric, *two), difference
 
 
@@ -342,16 +337,15 @@ TESTS = {
 def as_json(runs: Sequence[Run], flips: int = 0, tolerance: Tolerance = USUAL) -> str:
     """The comparison as JSON, numbers unrounded: an object; a list of them for more than two runs."""
     found = [_comparison(one, flips) for one in compare_runs(runs, tolerance)]
-    data = found if len(found) > 1 else found[0]
-    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(found if len(found) > 1 else found[0])
 
 
 def _comparison(one: Comparison, flips: int) -> dict[str, Any]:
     data: dict[str, Any] = {
         "suite": one.first.suite,
         "summary": one.sentence,
-        "first": _side(one.first),
-        "second": _side(one.second),
+        "first": one.first.about(),
+        "second": one.second.about(),
         "mismatches": [asdict(found) for found in one.mismatches],
         "holm_tests": one.tests,
         "rows": [_plain(pair) for pair in one.rows],
@@ -361,10 +355,6 @@ def _comparison(one: Comparison, flips: int) -> dict[str, Any]:
     if flips:
         data["flips"] = [asdict(flip) for flip in find_flips(one.first, one.second, flips)]
     return data
-
-
-def _side(run: Run) -> dict[str, Any]:
-    return {"model": run.model.model_dump(), "folder": run.folder.name, "limit": run.log.limit}
 
 
 def _plain(one: Pair) -> dict[str, Any]:
@@ -378,7 +368,6 @@ def _plain(one: Pair) -> dict[str, Any]:
             "value": d.value, "stderr": d.stderr, "low": d.low, "high": d.high, "p": d.p, "p_worse": d.p_worse,
             "n": d.n, "changed": d.changed, "test": d.test, "worse": one.docs[0], "better": one.docs[1], "mde": one.mde,
         }  # fmt: skip
-        entry["difference"] = {
-            name: None if value in (INF, -INF) else value for name, value in numbers.items()
-        }
+        unknown = [name for name, value in numbers.items() if isinstance(value, float) and math.isinf(value)]
+        entry["difference"] = numbers | dict.fromkeys(unknown)
     return entry

@@ -76,10 +76,10 @@ def find_curves(runs: Iterable[Run], steps: Sequence[int] | None = None) -> list
     groups: dict[tuple[str, bool, str, bool], list[tuple[int | None, Run]]] = {}
     for name, step, run in named_steps(list(runs), steps):
         groups.setdefault((run.suite, run.smoke, name, step is None), []).append((step, run))
-    curves = []
-    for (suite, smoke, name, _), points in groups.items():
-        points.sort(key=lambda point: (point[0] or 0, point[1].name))
-        curves.append(Curve(suite, smoke, name, tuple(points)))
+    curves = [
+        Curve(suite, smoke, name, tuple(sorted(points, key=lambda point: (point[0] or 0, point[1].name))))
+        for (suite, smoke, name, _), points in groups.items()
+    ]
     if not any(len(curve.points) > 1 and not curve.is_level for curve in curves):
         raise UserError(
             "no two checkpoints of one training among these runs: their models' names need a step each, "

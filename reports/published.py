@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from evals.core.card import Card, Row, all_cards
 from evals.core.errors import UserError, nearest
 from reports.card import DASH, SPREAD, Figure, measured_figure
-from reports.render.tables import RENDERERS, Cell, Footnotes, Table, cells, csv_text
+from reports.render.tables import RENDERERS, Cell, Footnotes, Table, cells, csv_text, json_text
 from reports.runs import Run, cards_of
 
 Protocol = Callable[[Card, Row], dict[str, str]]
@@ -101,7 +100,7 @@ def render(found: Sequence[Number], fmt: str) -> str:
     """The numbers as text ("md", "csv", "json", "latex" or "html"), tables by model."""
     entries = [_entry(number) for number in found]
     if fmt == "json":
-        return json.dumps(entries, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return json_text(entries)
     if fmt == "csv":
         for entry in entries:
             entry["protocol"] = "; ".join(entry["protocol"].values())

@@ -109,11 +109,10 @@ def main(options: Options) -> int:
     from reports.runs import load_run
 
     runs = [load_run(folder) for folder in find_each(options.runs)]
-    text = (
-        ""
-        if options.format == "eee"
-        else render_tables(runs, options.columns, options.format or "md", tolerance(options), options.plain)
-    )
+    records = options.format == "eee"
+    text = "" if records else render_tables(
+        runs, options.columns, options.format or "md", tolerance(options), options.plain
+    )  # fmt: skip
     index = prepare(runs, options.model_index) if options.model_index else None
     if options.plot:
         forest(runs, options.plot, options.columns)
@@ -122,7 +121,7 @@ def main(options: Options) -> int:
 
         track(runs, options.track)
     lines = index.write() if index else []
-    if options.format == "eee" and options.output:
+    if records and options.output:
         lines += [f"wrote {path}" for path in eee.write(runs, options.output)]
     else:
         print_or_write(text, options.output)
@@ -142,18 +141,13 @@ def _published(options: Options) -> int:
 
     printed = published_models(all_cards())
     names = {name: name for name in (*printed, *KNOWN)} | {one.location: one.name for one in KNOWN.values()}
-    models, places = [], []
-    for one in options.runs or printed:
-        if one in names and not Path(one).exists():
-            models.append(names[one])
-        else:
-            places.append(one)
+    models = [names[one] for one in options.runs or printed if one in names and not Path(one).exists()]
+    places = [one for one in options.runs if one not in names or Path(one).exists()]
     try:
         runs = [load_run(folder) for folder in find_each(places)]
     except UserError as error:
         missing = [one for one in places if not Path(one).exists()]
-        raise UserError(
-            f"{error}{f' (models: {nearest(missing[0], list(names))})' if missing else ''}"
-        ) from error
+        hint = f" (models: {nearest(missing[0], list(names))})" if missing else ""
+        raise UserError(f"{error}{hint}") from error
     print_or_write(render(find_numbers(models, runs, protocol), options.format or "md"), options.output)
     return EXIT_OK
