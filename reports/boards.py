@@ -157,7 +157,7 @@ def rank(runs: Sequence[Run]) -> Board:
     """
 
     @functools.cache
-    def difference(i: int, j: int, position: int) -> significance.Difference:
+    def difference(position: int, i: int, j: int) -> significance.Difference:
         row = runs[i].rows[position]
         # all runs of a board have the same docs in the same order
         known = [statistics.row_strata(row.metric, run.samples(row.tasks)) for run in (runs[i], runs[j])]
@@ -166,7 +166,7 @@ def rank(runs: Sequence[Run]) -> Board:
 
     def mean_p(i: int, j: int) -> float:
         rows = [(row.metric, k) for k, row in enumerate(runs[i].rows) if _in_mean(row)]
-        mean = significance.mean_of_rows((metric, difference(i, j, k).estimate) for metric, k in rows)
+        mean = significance.mean_of_rows((metric, difference(k, i, j).estimate) for metric, k in rows)
         assert mean is not None
         return significance.z_test(mean)
 
@@ -175,15 +175,10 @@ def rank(runs: Sequence[Run]) -> Board:
     ranks: Sequence[int | None] = [None] * len(runs)
     if len(runs) > 1 and len(known) == len(runs):
         ranks = significance.ranks(known, mean_p, ALPHA)
-    columns = [
-        _cells(runs, k, lambda i, j, k=k: difference(i, j, k).p)  # type: ignore[misc]
-        for k in range(len(runs[0].rows))
-    ]
+    columns = [_cells(runs, k, functools.partial(difference, k)) for k in range(len(runs[0].rows))]
     cells = [tuple(column[k] for column in columns) for k in range(len(runs))]
     entries = [Entry(*parts) for parts in zip(runs, ranks, means, cells, strict=True)]
-    entries.sort(
-        key=lambda entry: (-(entry.mean.value if entry.mean else -1), entry.run.name, _finished(entry.run))
-    )
+    entries.sort(key=lambda one: (-(one.mean.value if one.mean else -1), one.run.name, _finished(one.run)))
     return Board(runs[0].card, labels(runs[0]), runs[0].rows, tuple(entries))
 
 
@@ -195,14 +190,17 @@ def judge(run: Run, row: RowResult) -> str:
     return "; ".join(note.text for note in row.notes if note.code == "judge")
 
 
-def _cells(runs: Sequence[Run], position: int, p_value: Callable[[int, int], float]) -> list[Cell]:
+def _cells(
+    runs: Sequence[Run], position: int, difference: Callable[[int, int], significance.Difference]
+) -> list[Cell]:
     """One row of all runs, ranked where every run has a value and, if judged, the same judge."""
     rows = [run.rows[position] for run in runs]
     values = [row.value for row in rows if row.value is not None]
     judges = {judge(run, row) for run, row in zip(runs, rows, strict=True)}
     if len(rows) < 2 or len(values) < len(rows) or len(judges) > 1:
         return [Cell(row, None, False) for row in rows]
-    ranks = significance.ranks(values, p_value, ALPHA, rows[0].metric.higher_is_better)
+    better = rows[0].metric.higher_is_better
+    ranks = significance.ranks(values, lambda i, j: difference(i, j).p, ALPHA, better)
     return [Cell(row, place, place == 1 < max(ranks)) for row, place in zip(rows, ranks, strict=True)]
 
 

@@ -33,11 +33,10 @@ def load_all(folder: Path) -> tuple[list[Run], list[str]]:
             runs.append(load_run(path))
         except UserError as error:
             refused.append(str(error).replace(str(path), str(path.relative_to(folder))))
+    if not runs and refused:
+        raise UserError(f"no usable run in '{folder}': {refused[0]}")
     if not runs:
-        why = f": {refused[0]}" if refused else ""
-        raise UserError(
-            f"no usable run in '{folder}'{why}" if why else f"no run in '{folder}': measure a model first"
-        )
+        raise UserError(f"no run in '{folder}': measure a model first")
     return runs, refused
 
 

@@ -68,6 +68,7 @@ class CardTask:
     budget: int | None = None  # tokens of an answer; None: to the window's end
     stops: tuple[str, ...] = ()
     shots: int = 0
+    lettered: bool = False  # choices are shown with letters, and the letters are scored
     shot_split: str | None = None  # where the shots come from
     shot_docs: int = 0  # its rows, officially; 0: the shots come from the evaluated split
     fixed_shots: FixedShots | None = None  # the same for all docs, or for all of a group; None: drawn
@@ -78,7 +79,6 @@ class CardTask:
     keep: tuple[str, ...] = ()  # entries of a doc's ``specific`` that its samples keep as columns
     folder: str = ""  # where a folder of data keeps this task; the task's name unless told
     home: str = ""  # the task whose files in a folder of data are this one's too
-    lettered: bool = False  # choices are shown with letters, and the letters are scored
     unconditioned: str | None = (
         None  # the text after which choices are scored once more, without the question
     )
