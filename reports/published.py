@@ -128,13 +128,22 @@ def _table(model: str, found: Sequence[Number]) -> Table:
     more = ["Measured", "n"] if any(one.run for one in found) else []
     for one in found:
         how = "; ".join(one.facts.values() if one.first is None else one.differences or ["alike"])
-        measured = one.measured.cell(notes), Cell(f"{one.measured.n:,}" if one.run else DASH)
-        shown = (_printed(one, notes), *measured[: len(more)])
+        shown = (_printed(one, notes), *_measured(one, notes)[: len(more)])
         lines.append((*cells(one.benchmark, one.card.title, one.row.label), *shown, Cell(how)))
     header = cells("Benchmark", "Card", "Row", "Published", *more, "How it is asked")
     how = "How it is asked: a benchmark's first number in full, the others by what differs from it"
     remarks = (how, SPREAD) if more else (how,)
     return Table(f"{model}, by every card known here", header, tuple(lines), tuple(notes.texts), remarks)
+
+
+def _measured(one: Number, notes: Footnotes) -> tuple[Cell, ...]:
+    """The number with its interval, from which run it is, and its docs."""
+    if one.run is None:
+        return cells(DASH, DASH)
+    model, cell = one.run.model, one.measured.cell(notes)
+    kind = ", ".join(filter(None, [model.quantization, model.dtype]))
+    mark = notes.mark(f"{one.run.folder.name}: {one.run.name}, {kind}")
+    return replace(cell, marks=(mark, *cell.marks)), Cell(f"{one.measured.n:,}")
 
 
 def _printed(one: Number, notes: Footnotes) -> Cell:

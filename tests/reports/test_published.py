@@ -64,6 +64,7 @@ def test_a_measured_number_comes_first_and_the_others_say_what_differs(tmp_path,
     hella = [row for row in rows if row[2] in ("Hella", "HellaSwag")]
     assert [row[3].split()[0] for row in hella] == ["48.1", "54.5"]
     assert hella[0][4].startswith("75.0 ± 13.0 [") and hella[0][5] == "40"
+    assert "20260304T050607Z-house: SmolLM2-360M, float32" in text
     assert "first 40 docs of a task" in text and r"a \*note\*" in text
     differences = hella[1][-1].split("; ")
     assert differences[:1] == ["plain prompts, not in the chat template"]
