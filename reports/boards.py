@@ -79,36 +79,30 @@ class Board:
 
 def labels(run: Run) -> tuple[Label, ...]:
     """What keeps a run from being the suite as the card measures it, in a fixed order."""
-    found = []
+    limit = f"first {run.log.limit:,} docs a task" if run.log.limit else "first docs of a task"
     variants, kind = run.log.provenance.variant, run.model.quantization
-    if run.smoke:
-        found.append(
-            Label("smoke items", "Built-in items, not the benchmarks: shows that a model runs, no more")
-        )
-    if run.foreign:
-        found.append(Label("another harness's", "Measured by another harness: comparable with no card"))
-    if any(row.has("limit") for row in run.rows):
-        limit = f"first {run.log.limit:,} docs a task" if run.log.limit else "first docs of a task"
-        found.append(Label(limit, f"At most the {limit}, in the protocol's shuffled order"))
-    if kind is not None or any(row.has("quantized") for row in run.rows):
-        found.append(
-            Label(f"{kind or 'quantized'} weights", "The weights are not the published checkpoint's")
-        )
-    if variants:
-        found.append(Label("variant " + ", ".join(variants), "Other budgets than the card's"))
-    if parts := [row.label for row in run.rows if row.has("subset")]:
-        found.append(
-            Label("subset: " + ", ".join(parts), "The docs of these rows are not the official row list")
-        )
+    parts = [row.label for row in run.rows if row.has("subset")]
     whole = run.card.rows
-    if lack := [row.label for row in whole if not _measured(run.row(row.label))]:
-        text = (
-            f"{len(whole) - len(lack)} of {len(whole)} rows"
-            if len(lack) > 2
-            else "without " + ", ".join(lack)
-        )
-        found.append(Label(text, "Not measured: " + ", ".join(lack)))
-    return tuple(found)
+    lack = [row.label for row in whole if not _measured(run.row(row.label))]
+    there = (
+        f"{len(whole) - len(lack)} of {len(whole)} rows" if len(lack) > 2 else f"without {', '.join(lack)}"
+    )
+    smoke = "Built-in items, not the benchmarks: shows that a model runs, no more"
+    quantized = kind or any(row.has("quantized") for row in run.rows)
+    said = (
+        (run.smoke, "smoke items", smoke),
+        (run.foreign, "another harness's", "Measured by another harness: comparable with no card"),
+        (
+            any(row.has("limit") for row in run.rows),
+            limit,
+            f"At most the {limit}, in the protocol's shuffled order",
+        ),
+        (quantized, f"{kind or 'quantized'} weights", "The weights are not the published checkpoint's"),
+        (variants, f"variant {', '.join(variants)}", "Other budgets than the card's"),
+        (parts, f"subset: {', '.join(parts)}", "The docs of these rows are not the official row list"),
+        (lack, there, f"Not measured: {', '.join(lack)}"),
+    )
+    return tuple(Label(text, title) for holds, text, title in said if holds)
 
 
 def latest(runs: Iterable[Run]) -> list[Run]:
@@ -163,33 +157,28 @@ def rank(runs: Sequence[Run]) -> Board:
     """
 
     @functools.cache
-    def difference(i: int, j: int, position: int) -> significance.Difference:
+    def difference(position: int, i: int, j: int) -> significance.Difference:
         row = runs[i].rows[position]
         # all runs of a board have the same docs in the same order
         known = [statistics.row_strata(row.metric, run.samples(row.tasks)) for run in (runs[i], runs[j])]
         (first, weights), (second, _) = (one for one in known if one is not None)
         return significance.paired_difference(first, second, weights=weights, scale=row.metric.scale)
 
-    def row_p(position: int, i: int, j: int) -> float:
-        return difference(i, j, position).p
-
     def mean_p(i: int, j: int) -> float:
         rows = [(row.metric, k) for k, row in enumerate(runs[i].rows) if _in_mean(row)]
-        mean = significance.mean_of_rows((metric, difference(i, j, k).estimate) for metric, k in rows)
+        mean = significance.mean_of_rows((metric, difference(k, i, j).estimate) for metric, k in rows)
         assert mean is not None
-        return significance.independent_p(mean, Estimate(0.0, 0.0, 0))
+        return significance.z_test(mean)
 
-    means = [_mean(run) for run in runs]
+    means = [significance.mean_of_rows((row.metric, row.estimate) for row in run.rows) for run in runs]
     known = [mean.value for mean in means if mean is not None]
     ranks: Sequence[int | None] = [None] * len(runs)
     if len(runs) > 1 and len(known) == len(runs):
         ranks = significance.ranks(known, mean_p, ALPHA)
-    columns = [_cells(runs, k, functools.partial(row_p, k)) for k in range(len(runs[0].rows))]
+    columns = [_cells(runs, k, functools.partial(difference, k)) for k in range(len(runs[0].rows))]
     cells = [tuple(column[k] for column in columns) for k in range(len(runs))]
     entries = [Entry(*parts) for parts in zip(runs, ranks, means, cells, strict=True)]
-    entries.sort(
-        key=lambda entry: (-(entry.mean.value if entry.mean else -1), entry.run.name, _finished(entry.run))
-    )
+    entries.sort(key=lambda one: (-(one.mean.value if one.mean else -1), one.run.name, _finished(one.run)))
     return Board(runs[0].card, labels(runs[0]), runs[0].rows, tuple(entries))
 
 
@@ -201,14 +190,17 @@ def judge(run: Run, row: RowResult) -> str:
     return "; ".join(note.text for note in row.notes if note.code == "judge")
 
 
-def _cells(runs: Sequence[Run], position: int, p_value: Callable[[int, int], float]) -> list[Cell]:
+def _cells(
+    runs: Sequence[Run], position: int, difference: Callable[[int, int], significance.Difference]
+) -> list[Cell]:
     """One row of all runs, ranked where every run has a value and, if judged, the same judge."""
     rows = [run.rows[position] for run in runs]
     values = [row.value for row in rows if row.value is not None]
     judges = {judge(run, row) for run, row in zip(runs, rows, strict=True)}
     if len(rows) < 2 or len(values) < len(rows) or len(judges) > 1:
         return [Cell(row, None, False) for row in rows]
-    ranks = significance.ranks(values, p_value, ALPHA, rows[0].metric.higher_is_better)
+    better = rows[0].metric.higher_is_better
+    ranks = significance.ranks(values, lambda i, j: difference(i, j).p, ALPHA, better)
     return [Cell(row, place, place == 1 < max(ranks)) for row, place in zip(rows, ranks, strict=True)]
 
 
@@ -216,24 +208,16 @@ def _in_mean(row: RowResult) -> bool:
     return row.value is not None and row.metric.in_percent
 
 
-def _mean(run: Run) -> Estimate | None:
-    return significance.mean_of_rows((row.metric, row.estimate) for row in run.rows)
-
-
 def _set_apart(board: Board, boards: Sequence[Board]) -> Board:
     """Names the tasks in which a board differs from the first of its suite with the same labels."""
     first = next(other for other in boards if other.suite == board.suite and other.labels == board.labels)
-    if first is board:
-        return board
-    one, other = first.entries[0].run, board.entries[0].run
-    tasks = tuple(
-        task
-        for task in sorted({*one.tasks, *other.tasks})
-        if task not in one.tasks
-        or task not in other.tasks
-        or prompts_digest(one, task) != prompts_digest(other, task)
-    )
-    return replace(board, apart=tasks)
+    digests = [
+        {task: prompts_digest(one.entries[0].run, task) for task in one.entries[0].run.tasks}
+        for one in (first, board)
+    ]
+    tasks = sorted({task for one in digests for task in one})
+    apart = tuple(task for task in tasks if digests[0].get(task) != digests[1].get(task))
+    return replace(board, apart=apart) if apart else board
 
 
 def _counts(row: RowResult) -> bool:

@@ -39,7 +39,8 @@ def mismatches(first: Run, second: Run) -> list[Mismatch]:
     result = {code: f"other {code} in {_listed(tasks)}" for code, tasks in found.items()}
     if first.smoke != second.smoke:
         result["data"] = f"data source {first.log.data.source} against {second.log.data.source}"
-    for code, one, two in [(code, said(first), said(second)) for code, said in _SIDES.items()]:
+    for code, of in _SIDES.items():
+        one, two = of(first), of(second)
         if one != two:
             name = "chat template" if code == "template" else code
             result[code] = f"{name} {_said(one)} against {_said(two)}"

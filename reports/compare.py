@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import string
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +19,7 @@ from reports.card import DASH, plus_minus, signed
 from reports.comparability import CIRCUMSTANCES, Mismatch, mismatches
 from reports.flips import changed_docs, doc_losses, find_flips, flips_markdown
 from reports.margins import USUAL, Tolerance
-from reports.render.tables import Cell, Footnotes, Table, cells, markdown, markdown_text, one_line
+from reports.render.tables import Cell, Footnotes, Table, cells, json_text, markdown, markdown_text, one_line
 from reports.runs import RowResult, Run, shared_columns
 from reports.significance import Difference
 
@@ -108,14 +108,10 @@ def on_shared_docs(
     one, two = (statistics.row_strata(metric, [pair[side] for pair in shared]) for side in (0, 1))
     if one is None or two is None:
         return None
+    changed = sum(int(np.sum(changed_docs(metric, *pair))) for pair in shared)
     difference = significance.paired_difference(
-        one[0],
-        two[0],
-        weights=one[1],
-        scale=metric.scale,
-        changed=sum(int(np.sum(changed_docs(metric, *pair))) for pair in shared),
-        higher_is_better=metric.higher_is_better,
-    )
+        one[0], two[0], weights=one[1], scale=metric.scale, changed=changed, higher_is_better=metric.higher_is_better
+    )  # fmt: skip
     return _value(metric, *one), _value(metric, *two), difference
 
 
@@ -130,19 +126,18 @@ def compare_runs(runs: Sequence[Run], tolerance: Tolerance = USUAL) -> list[Comp
         raise UserError(f"compare takes 2 to {len(string.ascii_uppercase)} runs, not {len(runs)}")
     for other in others:
         check_suites(first, other)
-    names = string.ascii_uppercase[1:]
-    named = list(zip(names, others, strict=False))
-    rows = _corrected([_rows(first, other, name) for name, other in named], tolerance)
-    tasks = _corrected([_tasks(first, other, name) for name, other in named], tolerance)
+    named = dict(zip(string.ascii_uppercase[1:], others, strict=False))
+    rows = _corrected({name: _rows(first, other, name) for name, other in named.items()}, tolerance)
+    tasks = _corrected({name: _tasks(first, other, name) for name, other in named.items()}, tolerance)
     tests, task_tests = (
-        sum(one.p is not None for group in found for one in group) for found in (rows, tasks)
+        sum(one.p is not None for group in found.values() for one in group) for found in (rows, tasks)
     )
     return [
         Comparison(
-            names[k], first, other, tuple(mismatches(first, other)), tuple(rows[k]), tuple(tasks[k]),
-            _mean(rows[k], names[k], tolerance), tests, task_tests,
+            name, first, other, tuple(mismatches(first, other)), rows[name], tasks[name],
+            _mean(rows[name], name, tolerance), tests, task_tests,
         )
-        for k, other in enumerate(others)
+        for name, other in named.items()
     ]  # fmt: skip
 
 
@@ -177,58 +172,60 @@ def _why_not(first: Run, second: Run, name: str, tasks: Sequence[str]) -> str:
     return "no doc with the same prompt and a score in both"
 
 
-def _corrected(groups: list[list[Pair]], tolerance: Tolerance) -> list[list[Pair]]:
+def _corrected(groups: dict[str, list[Pair]], tolerance: Tolerance) -> dict[str, tuple[Pair, ...]]:
     """Holm's p, the detectable difference and the verdict of every pair, for the tests of all groups together."""
-    tested = [one.difference for group in groups for one in group if one.difference is not None]
-    adjusted = iter(significance.holm([difference.p for difference in tested]))
+    tested = [one.difference.p for group in groups.values() for one in group if one.difference is not None]
+    adjusted = iter(significance.holm(tested))
     # Holm's first step, one of two sides: what a single row's difference has to pass
     level = tolerance.alpha / 2 / max(1, len(tested))
 
-    def judged(one: Pair, name: str) -> Pair:
-        if one.difference is None or one.first is None:
+    def corrected(one: Pair) -> Pair:
+        if one.difference is None:
             return one
-        mde = significance.detectable(one.difference, one.metric.reach, level)
-        return _judged(replace(one, p=next(adjusted), mde=mde), name, one.difference, one.first, tolerance)
+        return replace(
+            one, p=next(adjusted), mde=significance.detectable(one.difference, one.metric.reach, level)
+        )
 
-    names = string.ascii_uppercase[1:]
-    return [[judged(one, name) for one in group] for name, group in zip(names, groups, strict=False)]
+    return {
+        name: tuple(_judged(corrected(one), name, tolerance) for one in group)
+        for name, group in groups.items()
+    }
 
 
-def _judged(one: Pair, name: str, difference: Difference, first: float, tolerance: Tolerance) -> Pair:
-    margin = tolerance.margin(one.metric, first)
+def _judged(one: Pair, name: str, tolerance: Tolerance) -> Pair:
+    """The pair with its verdict, where there is a difference to judge."""
+    difference = one.difference
+    if difference is None or one.first is None:
+        return one
+    margin = tolerance.margin(one.metric, one.first)
     near = significance.equivalence(difference.value, difference.stderr, margin) < tolerance.alpha
+    within = f"(within ±{margin:.2g})"
     if difference.changed == 0:
         return replace(one, kind=EQUAL, verdict="same on every doc")
     if one.p is not None and one.p < tolerance.alpha:
         kind = WORSE if one.metric.loss(0, difference.value) > 0 else BETTER
-        words = f"{name} is {kind}" + (f" (within ±{margin:.2g})" if near else "")
-        return replace(one, kind=kind, verdict=words)
+        return replace(one, kind=kind, verdict=f"{name} is {kind}" + f" {within}" * near)
     if near:
-        return replace(one, kind=EQUAL, verdict=f"equivalent (within ±{margin:.2g})")
+        return replace(one, kind=EQUAL, verdict=f"equivalent {within}")
     would = "" if one.mde is None else f" (a difference of {one.mde:.{one.metric.digits}f} would show)"
     return replace(one, kind=OPEN, verdict=f"cannot tell{would}")
 
 
 def _mean(rows: Sequence[Pair], name: str, tolerance: Tolerance) -> Pair | None:
     """The mean over the rows (significance.MEAN_WORDS), judged by itself; None for fewer than two rows."""
-    known = [one for one in rows if one.difference is not None and one.metric.in_percent]
+    known = [(one, one.difference) for one in rows if one.difference is not None and one.metric.in_percent]
     if len(known) < 2:
         return None
-    sides = [
-        significance.mean_of_rows((one.metric, Estimate(value, None, 0)) for one in known
-                                  if (value := getattr(one, side)) is not None)
+    first, second = (
+        statistics.average([Estimate(getattr(one, side), None, 0) for one, _ in known]).value
         for side in ("first", "second")
-    ]  # fmt: skip
-    mean = significance.mean_of_rows((one.metric, one.difference.estimate) for one in known if one.difference)
-    if mean is None or sides[0] is None or sides[1] is None:
-        return None
-    changed = sum(one.difference.changed for one in known if one.difference)
-    difference = significance.of_estimate(mean, changed)
-    pair = Pair(
-        f"Mean of {len(known)} rows", known[0].metric, sides[0].value, sides[1].value, difference,
-        difference.p, "", None, docs=(sum(one.docs[0] for one in known), sum(one.docs[1] for one in known)),
-    )  # fmt: skip
-    return _judged(pair, name, difference, sides[0].value, tolerance)
+    )
+    mean = statistics.average([difference.estimate for _, difference in known])
+    difference = significance.of_estimate(mean, sum(difference.changed for _, difference in known))
+    worse, better = (sum(one.docs[side] for one, _ in known) for side in (0, 1))
+    label, metric = f"Mean of {len(known)} rows", known[0][0].metric
+    pair = Pair(label, metric, first, second, difference, difference.p, "", docs=(worse, better))
+    return _judged(pair, name, tolerance)
 
 
 # --- output ---
@@ -273,13 +270,12 @@ def _named(run: Run) -> str:
 
 def _overview(found: Sequence[Comparison]) -> Table:
     """All runs side by side: the first one's value, and the others' differences with their 95 % intervals."""
-    labels = dict.fromkeys(pair.label for one in found for pair in (*one.rows, one.mean) if pair)
+    by_label = [{pair.label: pair for pair in (*one.rows, one.mean) if pair} for one in found]
     lines = []
-    for label in labels:
-        pairs = [next((p for p in (*one.rows, one.mean) if p and p.label == label), None) for one in found]
-        known = next((pair for pair in pairs if pair and pair.first is not None), None)
-        first = DASH if known is None else f"{known.first:.{known.metric.digits}f}"
-        lines.append((Cell(label), Cell(first), *map(_short, pairs)))
+    for label in dict.fromkeys(label for pairs in by_label for label in pairs):
+        pairs = [pairs.get(label) for pairs in by_label]
+        known = [f"{p.first:.{p.metric.digits}f}" for p in pairs if p and p.first is not None]
+        lines.append((Cell(label), Cell(known[0] if known else DASH), *map(_short, pairs)))
     header = cells("Row", "A", *(f"{one.name} − A" for one in found))
     remark = "± is half the width of the difference's 95 % interval; bold: real after Holm's correction"
     return Table("All runs", header, tuple(lines), remarks=(remark,))
@@ -341,16 +337,15 @@ TESTS = {
 def as_json(runs: Sequence[Run], flips: int = 0, tolerance: Tolerance = USUAL) -> str:
     """The comparison as JSON, numbers unrounded: an object; a list of them for more than two runs."""
     found = [_comparison(one, flips) for one in compare_runs(runs, tolerance)]
-    data = found if len(found) > 1 else found[0]
-    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(found if len(found) > 1 else found[0])
 
 
 def _comparison(one: Comparison, flips: int) -> dict[str, Any]:
     data: dict[str, Any] = {
         "suite": one.first.suite,
         "summary": one.sentence,
-        "first": _side(one.first),
-        "second": _side(one.second),
+        "first": one.first.about(),
+        "second": one.second.about(),
         "mismatches": [asdict(found) for found in one.mismatches],
         "holm_tests": one.tests,
         "rows": [_plain(pair) for pair in one.rows],
@@ -362,22 +357,17 @@ def _comparison(one: Comparison, flips: int) -> dict[str, Any]:
     return data
 
 
-def _side(run: Run) -> dict[str, Any]:
-    return {"model": run.model.model_dump(), "folder": run.folder.name, "limit": run.log.limit}
-
-
 def _plain(one: Pair) -> dict[str, Any]:
+    """A pair as a record; what one doc cannot tell is null."""
     entry: dict[str, Any] = {
-        "label": one.label,
-        "metric": one.metric.name,
-        "first": one.first,
-        "second": one.second,
-    }
-    entry |= {"difference": None, "p": one.p, "kind": one.kind, "verdict": one.verdict}
-    if one.difference is not None:
-        numbers = {**asdict(one.difference), "worse": one.docs[0], "better": one.docs[1], "mde": one.mde}
-        del numbers["spread"], numbers["share"]
-        if one.difference.stderr == float("inf"):
-            numbers.update(stderr=None, low=None, high=None, mde=None)
-        entry["difference"] = numbers
+        "label": one.label, "metric": one.metric.name, "first": one.first, "second": one.second, "difference": None,
+        "p": one.p, "kind": one.kind, "verdict": one.verdict,
+    }  # fmt: skip
+    if (d := one.difference) is not None:
+        numbers = {
+            "value": d.value, "stderr": d.stderr, "low": d.low, "high": d.high, "p": d.p, "p_worse": d.p_worse,
+            "n": d.n, "changed": d.changed, "test": d.test, "worse": one.docs[0], "better": one.docs[1], "mde": one.mde,
+        }  # fmt: skip
+        unknown = [name for name, value in numbers.items() if isinstance(value, float) and math.isinf(value)]
+        entry["difference"] = numbers | dict.fromkeys(unknown)
     return entry

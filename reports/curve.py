@@ -10,14 +10,14 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evals.core.card import best
 from evals.core.errors import UserError
 from reports.boards import latest
 from reports.card import DASH, SMOKE, SPREAD, plus_minus
 from reports.comparability import SETTINGS, mismatches
-from reports.render.pictures import BARS, COLOURS, picture, quiet
+from reports.render.pictures import BARS, COLOURS, error_bars, picture, quiet
 from reports.render.tables import Cell, Footnotes, Table, cells, one_line
 from reports.runs import RowResult, Run, cards_of
 
@@ -76,10 +76,10 @@ def find_curves(runs: Iterable[Run], steps: Sequence[int] | None = None) -> list
     groups: dict[tuple[str, bool, str, bool], list[tuple[int | None, Run]]] = {}
     for name, step, run in named_steps(list(runs), steps):
         groups.setdefault((run.suite, run.smoke, name, step is None), []).append((step, run))
-    curves = []
-    for (suite, smoke, name, _), points in groups.items():
-        points.sort(key=lambda point: (point[0] or 0, point[1].name))
-        curves.append(Curve(suite, smoke, name, tuple(points)))
+    curves = [
+        Curve(suite, smoke, name, tuple(sorted(points, key=lambda point: (point[0] or 0, point[1].name))))
+        for (suite, smoke, name, _), points in groups.items()
+    ]
     if not any(len(curve.points) > 1 and not curve.is_level for curve in curves):
         raise UserError(
             "no two checkpoints of one training among these runs: their models' names need a step each, "
@@ -158,28 +158,18 @@ def _panel(axis: Axes, curves: Sequence[Curve], label: str) -> None:
     for k, curve in enumerate(curves):
         colour = COLOURS[k % len(COLOURS)]
         name = one_line(curve.name)[:40] or "checkpoints"
-        points = [(step or 0, row.value, row.interval) for step, row in curve.values(label)]
+        points = curve.values(label)
         if not points:
             continue
-        steps, values = [step for step, _, _ in points], [value or 0.0 for _, value, _ in points]
-        bounds = [interval or (value or 0.0, value or 0.0) for _, value, interval in points]
+        values, whiskers = error_bars([row for _, row in points])
         if curve.is_level:
             axis.axhline(values[0], color=colour, linestyle="--", linewidth=1, label=name)
-            axis.axhspan(*bounds[0], color=colour, alpha=0.1, linewidth=0)
+            axis.axhspan(
+                *(points[0][1].interval or (values[0], values[0])), color=colour, alpha=0.1, linewidth=0
+            )
             continue
-        spread = [[max(0.0, v - low) for v, (low, _) in zip(values, bounds, strict=True)],
-                  [max(0.0, high - v) for v, (_, high) in zip(values, bounds, strict=True)]]  # fmt: skip
-        axis.errorbar(
-            steps,
-            values,
-            spread,
-            fmt="o-",
-            color=colour,
-            markersize=3.5,
-            capsize=2,
-            linewidth=1.4,
-            label=name,
-        )
+        style: dict[str, Any] = {"fmt": "o-", "markersize": 3.5, "capsize": 2, "linewidth": 1.4}
+        axis.errorbar([step or 0 for step, _ in points], values, whiskers, color=colour, label=name, **style)
     smoke = " (smoke)" if curves[0].smoke else ""
     axis.set_title(f"{label}{smoke}, {curves[0].suite}", loc="left", fontsize="small", fontweight="bold")
     measured = next(row for curve in curves for _, row in curve.values(label))

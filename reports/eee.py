@@ -82,20 +82,13 @@ def _result(run: Run, row: RowResult) -> Json:
     if row.stderr is not None:
         uncertainty["standard_error"] = {"value": row.stderr, "method": "analytic"}
     if interval is not None:
-        level = {
-            "confidence_level": 0.95,
-            "method": "Wilson for one task of right and wrong docs, else normal",
-        }
+        method = "Wilson for one task of right and wrong docs, else normal"
+        level = {"confidence_level": 0.95, "method": method}
         uncertainty["confidence_interval"] = {"lower": interval[0], "upper": interval[1], **level}
-    settings = run.log.tasks[row.tasks[0]].settings
-    details = {
-        "suite": run.suite,
-        "prompts": "chat" if run.model.chat else "plain",
-        "tasks": ", ".join(row.tasks),
-    }
-    details |= {
-        name: str(settings[name]) for name in ("shots", "max_new_tokens") if settings.get(name) is not None
-    }
+    prompts, settings = "chat" if run.model.chat else "plain", run.log.tasks[row.tasks[0]].settings
+    details = {"suite": run.suite, "prompts": prompts, "tasks": ", ".join(row.tasks)}
+    known = [name for name in ("shots", "max_new_tokens") if settings.get(name) is not None]
+    details |= {name: str(settings[name]) for name in known}
     details |= {f"note: {note.code} {i}": one_line(note.text) for i, note in enumerate(row.notes, 1)}
     return {
         "evaluation_result_id": f"{_evaluation(run, row)}/{metric.name}",
@@ -107,7 +100,11 @@ def _result(run: Run, row: RowResult) -> Json:
 
 
 def _metric(metric: Metric) -> Json:
-    low, high = (_bound(one * metric.scale) for one in (metric.low, metric.high))
+    # a bound that is none has a word of its own there
+    low, high = (
+        one * metric.scale if math.isfinite(one) else "Infinity" if one > 0 else "-Infinity"
+        for one in (metric.low, metric.high)
+    )
     return {
         "metric_id": metric.name,
         "metric_name": metric.words,
@@ -119,23 +116,16 @@ def _metric(metric: Metric) -> Json:
     }
 
 
-def _bound(value: float) -> float | str:
-    return value if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity")
-
-
 def _source(run: Run, row: RowResult) -> Json:
     """Where the docs come from: the hub's data set where it is one, and they are its rows."""
     found = [run.log.data.tasks.get(task) for task in row.tasks]
     named = {(one.repo, one.split) for one in found if one is not None and one.repo}
+    name = {"dataset_name": one_line(row.label)}
     if run.smoke or len(named) != 1:
-        return {"dataset_name": one_line(row.label), "source_type": "other"}
+        return name | {"source_type": "other"}
     repo, split = named.pop()
-    source = {
-        "dataset_name": one_line(row.label),
-        "source_type": "hf_dataset",
-        "hf_repo": one_line(str(repo)),
-    }
-    return source | {"samples_number": row.n} | ({"hf_split": one_line(split)} if split else {})
+    source = name | {"source_type": "hf_dataset", "hf_repo": one_line(str(repo)), "samples_number": row.n}
+    return source | ({"hf_split": one_line(split)} if split else {})
 
 
 def _library(run: Run) -> Json:
@@ -150,10 +140,8 @@ def _library(run: Run) -> Json:
 
 def _model_info(run: Run) -> Json:
     model, server = run.model, run.model.source.startswith("endpoint:")
-    known = ("dtype", "quantization", "fingerprint", "revision")
-    details = {
-        name: one_line(str(getattr(model, name))) for name in known if getattr(model, name) is not None
-    }
+    known = {name: getattr(model, name) for name in ("dtype", "quantization", "fingerprint", "revision")}
+    details = {name: one_line(value) for name, value in known.items() if value is not None}
     developer, name = _identity(run)
     return {
         "name": one_line(run.name),
@@ -179,11 +167,10 @@ def _docs(run: Run, row: RowResult) -> Iterator[Json]:
         "interaction_type": "single_turn",
     }
     for task in row.tasks:
-        for batch in run.table(task).to_batches(max_chunksize=2000):
-            for line in batch.to_pylist():
-                score = row.metric.doc_value(line)
-                if score is not None:
-                    yield {**common, "sample_id": f"{task}/{line['doc_id']}", **_doc(row.metric, line, score)}
+        batches = run.table(task).to_batches(max_chunksize=2000)
+        for line in (line for batch in batches for line in batch.to_pylist()):
+            if (score := row.metric.doc_value(line)) is not None:
+                yield {**common, "sample_id": f"{task}/{line['doc_id']}", **_doc(row.metric, line, score)}
 
 
 def _doc(metric: Metric, line: Mapping[str, Any], score: float) -> Json:

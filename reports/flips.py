@@ -75,18 +75,14 @@ def _loss(metric: Metric, before: Mapping[str, Any], after: Mapping[str, Any]) -
 
 def find_flips(first: Run, second: Run, most: int) -> list[Flip]:
     """Up to `most` changed docs a task in evaluation order: as many that turned worse as better, where there are."""
-    flips = []
-    for row in first.rows:
-        for task in row.tasks:
-            shared = shared_columns(first, second, task)
-            if shared is not None:
-                flips += _of_task(first, second, row, task, shared, most)
-    return flips
+    tasks = [(row, task) for row in first.rows for task in row.tasks]
+    return [flip for row, task in tasks for flip in _of_task(first, second, row, task, most)]
 
 
-def _of_task(
-    first: Run, second: Run, row: RowResult, task: str, shared: tuple[Columns, Columns], most: int
-) -> list[Flip]:
+def _of_task(first: Run, second: Run, row: RowResult, task: str, most: int) -> list[Flip]:
+    shared = shared_columns(first, second, task)
+    if shared is None:
+        return []
     losses, changed = doc_losses(row.metric, *shared), changed_docs(row.metric, *shared)
     order = _chosen(losses, changed, most) if len(losses) else []
     if not order:
@@ -99,21 +95,15 @@ def _of_task(
     lines = [_lines(row.metric, columns) for columns in shared]
     shots = first.log.tasks[task].settings.get("shots")
     shots = shots if isinstance(shots, int) else 0
-    return [
-        Flip(
-            row.label,
-            task,
-            shared[0]["doc_id"][k],
-            "worse" if losses[k] > 0 else "better" if losses[k] < 0 else "changed",
-            shots,
-            None if (prompt := a["prompt"] or b["prompt"]) is None else question(prompt, shots),
-            a["gold"] or b["gold"],
-            a["answer"],
-            b["answer"],
-            *(side[k] if row.metric.parts else side[k][row.metric.column] for side in lines),
-        )
-        for k, a, b in zip(order, *texts, strict=True)
-    ]
+    flips = []
+    for k, a, b in zip(order, *texts, strict=True):
+        change = "worse" if losses[k] > 0 else "better" if losses[k] < 0 else "changed"
+        prompt = a["prompt"] or b["prompt"]
+        asked = None if prompt is None else question(prompt, shots)
+        scores = [side[k] if row.metric.parts else side[k][row.metric.column] for side in lines]
+        answers = a["gold"] or b["gold"], a["answer"], b["answer"]
+        flips.append(Flip(row.label, task, shared[0]["doc_id"][k], change, shots, asked, *answers, *scores))
+    return flips
 
 
 def _chosen(losses: Array, changed: Array, most: int) -> list[int]:

@@ -58,13 +58,8 @@ def score(lines: Sequence[Line], category: str | None = None, turn: int | None =
 
     None if no answer among them has a rating.
     """
-    rated = [
-        line
-        for line in lines
-        if line["score"] != NO_RATING
-        and category in (None, line["category"])
-        and turn in (None, line["turn"])
-    ]
+    rated = [line for line in lines if line["score"] != NO_RATING]
+    rated = [line for line in rated if category in (None, line["category"]) and turn in (None, line["turn"])]
     if not rated:
         return None
     ratings = np.array([line["score"] for line in rated], dtype=np.float64)
@@ -81,12 +76,10 @@ def agreements(lines: Sequence[Line]) -> list[Agreement]:
     """Every pair of judges on the same answers."""
     from scipy import stats  # a second of imports: only where judges are compared
 
-    rated = {
-        key: {
-            (line["question_id"], line["turn"]): line["score"] for line in own if line["score"] != NO_RATING
-        }
-        for key, own in series(lines).items()
-    }
+    rated: dict[Series, dict[tuple[int, int], float]] = {}
+    for key, own in series(lines).items():
+        known = (line for line in own if line["score"] != NO_RATING)
+        rated[key] = {(line["question_id"], line["turn"]): line["score"] for line in known}
     found = []
     for first, second in combinations(rated, 2):
         shared = sorted(rated[first].keys() & rated[second].keys())

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evals.core.errors import UserError
-from evals.core.statistics import Estimate
+from reports import card
 from reports.boards import Board, Entry, judge
 from reports.render import tables
 from reports.render.tables import Cell, Footnotes
@@ -33,11 +33,10 @@ def load_all(folder: Path) -> tuple[list[Run], list[str]]:
             runs.append(load_run(path))
         except UserError as error:
             refused.append(str(error).replace(str(path), str(path.relative_to(folder))))
+    if not runs and refused:
+        raise UserError(f"no usable run in '{folder}': {refused[0]}")
     if not runs:
-        why = f": {refused[0]}" if refused else ""
-        raise UserError(
-            f"no usable run in '{folder}'{why}" if why else f"no run in '{folder}': measure a model first"
-        )
+        raise UserError(f"no run in '{folder}': measure a model first")
     return runs, refused
 
 
@@ -108,18 +107,12 @@ def _records(entry: Entry) -> list[dict[str, object]]:
     run = entry.run
     model = {"model": run.name, "dtype": run.model.dtype, "quantization": run.model.quantization}
     lines: list[dict[str, object]] = []
-    if entry.mean is not None:
-        lines.append(model | _numbers(entry.mean, entry.mean.interval()) | {"row": "Mean", "unit": "percent"})
+    if (mean := entry.mean) is not None:
+        figure = card.Figure(mean, mean.interval(), n=mean.n)
+        lines.append(model | figure.record() | {"row": "Mean", "unit": "percent"})
     for cell in entry.cells:
         row = cell.row
         words = {"row": row.label, "metric": row.metric.name, "unit": row.metric.unit_words}
-        numbers = {"n": row.n} | _numbers(row.estimate, row.interval)
-        lines.append(model | words | numbers | {"row_rank": cell.rank, "notes": notes_text(row)})
+        ranked = {"row_rank": cell.rank, "notes": notes_text(row)}
+        lines.append(model | words | card.measured_figure(run, row).record() | ranked)
     return lines
-
-
-def _numbers(estimate: Estimate | None, interval: tuple[float, float] | None) -> dict[str, object]:
-    if estimate is None:
-        return {}
-    low, high = interval or (None, None)
-    return {"value": estimate.value, "stderr": estimate.stderr, "low": low, "high": high, "n": estimate.n}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.core.errors import UserError
+from evals.core.runlog import TaskDataLog
 from reports.files import write
 from reports.render.tables import one_line
 from reports.runs import RowResult, Run
@@ -48,9 +49,11 @@ def prepare(runs: Sequence[Run], path: Path) -> ModelIndex:
     """
     import yaml
     from huggingface_hub import eval_result_entries_to_yaml
+    from huggingface_hub.repocard_data import eval_results_to_model_index
 
     reasons = [(run, row, _why_not(run, row)) for run in runs for row in run.rows]
-    chosen = [(run, row) for run, row, reason in reasons if not reason]
+    whole = [(run, row, _data(run, row)) for run, row, reason in reasons if not reason]
+    chosen = [(run, row, data) for run, row, data in whole if data is not None]
     names = {model_name(run) for run in runs}
     if len(names) != 1:
         raise UserError(
@@ -61,8 +64,9 @@ def prepare(runs: Sequence[Run], path: Path) -> ModelIndex:
         raise UserError(
             f"nothing for a model card: no row was measured on the whole of its benchmark ({left_out[0]})"
         )
-    contents: dict[Path, Any] = {path: {"model-index": model_index(names.pop(), chosen)}}
-    if entries := [one for one in (_entry(run, row) for run, row in chosen) if one is not None]:
+    index = eval_results_to_model_index(names.pop(), [_eval_result(*one) for one in chosen])
+    contents: dict[Path, Any] = {path: {"model-index": index}}
+    if entries := [_entry(*one) for one in chosen if one[2].repo in REGISTERED]:
         contents[path.parent / ".eval_results" / "smol-evals.yaml"] = eval_result_entries_to_yaml(entries)
     texts = {
         file: yaml.safe_dump(data, sort_keys=False, allow_unicode=True) for file, data in contents.items()
@@ -75,13 +79,6 @@ def model_name(run: Run) -> str:
     return one_line(" ".join(filter(None, [run.name, run.model.quantization])))
 
 
-def model_index(name: str, rows: Sequence[tuple[Run, RowResult]]) -> list[dict[str, Any]]:
-    """The model-index of one model, as huggingface_hub builds it."""
-    from huggingface_hub.repocard_data import eval_results_to_model_index
-
-    return eval_results_to_model_index(name, [_eval_result(run, row) for run, row in rows])
-
-
 def _why_not(run: Run, row: RowResult) -> str:
     """Why a card must not carry the row; empty where it may."""
     if row.value is None:
@@ -90,68 +87,43 @@ def _why_not(run: Run, row: RowResult) -> str:
         return partial[0]
     if row.metric.judged:
         return "a judge's rating is no property of the model alone"
-    return "" if _source(run, row) else "its rows are no single data set on the hub"
+    return "" if _data(run, row) else "its rows are no single data set on the hub"
 
 
-def _source(run: Run, row: RowResult) -> tuple[str, str | None, str] | None:
-    """(dataset, config, split) of a row; no config for an average of several; None when not one on the hub."""
+def _data(run: Run, row: RowResult) -> TaskDataLog | None:
+    """The one data set of the hub that a row is of; no subset for an average of several; None where there is none."""
     found = [run.log.data.tasks.get(task) for task in row.tasks]
-    known = [(one.repo, one.split) for one in found if one is not None and one.repo and one.split]
-    if len(known) < len(found) or len(set(known)) != 1:
+    known = [one for one in found if one is not None and one.repo and one.split]
+    if len(known) < len(found) or len({(one.repo, one.split) for one in known}) != 1:
         return None
-    repo, split = known[0]
-    subset = found[0].subset if len(found) == 1 and found[0] is not None else None
-    return str(repo), subset, str(split)
+    alike = len({one.revision for one in known}) == 1
+    subset, revision = known[0].subset if len(known) == 1 else None, known[0].revision if alike else None
+    return known[0].model_copy(update={"subset": subset, "revision": revision})
 
 
-def _eval_result(run: Run, row: RowResult) -> Any:
+def _eval_result(run: Run, row: RowResult, data: TaskDataLog) -> Any:
     from huggingface_hub import EvalResult
 
-    source = _source(run, row)
-    assert source is not None
+    how = {"chat_template": run.model.chat, "dtype": run.model.dtype, "quantization": run.model.quantization}
     return EvalResult(
-        task_type="text-generation",
-        task_name="Text Generation",
-        dataset_type=source[0],
-        dataset_name=row.label,
-        dataset_config=source[1],
-        dataset_split=source[2],
-        dataset_revision=_revision(run, row),
-        dataset_args={"num_few_shot": _shots(run, row)},
-        metric_type=row.metric.name,
-        metric_args={
-            "chat_template": run.model.chat,
-            "dtype": run.model.dtype,
-            "quantization": run.model.quantization,
-        },
-        metric_name=_metric_name(row),
-        metric_value=_value(row),
-    )
+        task_type="text-generation", task_name="Text Generation", dataset_type=str(data.repo), dataset_name=row.label,
+        dataset_config=data.subset, dataset_split=data.split, dataset_revision=data.revision,
+        dataset_args={"num_few_shot": _shots(run, row)}, metric_type=row.metric.name, metric_args=how,
+        metric_name=_metric_name(row), metric_value=_value(row),
+    )  # fmt: skip
 
 
-def _entry(run: Run, row: RowResult) -> Any:
-    """The row's EvalResultEntry; None where the hub knows no such benchmark."""
+def _entry(run: Run, row: RowResult, data: TaskDataLog) -> Any:
+    """The row's EvalResultEntry, of a benchmark of the hub."""
     from huggingface_hub import EvalResultEntry
 
-    source = _source(run, row)
-    assert source is not None
-    if source[0] not in REGISTERED:
-        return None
-    notes = [
-        model_name(run),
-        row.label,
-        f"{_shots(run, row)}-shot",
-        "chat template" if run.model.chat else "plain prompts",
-    ]
-    notes += [_metric_name(row), *(one_line(note.text) for note in row.notes)]
+    mode = "chat template" if run.model.chat else "plain prompts"
+    notes = [model_name(run), row.label, f"{_shots(run, row)}-shot", mode, _metric_name(row)]
     return EvalResultEntry(
-        dataset_id=source[0],
-        task_id=REGISTERED[source[0]],
-        value=_value(row),
-        dataset_revision=_revision(run, row),
-        date=run.log.provenance.finished[:10],
-        notes="; ".join(notes),
-    )
+        dataset_id=str(data.repo), task_id=REGISTERED[str(data.repo)], value=_value(row),
+        dataset_revision=data.revision, date=run.log.provenance.finished[:10],
+        notes="; ".join([*notes, *(one_line(note.text) for note in row.notes)]),
+    )  # fmt: skip
 
 
 def _value(row: RowResult) -> float:
@@ -168,9 +140,3 @@ def _metric_name(row: RowResult) -> str:
 def _shots(run: Run, row: RowResult) -> int:
     shots = run.log.tasks[row.tasks[0]].settings.get("shots")
     return shots if isinstance(shots, int) else 0
-
-
-def _revision(run: Run, row: RowResult) -> str | None:
-    entries = [run.log.data.tasks.get(task) for task in row.tasks]
-    revisions = {entry.revision for entry in entries if entry is not None}
-    return revisions.pop() if len(revisions) == 1 else None

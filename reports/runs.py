@@ -17,8 +17,8 @@ on docs of the same prompt hashes; the hashes themselves are not computed again.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,14 +122,43 @@ class Run:
         return next((row for row in self.rows if row.label == label), None)
 
     def table(self, task: str, columns: Sequence[str] | None = None) -> pyarrow.Table:
-        """The samples of a task as an arrow table (those of `columns` that the file has)."""
-        return _read_table(self.folder, task, self.log.tasks[task].n, columns)
+        """The samples of a task as an arrow table (those of `columns` that the file has). Raises UserError."""
+        import pyarrow
+        from pyarrow import parquet
+
+        name, n = f"samples/{task}.parquet", self.log.tasks[task].n
+        path = inside(self.folder, name)
+        try:
+            with parquet.ParquetFile(path) as file:
+                meta, have = file.metadata, file.schema_arrow.names
+                if meta.num_rows != n:
+                    refuse(self.folder, f"{name} has {meta.num_rows} lines, run.json says {n}")
+                if (
+                    sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
+                    > MAX_TABLE_BYTES
+                ):
+                    refuse(self.folder, f"{name} is too large")
+                if len(set(have)) < len(have):
+                    refuse(self.folder, f"{name} has two columns of one name")
+                wanted = have if columns is None else [column for column in columns if column in have]
+                return file.read(columns=wanted)
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
+            refuse(self.folder, f"{name} cannot be read ({' '.join(str(error).split())[:120]})")
 
     def columns(self, task: str) -> Columns:
         """The score columns of a task, with `doc_id`, `prompt_hash` and `group`."""
         if task not in self._cache:
-            self._cache[task] = _score_columns(self, task)
+            known = [metric.column for metric in METRICS.values() if metric.column]
+            table = self.table(task, list(dict.fromkeys(["doc_id", "prompt_hash", "group", *known])))
+            for name in ("doc_id", "prompt_hash"):
+                if name not in table.column_names:
+                    refuse(self.folder, f"samples/{task}.parquet has no column '{name}'")
+            self._cache[task] = {name: table.column(name).to_pylist() for name in table.column_names}
         return self._cache[task]
+
+    def about(self) -> dict[str, Any]:
+        """What was measured, for a report's data."""
+        return {"model": self.model.model_dump(), "folder": self.folder.name, "limit": self.log.limit}
 
     def samples(self, tasks: Sequence[str]) -> list[Columns]:
         """The score columns of these tasks."""
@@ -168,41 +197,10 @@ def load_run(folder: Path) -> Run:
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # a column of a type that no score has: everything foreseen was refused with its own words
         refuse(folder, f"its samples cannot be scored ({type(error).__name__}: {str(error)[:120]})")
-    return Run(run.log, rows, run._cache)
+    return replace(run, rows=rows)
 
 
 # --- samples --------------------------------------------------------------------------------------
-
-
-def _read_table(folder: Path, task: str, n: int, columns: Iterable[str] | None) -> pyarrow.Table:
-    import pyarrow
-    from pyarrow import parquet
-
-    name = f"samples/{task}.parquet"
-    path = inside(folder, name)
-    try:
-        with parquet.ParquetFile(path) as file:
-            meta = file.metadata
-            if meta.num_rows != n:
-                refuse(folder, f"{name} has {meta.num_rows} lines, run.json says {n}")
-            if sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)) > MAX_TABLE_BYTES:
-                refuse(folder, f"{name} is too large")
-            have = file.schema_arrow.names
-            if len(set(have)) < len(have):
-                refuse(folder, f"{name} has two columns of one name")
-            wanted = have if columns is None else [column for column in columns if column in have]
-            return file.read(columns=wanted)
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        refuse(folder, f"{name} cannot be read ({' '.join(str(error).split())[:120]})")
-
-
-def _score_columns(run: Run, task: str) -> Columns:
-    known = [metric.column for metric in METRICS.values() if metric.column]
-    table = run.table(task, list(dict.fromkeys(["doc_id", "prompt_hash", "group", *known])))
-    for name in ("doc_id", "prompt_hash"):
-        if name not in table.column_names:
-            refuse(run.folder, f"samples/{task}.parquet has no column '{name}'")
-    return {name: table.column(name).to_pylist() for name in table.column_names}
 
 
 def _check_task(run: Run, task: str) -> None:
@@ -238,19 +236,12 @@ def _check_scores(run: Run, task: str) -> None:
         refuse(run.folder, f"{where} has no column '{missing[0]}', from which its scores follow")
     if missing:
         return
-    for position, line in enumerate(_lines(table)):
+    lines = (line for batch in table.to_batches(max_chunksize=2000) for line in batch.to_pylist())
+    for position, line in enumerate(lines):
         for metric in scored:
             if not _same(_score(run, where, metric, line), columns[metric.column][position]):
-                refuse(
-                    run.folder,
-                    f"{where}: the score '{metric.column}' of doc {columns['doc_id'][position]} does not follow "
-                    f"from its {' and '.join(metric.inputs)}",
-                )
-
-
-def _lines(table: pyarrow.Table) -> Iterator[dict[str, Any]]:
-    for batch in table.to_batches(max_chunksize=2000):
-        yield from batch.to_pylist()
+                which = f"the score '{metric.column}' of doc {columns['doc_id'][position]}"
+                refuse(run.folder, f"{where}: {which} does not follow from its {' and '.join(metric.inputs)}")
 
 
 def _score(run: Run, where: str, metric: Metric, line: Mapping[str, Any]) -> float:
@@ -329,9 +320,8 @@ def shared_columns(
     mine, other, _ = aligned(first, second, task, any_prompt)
     if not mine:
         return None
-    one, two = _picked(first.columns(task), mine), _picked(second.columns(task), other)
+    one, two = (
+        {name: [values[k] for k in positions] for name, values in run.columns(task).items()}
+        for run, positions in ((first, mine), (second, other))
+    )
     return one, two | {name: one[name] for name in ("group",) if name in one}
-
-
-def _picked(columns: Mapping[str, list[Any]], positions: Sequence[int]) -> Columns:
-    return {name: [values[k] for k in positions] for name, values in columns.items()}

@@ -39,15 +39,23 @@ class Difference:
 
     value: float
     stderr: float
-    low: float
-    high: float
     p: float
     p_worse: float
     n: int
     changed: int
     test: str
-    spread: float
-    share: float
+    spread: float = 0.0
+    share: float = 0.0
+
+    @property
+    def low(self) -> float:
+        """The 95 % interval's lower end."""
+        return self.value - two_sided_z(0.95) * self.stderr
+
+    @property
+    def high(self) -> float:
+        """The 95 % interval's upper end."""
+        return self.value + two_sided_z(0.95) * self.stderr
 
     @property
     def estimate(self) -> Estimate:
@@ -102,23 +110,18 @@ def mcnemar(worse: int, better: int) -> tuple[float, float]:
 
 
 def bootstrap_test(
-    differences: Sequence[Array],
-    weights: Sequence[float] | None = None,
-    resamples: int = 10_000,
-    seed: int = BOOTSTRAP_SEED,
+    differences: Sequence[Array], weights: Sequence[float], resamples: int = 10_000
 ) -> tuple[float, float]:
     """Paired bootstrap of the weighted sum of tasks' mean differences: (two-sided p, one-sided p of "no drop").
 
-    Docs are drawn with replacement within each task; the test compares the observed difference with the
-    spread of the resampled ones about it (Efron and Tibshirani 1993, An Introduction to the Bootstrap,
-    chapter 16). Docs of equal difference are drawn together, as one multinomial count, so that the cost does
-    not grow with the docs. `weights`: equal ones unless given.
+    Docs are drawn with replacement within each task; the test compares the observed difference with the spread of the
+    resampled ones about it (Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 16). Docs of equal
+    difference are drawn together, as one multinomial count, so that the cost does not grow with the docs.
     """
-    generator = np.random.default_rng(seed)
-    shares = weights or [1 / len(differences)] * len(differences)
-    observed = float(sum(w * values.mean() for w, values in zip(shares, differences, strict=True)))
+    generator = np.random.default_rng(BOOTSTRAP_SEED)
+    observed = float(sum(w * values.mean() for w, values in zip(weights, differences, strict=True)))
     shifts = np.zeros(resamples)
-    for share, values in zip(shares, differences, strict=True):
+    for share, values in zip(weights, differences, strict=True):
         kinds, counts = np.unique(np.round(values, 12), return_counts=True)
         draws = generator.multinomial(len(values), counts / len(values), size=resamples)
         shifts += (draws @ kinds / len(values) - values.mean()) * share
@@ -150,46 +153,31 @@ def paired_difference(
     if changed is None:
         changed = int(sum(np.count_nonzero(np.abs(values) > 1e-12) for values in differences))
     gains = differences if higher_is_better else [-values for values in differences]
+    stderr, p, p_worse = estimate.stderr or 0.0, 1.0, 1.0
     if estimate.stderr is None:
-        stderr, test, p, p_worse = math.inf, "none (one doc)", 1.0, 1.0
+        stderr, test = math.inf, "none (one doc)"
     elif changed == 0:
-        stderr, test, p, p_worse = 0.0, "no doc changed", 1.0, 1.0
-    elif len(gains) == 1 and _right_or_wrong(first[0]) and _right_or_wrong(second[0]):
-        stderr, test = estimate.stderr, "exact McNemar"
+        stderr, test = 0.0, "no doc changed"
+    elif len(gains) == 1 and all(np.isin(scores, (0.0, 1.0)).all() for scores in (first[0], second[0])):
+        test = "exact McNemar"
         p, p_worse = mcnemar(int(np.sum(gains[0] < 0)), int(np.sum(gains[0] > 0)))
     else:
-        stderr, test = estimate.stderr, "paired bootstrap"
+        test = "paired bootstrap"
         p, p_worse = bootstrap_test(gains, shares, resamples)
-    value, stderr = estimate.value * scale, stderr * scale
-    half = two_sided_z(0.95) * stderr
-    n = int(sum(len(values) for values in differences))
-    share = sum(w * w / len(values) for w, values in zip(shares, differences, strict=True))
-    spread = sum(
-        w * w * np.mean(values**2) / len(values) for w, values in zip(shares, differences, strict=True)
-    )
+    parts = list(zip(shares, differences, strict=True))
+    spread = sum(w * w * np.mean(values**2) / len(values) for w, values in parts)
     return Difference(
-        value,
-        stderr,
-        value - half,
-        value + half,
-        p,
-        p_worse,
-        n,
-        changed,
-        test,
-        float(spread) * scale**2,
-        share,
-    )
+        value=estimate.value * scale, stderr=stderr * scale, p=p, p_worse=p_worse, n=estimate.n, changed=changed,
+        test=test, spread=float(spread) * scale**2, share=sum(w * w / len(values) for w, values in parts),
+    )  # fmt: skip
 
 
 def of_estimate(difference: Estimate, changed: int) -> Difference:
     """A difference whose estimate is known, such as a mean over rows, tested by its normal error."""
     stderr = math.inf if difference.stderr is None else difference.stderr
-    p = independent_p(difference, Estimate(0.0, 0.0, 0))
-    half = two_sided_z(0.95) * stderr
-    low, high = difference.value - half, difference.value + half
+    p = z_test(difference)
     worse = p / 2 if difference.value < 0 else 1 - p / 2
-    return Difference(difference.value, stderr, low, high, p, worse, difference.n, changed, "z", 0.0, 0.0)
+    return Difference(difference.value, stderr, p, worse, difference.n, changed, "z")
 
 
 def detectable(
@@ -223,9 +211,7 @@ def detectable(
 
 
 def equivalence(difference: float, stderr: float, margin: float) -> float:
-    """p of "the true difference is margin or more": the larger of two one-sided tests (Schuirmann 1987, JPB
-    15).
-    """
+    """p of "the true difference is margin or more": the larger of two one-sided tests (Schuirmann 1987, JPB 15)."""
     if stderr == 0:
         return 0.0 if abs(difference) < margin else 1.0
     return max(upper_tail((margin - difference) / stderr), upper_tail((margin + difference) / stderr))
@@ -241,14 +227,12 @@ def reproduction(
     correlation: float = 0.0,
     alpha: float = 0.05,
 ) -> Reproduction:
-    """Does `measured` (n of the benchmark's `docs`) reproduce a number printed with `decimals`, measured on
-    all docs?
+    """Does `measured` (n of the benchmark's `docs`) reproduce a number printed with `decimals`, measured on all docs?
 
-    The printed number's error is unknown. Its docs are taken to vary as ours do (s² a doc) and to be answered
-    alike with the correlation r: var(ours - theirs) = s²/n + s²/docs - 2 r s²/docs, plus the rounding's
-    step²/12. With r = 0 the two are independent samples; with r = 1 only the docs that we left out count.
-    "reproduced" when the equivalence test within ±margin succeeds, "differs" when the difference is real at
-    alpha, else "cannot tell".
+    The printed number's error is unknown. Its docs are taken to vary as ours do (s² a doc) and to be answered alike
+    with the correlation r: var(ours - theirs) = s²/n + s²/docs - 2 r s²/docs, plus the rounding's step²/12. With r = 0
+    the two are independent samples; with r = 1 only the docs that we left out count. "reproduced" when the equivalence
+    test within ±margin succeeds, "differs" when the difference is real at alpha, else "cannot tell".
     """
     difference = measured.value - published
     if measured.stderr is None:
@@ -265,7 +249,8 @@ def reproduction(
     verdict = _verdict(p_equivalent, p_differs, alpha)
     # planned for a true difference of zero: both one-sided tests must then succeed with 80 % power
     reach = margin / (quantile(1 - alpha) + quantile(0.9))
-    needed = next((n for n in _candidates(measured.n, docs) if stderr_at(n) <= reach), None)
+    sizes = [docs * k // 100 for k in range(1, 101)]
+    needed = next((n for n in sizes if n > measured.n and stderr_at(n) <= reach), None)
     return Reproduction(difference, stderr, margin, p_differs, p_equivalent, verdict, needed)
 
 
@@ -297,16 +282,12 @@ def mean_of_rows(parts: Iterable[tuple[Metric, Estimate | None]]) -> Estimate | 
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p adjusted for the number of tests (Holm 1979, Scandinavian Journal of Statistics 6), in the given
-    order.
-    """
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted = [0.0] * len(p_values)
-    running = 0.0
-    for rank, index in enumerate(order):
-        running = max(running, min(1.0, (len(order) - rank) * p_values[index]))
-        adjusted[index] = running
-    return adjusted
+    """p adjusted for the number of tests (Holm 1979, Scandinavian Journal of Statistics 6), in the given order."""
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate(np.minimum(1.0, np.arange(len(p), 0, -1) * p[order]))
+    return [float(one) for one in adjusted]
 
 
 def ranks(
@@ -317,8 +298,7 @@ def ranks(
 ) -> list[int]:
     """Rank of each value (best first): 1 + how many are better and significantly so (Holm over all pairs).
 
-    Values that cannot be told apart from the best share rank 1. `p_value(i, j)` is the two-sided p of i
-    against j.
+    Values that cannot be told apart from the best share rank 1. `p_value(i, j)` is the two-sided p of i against j.
     """
     pairs = [(i, j) for i in range(len(values)) for j in range(i)]
     adjusted = holm([p_value(i, j) for i, j in pairs])
@@ -329,26 +309,16 @@ def ranks(
     return ranked
 
 
-def independent_p(first: Estimate, second: Estimate) -> float:
-    """Two-sided p of a difference between estimates on different docs."""
-    if first.stderr is None or second.stderr is None:
+def z_test(difference: Estimate) -> float:
+    """Two-sided p of "the true difference is zero", by its normal error."""
+    if difference.stderr is None:
         return 1.0
-    stderr = math.hypot(first.stderr, second.stderr)
-    if stderr == 0:
-        return 1.0 if first.value == second.value else 0.0
-    return 2 * upper_tail(abs(first.value - second.value) / stderr)
+    if difference.stderr == 0:
+        return float(difference.value == 0)
+    return 2 * upper_tail(abs(difference.value) / difference.stderr)
 
 
 def _verdict(p_equivalent: float, p_differs: float, alpha: float) -> str:
     if p_equivalent < alpha:
         return "reproduced"
     return "differs" if p_differs < alpha else "cannot tell"
-
-
-def _right_or_wrong(scores: Array) -> bool:
-    return bool(np.isin(scores, (0.0, 1.0)).all())
-
-
-def _candidates(start: int, docs: int) -> list[int]:
-    steps = [docs * k // 100 for k in range(1, 101)]
-    return [n for n in steps if n > start]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from evals.commands.options import Asked as Options
-from evals.core.card import Row, all_cards
+from evals.core.card import Card, Row, all_cards
 
 if TYPE_CHECKING:
     from tasks.common.builders import CardTask
@@ -51,6 +51,37 @@ def facts(row: Row) -> tuple[str, ...]:
         _each(f"{task.repo}, {task.split}" for task in tasks),
         row.metric,
     )
+
+
+def protocol(card: Card, row: Row) -> dict[str, str]:
+    """How a card asks a row, a fact a key; `benchmark` is what rows of several cards have in common.
+
+    Of a task that is not one of these (a card of an older or newer program), its name alone.
+    """
+    from tasks import TASKS
+
+    known = [TASKS[name] for name in row.tasks if name in TASKS]
+    named = ", ".join(row.tasks) if len(row.tasks) <= 3 else f"{len(row.tasks)} tasks, {row.tasks[0]} …"
+    if len(known) < len(row.tasks):
+        return {"benchmark": named, "task": f"prompts of {named}"}
+    return {
+        "benchmark": known[0].repo,
+        "shots": _each(
+            f"{task.shots} shots" + ", the same for all" * bool(task.fixed_shots) for task in known
+        ),
+        "formulation": _each(map(_formulation, known)),
+        "prompts": "in the chat template" if card.chat else "plain prompts",
+        "metric": f"{row.metric} ({row.of.words})",
+        "split": f"{_each(f'{task.split} split' for task in known)}, {row.docs:,} docs",
+        "window": f"window of {card.window:,} tokens",
+        "task": f"prompts of {named}",
+    }
+
+
+def _formulation(task: CardTask) -> str:
+    if task.asks_choices:
+        return "lettered choices" if task.lettered else "completions (cloze)"
+    return f"a text of up to {_budget(task)} new tokens" if task.budget else "a text up to the window's end"
 
 
 def _each(texts: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from evals.core.errors import UserError
 from evals.core.files import write_atomic
 from reports.card import Column, Section, sections
 from reports.render.tables import one_line
-from reports.runs import Run
+from reports.runs import RowResult, Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,6 +71,16 @@ def picture(
                 write_atomic(path, buffer.getvalue())
         finally:
             pyplot.close(figure)
+
+
+def error_bars(rows: Sequence[RowResult]) -> tuple[list[float], list[list[float]]]:
+    """(values, [how far each interval reaches below, above]) of the rows that have a value."""
+    known = [(row.value, row.interval or (row.value, row.value)) for row in rows if row.value is not None]
+    below, above = (
+        [max(0.0, v - low) for v, (low, _) in known],
+        [max(0.0, high - v) for v, (_, high) in known],
+    )
+    return [value for value, _ in known], [below, above]
 
 
 def quiet(axis: Axes, direction: Literal["both", "x", "y"]) -> None:
@@ -142,15 +152,8 @@ def _published(axis: Axes, part: Section, column: Column, labels: list[str], sha
 
 def _measured(axis: Axes, column: Column, labels: list[str], offset: float, colour: str) -> Any:
     assert column.run is not None
-    xs, ys, below, above = [], [], [], []
-    for y, label in enumerate(labels):
-        row = column.run.row(label)
-        if row is not None and row.value is not None:
-            low, high = row.interval or (row.value, row.value)
-            xs.append(row.value)
-            ys.append(y + offset)
-            below.append(max(0.0, row.value - low))
-            above.append(max(0.0, high - row.value))
-    return axis.errorbar(
-        xs, ys, xerr=[below, above], fmt="o", color=colour, markersize=4, capsize=3, linewidth=1.4
-    )
+    known = [(y + offset, row) for y, label in enumerate(labels) if (row := column.run.row(label))]
+    values, whiskers = error_bars([row for _, row in known])
+    ys = [y for y, row in known if row.value is not None]
+    style: dict[str, Any] = {"fmt": "o", "markersize": 4, "capsize": 3, "linewidth": 1.4}
+    return axis.errorbar(values, ys, xerr=whiskers, color=colour, **style)

@@ -5,6 +5,7 @@ Text from models and data is escaped in each.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -162,6 +163,11 @@ def latex(table: Table) -> str:
 
 
 RENDERERS = {"md": markdown, "html": html_text, "latex": latex}
+
+
+def json_text(data: Any) -> str:
+    """Data as JSON; a number that is none is an error here, not in who reads it."""
+    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def csv_text(records: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:

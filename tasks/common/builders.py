@@ -68,6 +68,7 @@ class CardTask:
     budget: int | None = None  # tokens of an answer; None: to the window's end
     stops: tuple[str, ...] = ()
     shots: int = 0
+    lettered: bool = False  # choices are shown with letters, and the letters are scored
     shot_split: str | None = None  # where the shots come from
     shot_docs: int = 0  # its rows, officially; 0: the shots come from the evaluated split
     fixed_shots: FixedShots | None = None  # the same for all docs, or for all of a group; None: drawn

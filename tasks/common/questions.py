@@ -113,5 +113,5 @@ def formulations(
             unconditioned=WITHOUT if metric == "acc_pmi" else None,
             **common,
         ),
-        likelihood_task(name=f"olmes_{name}_mc", prompt=letter, metrics=("acc",), **common),
+        likelihood_task(name=f"olmes_{name}_mc", prompt=letter, lettered=True, metrics=("acc",), **common),
     ]

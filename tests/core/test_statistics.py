@@ -105,8 +105,8 @@ def test_paired_difference_without_a_changed_doc():
 
 def test_paired_bootstrap_is_seeded_and_near_the_t_test():
     differences = rng().normal(0.1, 1, 400)
-    p, p_worse = sg.bootstrap_test([differences])
-    assert (p, p_worse) == sg.bootstrap_test([differences])
+    p, p_worse = sg.bootstrap_test([differences], [1.0])
+    assert (p, p_worse) == sg.bootstrap_test([differences], [1.0])
     assert p == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, abs=0.02)
     assert p_worse == pytest.approx(stats.ttest_1samp(differences, 0, alternative="less").pvalue, abs=0.02)
 
