@@ -32,7 +32,6 @@ from tests.support.tiny_checkpoint import write_tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "hf_neverToBeWrittenDown"
-AT_A_TIME = 4
 NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 
 rng = random.Random(5)
@@ -107,7 +106,7 @@ def alone(models: list[Path]) -> Callable[..., dict[int, Result]]:
 
 def run(pool: Pool, requests: list[Request], model: int = 0, skip: tuple[int, ...] = ()) -> dict[int, Result]:
     pool.about(model)
-    pairs = list(pool.compute(model, 0, requests, skip, AT_A_TIME))
+    pairs = list(pool.compute(model, 0, requests, skip))
     assert len(dict(pairs)) == len(pairs), "each index once"
     return dict(pairs)
 
@@ -162,7 +161,7 @@ def test_lost_workers_and_nodes_change_nothing(nodes: Any, start: Any, alone: An
         functools.partial(remove_node, nodes),
     ):
         (tmp_path / "results").unlink(missing_ok=True)
-        results = pool.compute(0, 0, SCORES, (), AT_A_TIME)
+        results = pool.compute(0, 0, SCORES, ())
         found = dict(next(results) for _ in range(3 * FREE))  # all three wait now
         before = workers(tmp_path)
         kill()
