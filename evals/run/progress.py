@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import TextIO
 
 LINE_SECONDS = 15.0  # between two plain lines
 SEEN = 0.05  # share of the work before which no time left is told
@@ -125,26 +125,19 @@ class _Left:
 @contextmanager
 def _bar(counter: Counter) -> Iterator[Callable[[], None]]:
     """What moves a bar on, drawn ten times a second."""
-    from rich import progress as rich_progress
+    from rich import progress as rich
     from rich.console import Console
 
-    columns = (
-        rich_progress.TextColumn("{task.description:<30}"),
-        rich_progress.BarColumn(),
-        rich_progress.TextColumn("{task.fields[count]} of {task.fields[requests]}, {task.fields[left]}"),
-    )
-
-    def facts() -> dict[str, Any]:
-        return {"count": counter.done, "requests": counter.total, "left": counter.left.words}
-
-    with rich_progress.Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(counter.label, total=counter.left.work, **facts())
+    text = rich.TextColumn("{task.description:<30}"), rich.TextColumn("{task.fields[left]}")
+    columns = text[0], rich.BarColumn(), rich.MofNCompleteColumn(), text[1]
+    with rich.Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(counter.label, total=counter.total, completed=counter.done, left="")
         shown = 0.0
 
         def show() -> None:
             nonlocal shown
             if (now := time.monotonic()) - shown > 0.1:
-                bars.update(task, completed=counter.left.finished, **facts())
+                bars.update(task, completed=counter.done, left=counter.left.words)
                 shown = now
 
         yield show
