@@ -21,10 +21,10 @@ from evals.commands.run import go_offline, locked_store
 from evals.data.sources import parse_source
 from evals.models.known import resolve
 from evals.run.loop import Run as Loop
-from evals.run.loop import Work, prepare, publish
+from evals.run.loop import publish
 from evals.run.progress import Progress
-from evals.run.settings import Settings
 from evals.run.store import Store
+from evals.run.work import Settings, Work, prepare
 from reports.gate.evidence import Evidence, docs_of_tasks, row_evidence
 from reports.gate.output import change, docs
 from reports.gate.planning import Planned

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import hashlib
 import os
 import sys
 import time
@@ -21,13 +22,12 @@ from evals.core.runlog import RunLog
 from evals.data.sources import check_folder
 from evals.models import lean, templates, weights
 from evals.models.known import ModelSpec
-from evals.run import provenance
 from evals.run.progress import Progress, outliving_readers
 from evals.run.store import Store
 
 if TYPE_CHECKING:
     from evals.run.cluster import Pool
-    from evals.run.sweep import Kept
+    from evals.run.work import Kept
 
 __all__ = ["Options", "main", "measure", "prepare_process"]
 
@@ -100,7 +100,7 @@ class _Measuring:
     """A run of one or several models by the same cards, on the same docs."""
 
     def __init__(self, options: Options, progress: Progress, pool: Pool | None) -> None:
-        from evals.run.loop import prepare
+        from evals.run.work import prepare
 
         self.options, self.progress, self.pool = options, progress, pool
         self.settings = options.settings
@@ -143,7 +143,7 @@ class _Measuring:
     def _measure(self, spec: ModelSpec) -> list[RunLog]:
         """One model through all cards: a run folder each."""
         from evals.run.loop import Run, publish
-        from evals.run.sweep import remembering
+        from evals.run.work import remembering
 
         prepared = time.monotonic()
         self.progress.note(f"loading {spec.name} ({spec.label})")
@@ -219,7 +219,8 @@ class _Measuring:
 def locked_store(output: Path, adapters: list[Any], progress: Progress) -> Iterator[Store]:
     """The store of an output folder, for one process a model at a time."""
     stored = store_path(output)
-    lock = stored.with_name(f"run-{provenance.joint_hash([adapter.identity for adapter in adapters])}.lock")
+    model = hashlib.sha256("\n".join(adapter.identity for adapter in adapters).encode()).hexdigest()
+    lock = stored.with_name(f"run-{model[:16]}.lock")
     with run_lock(lock, f"this model in '{output}'", progress.note), \
             Store.open(stored, on_note=progress.note) as store:  # fmt: skip
         yield store

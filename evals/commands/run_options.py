@@ -13,7 +13,7 @@ from evals.core.card import Card, Row, all_cards, check_names, load_card
 from evals.core.errors import UserError
 from evals.data.sources import parse_source
 from evals.models.known import ModelSpec, is_endpoint, read_sweep, resolve_all
-from evals.run.settings import Settings
+from evals.run.work import Settings
 
 # a run of so many docs is planned aloud, where it takes long: on a CPU, or in several processes
 PLANNED_DOCS = 1000

@@ -10,14 +10,16 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def ahead(work: Callable[[], T]) -> Future[T]:
-    """Have ``work`` done by a thread meanwhile; what it raises comes with its result. It does not outlive the process,
-    nor hold up its end."""
+def ahead(work: Callable[..., T], *given: object) -> Future[T]:
+    """Has ``work(*given)`` done by a thread meanwhile; what it raises comes with its result.
+
+    The thread does not outlive the process, nor hold up its end, as an executor's would.
+    """
     future: Future[T] = Future()
 
     def run() -> None:
         try:
-            future.set_result(work())
+            future.set_result(work(*given))
         except BaseException as error:  # handed over
             future.set_exception(error)
 

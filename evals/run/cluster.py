@@ -17,13 +17,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from evals.core.errors import UserError
-from evals.core.requests import GenerateRequest, NotFinite, Request, Result, ScoreRequest
+from evals.core.requests import NotFinite, Request, Result, ScoreRequest, ScoreRequests
 from evals.run import machines, shares
-from evals.run.worker import About, Loaded, Word, Worker, pack
+from evals.run.worker import About, Loaded, Word, Worker
 
 if TYPE_CHECKING:
-    from lighteval.tasks.requests import Doc
-
     from evals.models.known import ModelSpec
     from evals.prompting.requests import TextToRequests
 
@@ -96,7 +94,7 @@ class Pool:
         return self._loaded[number].suites
 
     def compute(
-        self, number: int, suite: int, requests: Sequence[Request], skip: Collection[int], at_a_time: int
+        self, number: int, suite: int, requests: Sequence[Request], skip: Collection[int]
     ) -> Iterator[tuple[int, Result]]:
         """Results as they come, each index once. Raises what computing raises.
 
@@ -104,7 +102,7 @@ class Pool:
         it began with.
         """
         known = set(skip)
-        stretches = shares.stretches(requests, self.workers, at_a_time)
+        stretches = shares.stretches(requests, self.workers, self.about(number)[suite].at_a_time)
         self._waiting.extend(stretch for stretch in stretches if not known.issuperset(stretch))
         try:
             while self._waiting or any(seat.stretch for seat in self._seats):
@@ -134,7 +132,10 @@ class Pool:
             elif self._waiting:
                 seat.stretch = self._waiting.popleft()
                 skip = [k for k, i in enumerate(seat.stretch) if i in known]
-                self._ask(seat, number, suite, pack([requests[i] for i in seat.stretch]), skip)
+                some: Any = [requests[i] for i in seat.stretch]
+                if isinstance(some[0], ScoreRequest):
+                    some = ScoreRequests.of(some)  # smaller on its way
+                self._ask(seat, number, suite, some, skip)
             elif seat.ahead <= number < len(self.specs) - 1:
                 seat.ahead = number + 1
                 self._ask(seat, number + 1)
@@ -220,20 +221,16 @@ class Pool:
 class ClusterBackend:
     """All workers as one back end (evals/core/requests.py: Backend) for one suite of the model `number`.
 
-    It makes the tokens itself.
-
-    `texts` makes requests of docs.
+    `texts` makes requests of docs, in this process.
     """
 
     def __init__(self, pool: Pool, number: int, suite: int, texts: TextToRequests) -> None:
-        self._pool, self._number, self._suite, self._texts = pool, number, suite, texts
-        self.chat: bool = texts.chat
-        self.tokenizer = texts.tokenizer
+        self._pool, self._number, self._suite = pool, number, suite
+        self.chat, self.tokenizer = texts.chat, texts.tokenizer
+        self.score_requests, self.generate_requests = texts.score_requests, texts.generate_requests
         about = pool.about(number)[suite]
-        self.identity: str = about.identity
-        self.leaves_cpu: bool = about.leaves_cpu
-        self.at_a_time: int = pool.workers * about.at_a_time
-        self._each = about.at_a_time
+        self.identity, self.leaves_cpu = about.identity, about.leaves_cpu
+        self.at_a_time = pool.workers * about.at_a_time
 
     @property
     def described(self) -> dict[str, Any]:
@@ -242,17 +239,6 @@ class ClusterBackend:
         machine = described["machine"]
         return {**described, "machine": {**machine, "device": f"{self._pool.workers} x {machine['device']}"}}
 
-    def score_requests(self, docs: Sequence[Doc]) -> Sequence[Sequence[ScoreRequest]]:
-        """One request a choice, for each doc."""
-        return self._texts.score_requests(docs)
-
-    def generate_requests(self, docs: Sequence[Doc]) -> list[GenerateRequest]:
-        """One request a doc."""
-        return self._texts.generate_requests(docs)
-
     def run(self, requests: Sequence[Request], skip: Collection[int] = ()) -> Iterator[tuple[int, Result]]:
-        """Computes requests of one kind: (index, result), each index once, but not those in `skip`.
-
-        Raises NotFinite, or whatever else a worker's adapter raises; NoWorkers.
-        """
-        return self._pool.compute(self._number, self._suite, requests, skip, self._each)
+        """See Backend. Raises NotFinite, or whatever else a worker's adapter raises; NoWorkers."""
+        return self._pool.compute(self._number, self._suite, requests, skip)

@@ -75,16 +75,17 @@ def connect(path: Path) -> sqlite3.Connection:
         return connection
 
 
-def insert(connection: sqlite3.Connection, table: str, records: Iterable[Record]) -> None:
-    """All records in one transaction, or none; one replaces what its key had."""
+def write(connection: sqlite3.Connection, records: Iterable[Record], ended: Iterable[bytes] = ()) -> None:
+    """Records, each in place of what its key had, and plans to forget: all in one transaction, or none."""
     with connection:
-        connection.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)", records)
+        connection.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", records)
+        connection.executemany("DELETE FROM plans WHERE key = ?", ([key] for key in ended))
 
 
-def delete(connection: sqlite3.Connection, table: str, key: bytes) -> None:
-    """Forget a record."""
+def begin(connection: sqlite3.Connection, plan: Record) -> None:
+    """Keep a plan."""
     with connection:
-        connection.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
+        connection.execute("INSERT OR REPLACE INTO plans VALUES (?, ?, ?)", plan)
 
 
 def lookup(connection: sqlite3.Connection, table: str, keys: Sequence[bytes]) -> list[Record]:
@@ -113,7 +114,7 @@ def set_aside(path: Path) -> str:
         for part in FILES:
             Path(f"{fresh}{part}").unlink(missing_ok=True)
         with contextlib.closing(connect(fresh)) as connection:
-            insert(connection, "records", _readable(path))
+            write(connection, _readable(path))
             kept = sum(count_kinds(connection).values())
         for part in FILES:
             with contextlib.suppress(FileNotFoundError):

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import platform
+import subprocess
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.core import statistics
@@ -20,18 +28,21 @@ from evals.core.runlog import (
     TaskLog,
 )
 from evals.data.sources import SMOKE_BUDGET
-from evals.run import provenance
 
 if TYPE_CHECKING:
     from evals.models.known import ModelSpec
     from evals.run.loop import Run
+    from evals.run.samples import Columns
 
 SEEDS = {"shuffle": 42, "bbh_shots": 0}
+PACKAGES = ("lighteval", "transformers", "torch", "datasets", "tokenizers")
 
 
-def run_log(run: Run, spec: ModelSpec, phases: dict[str, float]) -> RunLog:
-    """The whole log. `phases`: those before the loop."""
-    card, data, described = run.work.card, run.work.data, run.adapter.described
+def run_log(run: Run, spec: ModelSpec, before: dict[str, float]) -> RunLog:
+    """The whole log. `before`: seconds of the phases before the loop."""
+    card, settings, described = run.work.card, run.settings, run.adapter.described
+    now = time.monotonic()
+    shift = time.time() - now  # by what the clock says now, whatever it was set to meanwhile
     return RunLog(
         model=ModelLog(
             name=spec.name,
@@ -43,46 +54,43 @@ def run_log(run: Run, spec: ModelSpec, phases: dict[str, float]) -> RunLog:
         ),
         suite=card.name,
         card=None if card.name in card_names() else card,
-        limit=run.settings.limit,
+        limit=settings.limit,
         data=DataLog(
-            source=run.settings.source.kind,  # type: ignore[arg-type]  # one of them by parse_source
-            tasks={name: _data(name, data[name].record) for name in run.columns},
+            source=settings.source.kind,  # type: ignore[arg-type]  # one of them by parse_source
+            tasks={name: _data(name, run.work.data[name].record) for name in run.columns},
         ),
         tasks={name: _task(run, name) for name in run.columns},
         rows=[_row(run, row, described["model"]["quantization"]) for row in run.work.rows],
-        provenance=_provenance(run, described["machine"]),
-        timing={
-            "total_seconds": round(sum(phases.values()) + time.monotonic() - run.clock, 3),
-            "phases": {name: round(seconds, 3) for name, seconds in {**phases, **run.phases}.items()},
-            "spans": _spans(run, phases),
-            "rows": run.row_timing,
-        },
+        provenance=Provenance(
+            versions=versions(),
+            git=_git_state(),
+            prompt_hashes={name: joint_hash(columns["prompt_hash"]) for name, columns in run.columns.items()},
+            **described["machine"],
+            seeds=SEEDS,
+            variant=settings.variants,
+            started=utc(run.clock + shift),
+            finished=utc(now + shift),
+        ),
+        timing=_timing(run, before, now, shift),
     )
 
 
-def _provenance(run: Run, machine: dict[str, Any]) -> Provenance:
-    return Provenance(
-        versions=provenance.versions(),
-        git=provenance.git_state(),
-        prompt_hashes={
-            name: provenance.joint_hash(columns["prompt_hash"]) for name, columns in run.columns.items()
-        },
-        **machine,
-        seeds=SEEDS,
-        variant=run.settings.variants,
-        started=run.started,
-        finished=provenance.now(),
-    )
-
-
-def _spans(run: Run, before: dict[str, float]) -> list[list[Any]]:
-    """[phase, row or "", begin, end] of every stretch of work, in Unix seconds; `before`: phases before the loop."""
-    begin = run.began - sum(before.values())
-    spans: list[list[Any]] = []
-    for name, seconds in before.items():
-        spans.append([name, "", round(begin, 3), round(begin + seconds, 3)])
-        begin += seconds
-    return spans + [[name, row, round(start, 3), round(end, 3)] for name, row, start, end in run.spans]
+def _timing(run: Run, before: dict[str, float], now: float, shift: float) -> dict[str, Any]:
+    """Seconds in all, by phase and by row; spans in Unix seconds: the monotonic clock's and `shift`."""
+    ends = accumulate(before.values(), initial=run.clock - sum(before.values()))
+    earlier = [(name, "", *span) for name, span in zip(before, pairwise(ends), strict=True)]
+    phases = dict(before)
+    for name, _, begin, end in run.spans:
+        phases[name] = phases.get(name, 0.0) + end - begin
+    return {
+        "total_seconds": round(sum(before.values()) + now - run.clock, 3),
+        "phases": {name: round(seconds, 3) for name, seconds in phases.items()},
+        "spans": [
+            [name, row, round(begin + shift, 3), round(end + shift, 3)]
+            for name, row, begin, end in earlier + run.spans
+        ],
+        "rows": run.row_timing,
+    }
 
 
 def _data(name: str, record: dict[str, Any]) -> TaskDataLog:
@@ -95,84 +103,113 @@ def _data(name: str, record: dict[str, Any]) -> TaskDataLog:
 def _task(run: Run, name: str) -> TaskLog:
     from tasks import get_task
 
-    task, doc, columns = get_task(name), run.work.docs[name][0], run.columns[name]
-    settings = {
-        "shots": task.shots,
-        "max_new_tokens": doc.generation_size,
-        "stops": [] if run.adapter.chat else list(doc.stop_sequences or ()),
-    }
+    doc = run.work.docs[name][0]
+    stops = [] if run.adapter.chat else list(doc.stop_sequences or ())
+    settings = {"shots": get_task(name).shots, "max_new_tokens": doc.generation_size, "stops": stops}
+    return task_log(run.columns[name], settings)
+
+
+def task_log(columns: Columns, settings: dict[str, Any]) -> TaskLog:
+    """A task's figures, from its samples."""
     metrics = {name: MetricLog(**one) for name, one in statistics.summarize_task(columns).items()}
     return TaskLog(n=len(columns["doc_id"]), metrics=metrics, settings=settings)
 
 
 def _row(run: Run, row: Row, quantization: str | None) -> RowLog:
-    present = [name for name in row.tasks if name in run.columns]
-    samples = {name: run.columns[name] for name in present}
-    whole = len(present) == len(row.tasks)
-    value: dict[str, Any] = {"value": None, "stderr": None, "n": 0}
-    notes: list[Note] = []
+    samples = {name: run.columns[name] for name in row.tasks if name in run.columns}
+    whole = len(samples) == len(row.tasks)
+    value: Mapping[str, Any] = {"value": None, "stderr": None, "n": 0}
+    notes = []
     if not whole:
         reasons = dict.fromkeys(run.missing[name] for name in row.tasks if name in run.missing)
-        notes.append(Note(code="missing", text="; ".join(reasons)))
+        notes.append(("missing", "; ".join(reasons)))
     elif row.of.judged:
-        value["n"] = sum(len(columns["doc_id"]) for columns in samples.values())
-        notes.append(Note(code="not_judged", text="answers generated, not judged: see 'run_evals.py judge'"))
+        value = {**value, "n": sum(len(columns["doc_id"]) for columns in samples.values())}
+        notes.append(("not_judged", "answers generated, not judged: see 'run_evals.py judge'"))
     else:
         value = statistics.summarize_row(row.of, samples)
-    notes += _doubts(run, row, present, quantization)
+    notes += _doubts(run, row, list(samples), quantization)
     if whole and row.second is not None:
-        notes += _second_figure(row, samples)
+        second = statistics.summarize_row(get_metric(row.second.metric), samples)
+        if second["value"] is not None:
+            error = "" if second["stderr"] is None else f" ± {1.96 * second['stderr']:.1f}"
+            figure = f"{row.second.words}: {second['value']:.1f}{error} (n = {second['n']})"
+            notes.append(("secondary", figure))
+    return row_log(row, value, notes)
+
+
+def row_log(row: Row, value: Mapping[str, Any], notes: Sequence[tuple[str, str]]) -> RowLog:
+    """A row with its value, standard error and n, and its notes: (code, text)."""
     return RowLog(
         label=row.label,
         **value,
         metric=row.metric,
         tasks=list(row.tasks),
-        notes=notes,
-        note="; ".join(note.text for note in notes),
+        notes=[Note(code=code, text=text) for code, text in notes],
+        note="; ".join(text for _, text in notes),
     )
 
 
-def _doubts(run: Run, row: Row, present: list[str], quantization: str | None) -> list[Note]:
-    """Everything for which the row is not the card's measurement as it stands."""
-    notes = []
-    settings, data = run.settings, run.work.data
-    counts = {name: len(run.work.docs[name]) for name in present}
-    cut = sorted({n for name, n in counts.items() if n < data[name].record["rows"]})
+def _doubts(
+    run: Run, row: Row, present: Sequence[str], quantization: str | None
+) -> Iterator[tuple[str, str]]:
+    """Everything for which the row is not the card's measurement as it stands: (code, text)."""
+    card, docs = run.work.card, run.work.docs
+    records = {name: run.work.data[name].record for name in present}
+    cut = {n for name in present if (n := len(docs[name])) < records[name]["rows"]}
     if cut:
-        few = f"{cut[0]}" if len(cut) == 1 else f"{cut[0]} to {cut[-1]}"
-        notes.append(Note(code="limit", text=f"only the first {few} docs of each task"))
-    if settings.source.kind == "smoke" and present:
-        text = "built-in smoke items, not the benchmark"
-        if any(run.work.docs[name][0].generation_size for name in present):
-            text += f"; at most {SMOKE_BUDGET} new tokens"
-        notes.append(Note(code="smoke", text=text))
+        few = " to ".join(map(str, sorted({min(cut), max(cut)})))
+        yield "limit", f"only the first {few} docs of each task"
+    smoke = run.settings.source.kind == "smoke"
+    if smoke and present:
+        budget = any(docs[name][0].generation_size for name in present)
+        tokens = f"; at most {SMOKE_BUDGET} new tokens" if budget else ""
+        yield "smoke", f"built-in smoke items, not the benchmark{tokens}"
     if quantization:
-        notes.append(Note(code="quantized", text=f"{quantization} weights, not the published checkpoint"))
-    if settings.source.kind != "smoke":
-        notes += [
-            Note(code="subset", text=f"{name}: {data[name].record['note']}")
-            for name in present
-            if not data[name].record["complete"]
-        ]
-    whole = run.work.card.row(row.label)
+        yield "quantized", f"{quantization} weights, not the published checkpoint"
+    for name, record in records.items():
+        if not smoke and not record["complete"]:
+            yield "subset", f"{name}: {record['note']}"
+    whole = card.row(row.label)
     if whole is not None and len(row.tasks) < len(whole.tasks):
-        text = f"only {len(row.tasks)} of the row's {len(whole.tasks)} tasks"
-        notes.append(Note(code="subset", text=text))
-    changed = run.work.card.budgets(settings.variants)
-    notes += [
-        Note(code="variant", text=f"{name}: {changed[name]} new tokens instead of the card's")
-        for name in present
-        if name in changed
-    ]
-    return notes
+        yield "subset", f"only {len(row.tasks)} of the row's {len(whole.tasks)} tasks"
+    changed = card.budgets(run.settings.variants)
+    for name in present:
+        if name in changed:
+            yield "variant", f"{name}: {changed[name]} new tokens instead of the card's"
 
 
-def _second_figure(row: Row, samples: dict[str, Any]) -> list[Note]:
-    """The row's second figure, where the card names one."""
-    assert row.second is not None
-    value = statistics.summarize_row(get_metric(row.second.metric), samples)
-    if value["value"] is None:
-        return []
-    error = "" if value["stderr"] is None else f" ± {1.96 * value['stderr']:.1f}"
-    text = f"{row.second.words}: {value['value']:.1f}{error} (n = {value['n']})"
-    return [Note(code="secondary", text=text)]
+def versions() -> dict[str, str | None]:
+    """Versions of this project, Python and the packages that numbers depend on (None: not installed)."""
+    found: dict[str, str | None] = {"project": None, "python": platform.python_version()}
+    for name in ("project", *PACKAGES):
+        try:
+            found[name] = metadata.version("smol-evals" if name == "project" else name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _git_state() -> dict[str, Any]:
+    """This project's commit and whether its files differ from it; nulls outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    describe = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    if (root / ".git").exists():  # installed: a repository around the environment is another's
+        try:
+            done = subprocess.run(describe, capture_output=True, text=True, check=True, timeout=10)
+        except (OSError, subprocess.SubprocessError):
+            pass
+        else:
+            commit, _, dirty = done.stdout.strip().partition("-")
+            return {"commit": commit, "dirty": bool(dirty)}
+    return {"commit": None, "dirty": None}
+
+
+def joint_hash(digests: Sequence[str]) -> str:
+    """One digest over an ordered list of digests: a task's prompts."""
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:16]
+
+
+def utc(seconds: float) -> str:
+    """A Unix time in UTC, ISO 8601."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -19,9 +19,7 @@ from typing import Any
 
 from evals.core.errors import UserError
 
-STORE_BYTES = (
-    128 * 2**20
-)  # Ray's shared memory: requests on their way; more than that goes to disk for a moment
+STORE_BYTES = 128 << 20  # Ray's shared memory: requests on their way; more goes to disk for a moment
 CONNECT_SECONDS = 10.0
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anybody

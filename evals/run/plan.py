@@ -13,12 +13,11 @@ from evals.run.store import Store, request_key
 
 if TYPE_CHECKING:
     from evals.core.card import Row
-    from evals.run.loop import Work
+    from evals.run.work import Work
 
 SAMPLE_DOCS = 8  # of each row, to measure with
 SAMPLE_ANSWERS = 32
 SAMPLE_OUTPUT = 24  # tokens of each of those answers
-
 
 Part = tuple[int, int, int]
 
@@ -58,18 +57,14 @@ def plan(
 ) -> tuple[list[RowPlan], Rates | None]:
     """Every row's work, and, if `timed`, the rates measured on a few docs of those not finished (nothing is stored)."""
     rows: list[RowPlan] = []
-    scores: list[tuple[Any, Request]] = []
-    answers: list[tuple[Any, Request]] = []
+    sample: list[tuple[Any, Request]] = []
     for work, adapter in zip(works, adapters, strict=True):
         for row in work.rows:
-            groups = _requests(row, work, adapter)
-            if not groups:
-                continue
-            rows.append(_row_plan(work.card.name, row, groups, adapter, store, workers))
-            for group in groups[:SAMPLE_DOCS] if rows[-1].stored < rows[-1].requests else ():
-                for one in group:
-                    (scores if isinstance(one, ScoreRequest) else answers).append((adapter, one))
-    return rows, _measure(scores, answers[:: max(1, len(answers) // SAMPLE_ANSWERS)]) if timed else None
+            if groups := _requests(row, work, adapter):
+                rows.append(_row_plan(work.card.name, row, groups, adapter, store, workers))
+                if rows[-1].stored < rows[-1].requests:
+                    sample += [(adapter, one) for group in groups[:SAMPLE_DOCS] for one in group]
+    return rows, _measure(sample) if timed else None
 
 
 def _requests(row: Row, work: Work, adapter: Any) -> list[list[Request]]:
@@ -115,10 +110,15 @@ def _work(requests: Sequence[Request], twice: bool) -> tuple[int, int]:
     return tokens, output
 
 
-def _measure(scores: list[tuple[Any, Request]], answers: list[tuple[Any, Request]]) -> Rates:
+def _measure(sample: Sequence[tuple[Any, Request]]) -> Rates:
     """Rates by a few requests of each kind, after a smaller warm-up."""
-    short = [(a, replace(r, max_new_tokens=min(r.max_new_tokens, SAMPLE_OUTPUT), stops=())) for a, r in answers
-             if isinstance(r, GenerateRequest)]  # fmt: skip
+    scores = [pair for pair in sample if isinstance(pair[1], ScoreRequest)]
+    short = [
+        (adapter, replace(one, max_new_tokens=min(one.max_new_tokens, SAMPLE_OUTPUT), stops=()))
+        for adapter, one in sample
+        if isinstance(one, GenerateRequest)
+    ]
+    short = short[:: max(1, len(short) // SAMPLE_ANSWERS)]
     read, generated = 0.0, 0.0
     if scores:
         _run(scores[: len(scores) // 8 + 1])

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import TextIO
 
 LINE_SECONDS = 15.0  # between two plain lines
 SEEN = 0.05  # share of the work before which no time left is told
@@ -45,23 +45,33 @@ class Progress:
 
         Costs are in any unit (tokens, say); by default each request costs 1.
         """
-        shown = _bar if self.terminal and total > done else _lines
-        with shown(Counter(label, total, done, float(total - done) if work is None else work)) as counter:
+        counter = Counter(label, total, done, float(total - done) if work is None else work)
+        if not self.terminal or total == done:
+            yield counter
+            return
+        with _bar(counter) as counter.show:
             yield counter
 
 
 class Counter:
-    """Advances by finished requests, and calls `show(work)` after each."""
+    """Advances by finished requests, and shows it: by a line now and then, unless `show` is another way."""
 
     def __init__(self, label: str, total: int, done: int, work: float) -> None:
         self.label, self.total, self.done, self.left = label, total, done, _Left(work)
-        self.show: Callable[[float], None] = lambda work: None
+        self.show: Callable[[], None] = self._line
+        self._shown = self.left.start
 
     def advance(self, work: float = 1.0) -> None:
         """One more is finished, and was `work` of the whole."""
         self.done += 1
         self.left.advance(work)
-        self.show(work)
+        self.show()
+
+    def _line(self) -> None:
+        now = time.monotonic()
+        if now - self._shown >= LINE_SECONDS and self.done < self.total:
+            self._shown = now
+            Progress().note(f"{self.label}: {self.done} of {self.total} requests, {self.left.words}")
 
 
 class _Left:
@@ -76,9 +86,7 @@ class _Left:
         self.work, self.finished, self.batches = work, 0.0, 0
         self.start = time.monotonic()
         self.batch = 0.0  # when the results began to come that come now: a batch's come together
-        self.seen = [
-            (0.0, 0.0)
-        ]  # (seconds, work done) after each batch, from before the last half of the time on
+        self.seen = [(0.0, 0.0)]  # (seconds, work) after each batch, from before the last half of the time on
 
     def advance(self, work: float) -> None:
         """One request more is finished."""
@@ -115,50 +123,24 @@ class _Left:
 
 
 @contextmanager
-def _lines(counter: Counter) -> Iterator[Counter]:
-    """A line of text now and then."""
-    last = counter.left.start
-
-    def show(work: float) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= LINE_SECONDS and counter.done < counter.total:
-            last = now
-            Progress().note(
-                f"{counter.label}: {counter.done} of {counter.total} requests, {counter.left.words}"
-            )
-
-    counter.show = show
-    yield counter
-
-
-@contextmanager
-def _bar(counter: Counter) -> Iterator[Counter]:
-    from rich import progress as rich_progress
+def _bar(counter: Counter) -> Iterator[Callable[[], None]]:
+    """What moves a bar on, drawn ten times a second."""
+    from rich import progress as rich
     from rich.console import Console
 
-    columns = (
-        rich_progress.TextColumn("{task.description:<30}"),
-        rich_progress.BarColumn(),
-        rich_progress.TextColumn("{task.fields[count]} of {task.fields[requests]}, {task.fields[left]}"),
-    )
+    text = rich.TextColumn("{task.description:<30}"), rich.TextColumn("{task.fields[left]}")
+    columns = text[0], rich.BarColumn(), rich.MofNCompleteColumn(), text[1]
+    with rich.Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(counter.label, total=counter.total, completed=counter.done, left="")
+        shown = 0.0
 
-    def facts() -> dict[str, Any]:
-        return {"count": counter.done, "requests": counter.total, "left": counter.left.words}
+        def show() -> None:
+            nonlocal shown
+            if (now := time.monotonic()) - shown > 0.1:
+                bars.update(task, completed=counter.done, left=counter.left.words)
+                shown = now
 
-    with rich_progress.Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(counter.label, total=counter.left.work, **facts())
-        shown, pending = 0.0, 0.0
-
-        def show(work: float) -> None:
-            nonlocal shown, pending
-            pending += work
-            if (now := time.monotonic()) - shown > 0.1:  # drawn ten times a second
-                bars.update(task, advance=pending, **facts())
-                shown, pending = now, 0.0
-
-        counter.show = show
-        yield counter
+        yield show
 
 
 def span(seconds: float) -> str:

@@ -96,10 +96,7 @@ def encode(result: Result) -> bytes:
 def decode(value: bytes) -> Result:
     """The result that encode wrote. Raises ValueError or struct.error for anything else."""
     if value[:1] == SCORE:
-        (logprob,) = struct.unpack("<d", value[1:])
-        if not isfinite(logprob):
-            raise ValueError("not a finite score")
-        return Score(logprob)
+        return Score(*struct.unpack("<d", value[1:]))
     kind, n_finish, width, n_tokens = _HEAD.unpack_from(value)
     if kind != GENERATION or width not in (2, 4):
         raise ValueError("not a record")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evals.core.files import parquet_bytes
+from evals.core.files import parquet_bytes, partial_folder, write_atomic, writing
 from evals.core.metric import METRICS, UNCONDITIONED
 from evals.core.requests import Generation, Score, ScoreRequest
 from evals.prompting import text as prompts
@@ -18,14 +19,8 @@ if TYPE_CHECKING:
     from tasks.common.builders import CardTask
 
 Columns = dict[str, list[Any]]
-
-_TYPES: dict[str, str | list[str]] = {
-    **{name: ["string"] for name in ("choices", "turns", "reference", "item_names")},
-    "group": "string",
-    **{name: ["float64"] for name in ("logprobs", UNCONDITIONED)},
-    "n_tokens": ["int64"],
-}
-"""Columns whose type no value may decide: an arrow type, or a list of one. Scores have those of their metric."""
+KEPT = ("gold", "choices", "logprobs", "n_tokens", UNCONDITIONED)
+"""Of what a formula reads of a doc with choices."""
 
 
 def likelihood_columns(
@@ -44,13 +39,10 @@ def likelihood_columns(
         for doc, asked, given in zip(docs, requests, scores, strict=True)
     ]
     lines = [likelihood_line(doc, response) for doc, response in zip(docs, responses, strict=True)]
-    for name in ("gold", "choices", "logprobs", "n_tokens"):
-        columns[name] = [line[name] for line in lines]
-    if task.unconditioned:
-        columns[UNCONDITIONED] = [line[UNCONDITIONED] for line in lines]
+    columns |= _by_name([{name: line[name] for name in KEPT if name in line} for line in lines])
     columns["prediction"] = [prediction(task, line) for line in lines]
-    _add_scores(columns, [score(task, *one) for one in zip(docs, responses, lines, strict=True)])
-    return columns
+    scored = [score(task, *one) for one in zip(docs, responses, lines, strict=True)]
+    return columns | _by_name(scored)
 
 
 def generative_columns(
@@ -81,8 +73,7 @@ def generative_columns(
         columns["reference_logprob"] = [score.logprob for _, score in references]
         columns["n_reference_tokens"] = [request.n_continuation for request, _ in references]
     responses = [ModelResponse(text=[one.text]) for one in turns[0]]
-    _add_scores(columns, [score(task, *pair) for pair in zip(docs, responses, strict=True)])
-    return columns
+    return columns | _by_name([score(task, *pair) for pair in zip(docs, responses, strict=True)])
 
 
 def _common(docs: Sequence[Doc], chat: bool) -> Columns:
@@ -94,21 +85,25 @@ def _common(docs: Sequence[Doc], chat: bool) -> Columns:
     }
 
 
-def _add_scores(columns: Columns, scores: Sequence[Mapping[str, Any]]) -> None:
-    for name in scores[0] if scores else ():
-        columns[name] = [one[name] for one in scores]
+def _by_name(lines: Sequence[Mapping[str, Any]]) -> Columns:
+    return {name: [line[name] for line in lines] for name in lines[0]}
+
+
+def write(final: Path, columns: Mapping[str, Columns]) -> Path:
+    """A new folder beside `final`, to be published under that name, with samples/TASK.parquet. Raises UserError."""
+    partial = partial_folder(final)
+    with writing(partial):
+        (partial / "samples").mkdir()
+    for name, values in columns.items():
+        write_atomic(partial / "samples" / f"{name}.parquet", to_parquet(values))
+    return partial
 
 
 def to_parquet(columns: Columns) -> bytes:
     """The columns as a parquet file's content; types do not depend on what the values happen to be."""
     import pyarrow
 
-    arrays = {}
-    for name, values in columns.items():
-        kind = _type(name, values)
-        if kind is None or "string" in str(kind):
-            values = _clean(values)
-        arrays[name] = pyarrow.array(values, type=kind)
+    arrays = {name: pyarrow.array(_clean(values), _type(name, values)) for name, values in columns.items()}
     return parquet_bytes(pyarrow.table(arrays))
 
 
@@ -120,18 +115,17 @@ def _type(name: str, values: Sequence[Any]) -> pyarrow.DataType | None:
     if metric is not None:
         number = pyarrow.int64() if metric.binary else pyarrow.float64()
         return pyarrow.list_(number) if metric.shape == "items" else number
-    if name == "gold" and values and isinstance(values[0], list):
+    if name == "group":
+        return pyarrow.string()
+    of_texts = name == "gold" and values and isinstance(values[0], list)
+    if of_texts or name in ("choices", "turns", "reference", "item_names"):
         return pyarrow.list_(pyarrow.string())
-    kind = _TYPES.get(name)
-    if isinstance(kind, list):
-        return pyarrow.list_(pyarrow.type_for_alias(kind[0]))
-    return None if kind is None else pyarrow.type_for_alias(kind)
+    numbers = {"logprobs": pyarrow.float64(), UNCONDITIONED: pyarrow.float64(), "n_tokens": pyarrow.int64()}
+    return pyarrow.list_(numbers[name]) if name in numbers else None
 
 
 def _clean(value: Any) -> Any:
     """Lone surrogates, which JSON can carry and UTF-8 cannot, become the replacement character."""
     if isinstance(value, str):
         return value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-    if isinstance(value, list):
-        return [_clean(one) for one in value]
-    return value
+    return [_clean(one) for one in value] if isinstance(value, list) else value

@@ -91,7 +91,7 @@ def _cut(order: Sequence[int], costs: Sequence[float], parts: Sequence[float]) -
     return pieces
 
 
-def tokens_of(request: Request) -> tuple[int, ...]:
+def _tokens(request: Request) -> tuple[int, ...]:
     """The tokens that a request gives: a prompt, and what is scored after it."""
     if isinstance(request, ScoreRequest):
         return request.tokens
@@ -101,7 +101,7 @@ def tokens_of(request: Request) -> tuple[int, ...]:
 
 
 def _by_tokens(requests: Sequence[Request]) -> list[int]:
-    return sorted(range(len(requests)), key=lambda i: tokens_of(requests[i]))
+    return sorted(range(len(requests)), key=lambda i: _tokens(requests[i]))
 
 
 def _fed(requests: Sequence[Request], order: Sequence[int]) -> list[int]:
@@ -110,14 +110,14 @@ def _fed(requests: Sequence[Request], order: Sequence[int]) -> list[int]:
     before: tuple[int, ...] = ()
     fed_before = 0
     for i in order:
-        tokens = tokens_of(requests[i])
+        tokens = _tokens(requests[i])
         length = len(tokens) - isinstance(requests[i], ScoreRequest)  # the last one is scored, never fed
-        fed.append(length - min(length, fed_before, shared(before, tokens)))
+        fed.append(length - min(length, fed_before, _shared(before, tokens)))
         before, fed_before = tokens, length
     return fed
 
 
-def shared(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+def _shared(a: tuple[int, ...], b: tuple[int, ...]) -> int:
     """How many tokens both begin with, by halving: comparing slices is faster than a loop over tokens."""
     low, high = 0, min(len(a), len(b))
     while low < high:

@@ -31,7 +31,6 @@ T = TypeVar("T")
 WRITE_SECONDS = 0.005  # from a result to its write, with others of that time: a kill loses these
 SYNC_SECONDS = 1.0  # from a write to its being forced to the disk: a power cut loses these
 REST = 10  # a thread waits this many times the processor time that it took: a tenth of a core at most
-WRITTEN_TOGETHER = 2048  # records: who looks something up meanwhile waits some 10 ms
 PLAN_BYTES = 8  # of each key, kept with a plan
 
 
@@ -85,8 +84,7 @@ class Store:
         if self._closed.is_set():
             raise ValueError("the store is closed")
         self._pending += [(key, encode(result)) for key, result in pairs]
-        if not self._put.is_set():
-            self._put.set()
+        self._put.set()
         failure, self._failure = self._failure, None  # told once: the next write tries again
         if failure is not None:
             raise failure
@@ -107,7 +105,7 @@ class Store:
                 return {key for key in keys if key[:PLAN_BYTES] in before}
         known = set(known)
         value = b"".join(key[:PLAN_BYTES] for key in keys if key in known)
-        self._sql(database.insert, "plans", [checked(plan, value)])
+        self._sql(database.begin, checked(plan, value))
         return known
 
     def end(self, keys: Sequence[bytes]) -> None:
@@ -118,8 +116,7 @@ class Store:
     def flush(self) -> None:
         """Bring all to the disk now."""
         self._failure = None  # tried again here
-        while self._pending or self._ended:
-            self._write()
+        self._write()
         self._sync()
 
     def counts(self) -> dict[str, int]:
@@ -163,22 +160,16 @@ class Store:
             spent = time.thread_time() - start
 
     def _write(self) -> None:
-        """Write some of what is pending; if that fails, it stays pending."""
-        self._sql(self._write_some)
-        if self._pending or self._ended:
-            self._put.set()
+        """Write what is pending; if that fails, it stays pending."""
+        self._sql(self._write_pending)
 
-    def _write_some(self, connection: sqlite3.Connection) -> None:
+    def _write_pending(self, connection: sqlite3.Connection) -> None:
         ended = self._ended[:]  # before the results: those of these plans are among them
-        pending = self._pending[:WRITTEN_TOGETHER]
-        if pending:
-            database.insert(connection, "records", [checked(*pair) for pair in pending])
-            del self._pending[: len(pending)]
+        pending = self._pending[:]
+        if pending or ended:
+            database.write(connection, [checked(*pair) for pair in pending], ended)
+            del self._pending[: len(pending)], self._ended[: len(ended)]
             self._written.set()
-        if not self._pending:
-            for plan in ended:
-                database.delete(connection, "plans", plan)
-            del self._ended[: len(ended)]
 
     def _sync(self) -> None:
         """Force to the disk what was written. Takes no lock."""
@@ -189,21 +180,17 @@ class Store:
 
     def _sql(self, action: Callable[..., T], *given: Any) -> T:
         """Do ``action``; once more on a new connection if the file turns out damaged."""
+        told = database.telling(self.path)(action)
         with self._lock:
-            connection = self._connection
-            if connection is None:
+            if self._connection is None:
                 raise ValueError("the store is closed")
             if self._inode != _inode(self.path):
                 self._note(f"cache '{self.path}' was removed while in use: going on with a new one")
-                connection = self._connect()
+                self._connect()
             try:
-                return self._act(connection, action, *given)
+                return told(self._connection, *given)
             except database.Damaged:
-                return self._act(self._connect(), action, *given)
-
-    def _act(self, connection: sqlite3.Connection, action: Callable[..., T], *given: Any) -> T:
-        with database.telling(self.path):
-            return action(connection, *given)
+                return told(self._connect(), *given)
 
     def _connect(self) -> sqlite3.Connection:
         """Open the file, one process at a time; a damaged one is set aside."""

@@ -10,18 +10,16 @@ import os
 import queue
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from evals.core.requests import GenerateRequest, Request, Result, ScoreRequest
+from evals.core.requests import Request, Result
 from evals.run.background import ahead
-from evals.run.shares import shared, tokens_of
 
 if TYPE_CHECKING:
     from evals.models.known import ModelSpec
 
 T = TypeVar("T")
-_END: Any = object()
 
 
 @dataclass(frozen=True)
@@ -50,38 +48,6 @@ class Loaded:
 Word = str | Loaded | list[tuple[int, Result]]
 
 
-Packed = tuple[int, Request]
-
-
-def pack(requests: Sequence[Request]) -> list[Packed]:
-    """Requests to send: of tokens that one begins with as the one before does, only how many they are."""
-    packed = []
-    before: tuple[int, ...] = ()
-    for request in requests:
-        tokens = tokens_of(request)
-        common = shared(before, tokens)
-        packed.append((common, _with_tokens(request, tokens[common:])))
-        before = tokens
-    return packed
-
-
-def unpack(packed: Sequence[Packed]) -> list[Request]:
-    """What was packed."""
-    requests = []
-    before: tuple[int, ...] = ()
-    for common, request in packed:
-        before = before[:common] + tokens_of(request)
-        requests.append(_with_tokens(request, before))
-    return requests
-
-
-def _with_tokens(request: Request, tokens: tuple[int, ...]) -> Request:
-    if isinstance(request, ScoreRequest):
-        return ScoreRequest(tokens, request.n_continuation)
-    assert isinstance(request, GenerateRequest)
-    return replace(request, prompt=tokens)
-
-
 class Worker:
     """Computes with one of `specs` at a time and may hold the next one already.
 
@@ -101,10 +67,10 @@ class Worker:
         number: int,
         oldest: int,
         suite: int = 0,
-        packed: Sequence[Packed] = (),
+        requests: Sequence[Request] = (),
         skip: Sequence[int] = (),
     ) -> Iterator[Word]:
-        """Loads a model, if it is not here yet, and computes `packed` requests except those at the indices `skip`.
+        """Loads a model, if it is not here yet, and computes `requests` except those at the indices `skip`.
 
         Models before `oldest` are let go first. At the end the model tells of itself again: memory has its peak then.
         Raises what loading or computing raises.
@@ -116,9 +82,8 @@ class Worker:
             if not gc.get_freeze_count():
                 gc.freeze()  # what was imported: looking through it again takes a third of a second
         yield self._hold(number)
-        if packed:
-            adapter, requests = self._built[number].adapters[suite], unpack(packed)
-            yield from _batches(adapter.run(requests, set(skip)))
+        if requests:
+            yield from _batches(self._built[number].adapters[suite].run(requests, set(skip)))
             yield self._hold(number)
 
     def _hold(self, number: int) -> Loaded:
@@ -134,21 +99,21 @@ class Worker:
 
 def _batches(results: Iterator[T]) -> Iterator[list[T]]:
     """Lists of what has come since the list before: the next are computed while one is on its way."""
-    arrived: queue.SimpleQueue[T] = queue.SimpleQueue()
+    arrived: queue.SimpleQueue[T | None] = queue.SimpleQueue()
 
     def compute() -> None:
         try:
             for result in results:
                 arrived.put(result)
         finally:
-            arrived.put(_END)
+            arrived.put(None)  # no more will come
 
     computing = ahead(compute)
-    batch: list[T] = []
-    while not batch or batch[-1] is not _END:
+    while True:
         batch = [arrived.get()]
         while not arrived.empty():
             batch.append(arrived.get())
-        if some := [result for result in batch if result is not _END]:
+        if some := [result for result in batch if result is not None]:
             yield some
-    computing.result()
+        if batch[-1] is None:
+            return computing.result()

@@ -14,10 +14,10 @@ from evals.core.errors import RowUnavailable
 from evals.core.requests import GenerateRequest, Generation, Request, Result, Score, ScoreRequest
 from evals.data.sources import parse_source
 from evals.run.background import ahead
-from evals.run.loop import Run, prepare
+from evals.run.loop import Run
 from evals.run.progress import Progress
-from evals.run.settings import Settings
 from evals.run.store import Store
+from evals.run.work import Settings, prepare
 
 WAIT = 20.0  # seconds, at most
 

@@ -32,7 +32,6 @@ from tests.support.tiny_checkpoint import write_tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "hf_neverToBeWrittenDown"
-AT_A_TIME = 4
 NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 
 rng = random.Random(5)
@@ -107,7 +106,7 @@ def alone(models: list[Path]) -> Callable[..., dict[int, Result]]:
 
 def run(pool: Pool, requests: list[Request], model: int = 0, skip: tuple[int, ...] = ()) -> dict[int, Result]:
     pool.about(model)
-    pairs = list(pool.compute(model, 0, requests, skip, AT_A_TIME))
+    pairs = list(pool.compute(model, 0, requests, skip))
     assert len(dict(pairs)) == len(pairs), "each index once"
     return dict(pairs)
 
@@ -162,7 +161,7 @@ def test_lost_workers_and_nodes_change_nothing(nodes: Any, start: Any, alone: An
         functools.partial(remove_node, nodes),
     ):
         (tmp_path / "results").unlink(missing_ok=True)
-        results = pool.compute(0, 0, SCORES, (), AT_A_TIME)
+        results = pool.compute(0, 0, SCORES, ())
         found = dict(next(results) for _ in range(3 * FREE))  # all three wait now
         before = workers(tmp_path)
         kill()
@@ -244,13 +243,16 @@ class Command:
         self.folder, self.model, self.data = folder, model, folder / "data"
         write_jsonl(self.data / "piqa" / "validation.jsonl", PIQA)
         write_jsonl(self.data / "gsm8k" / "train.jsonl", GSM8K)
-        rows = [{**GSM8K[i % len(GSM8K)], "question": f"{GSM8K[0]['question']} ({i})"} for i in range(150)]
+        rows = [{**GSM8K[i % len(GSM8K)], "question": f"{GSM8K[0]['question']} ({i})"} for i in range(24)]
         write_jsonl(self.data / "gsm8k" / "test.jsonl", rows)
 
+    def words(self, output: str, *options: str) -> list[str]:
+        words = ["--model", str(self.model), "--data", str(self.data), "--suite", "base", *options]
+        words += ["--output-dir", str(self.folder / output), "--dtype", "float32", "--device", "cpu"]
+        return [*words, "--tasks", "piqa,gsm8k"]
+
     def start(self, output: str, *options: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "run_evals.py", "--model", str(self.model), "--data", str(self.data)]
-        command += ["--output-dir", str(self.folder / output), "--dtype", "float32", "--device", "cpu"]
-        command += ["--suite", "base", "--tasks", "piqa,gsm8k", *options]
+        command = [sys.executable, "run_evals.py", *self.words(output, *options)]
         return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def run(self, output: str, *options: str) -> str:
@@ -281,18 +283,20 @@ def command(models: list[Path], tmp_path: Path) -> Command:
 
 @pytest.mark.slow
 def test_workers_of_this_machine_and_a_driver_that_is_killed(nodes: Any, command: Command) -> None:
-    driver = command.start("cluster", "--cluster", nodes.address)
-    wait_for(lambda: command.stored("cluster") >= 40 or driver.poll() is not None, 500)
+    cluster = ("--cluster", nodes.address, "--workers", "2")
+    driver = command.start("cluster", *cluster)
+    scores = 2 * len(PIQA)  # the first row: the second one, of answers, is under way
+    wait_for(lambda: command.stored("cluster") > scores or driver.poll() is not None, 500)
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
     assert driver.returncode == -signal.SIGKILL
     kept = command.stored("cluster")
-    told = command.run("cluster", "--cluster", nodes.address)
+    told = command.run("cluster", *cluster)
     counts = [line.split() for line in told.splitlines() if "stored before" in line]
     assert sum(int(words[words.index("of") - 1]) for words in counts) == kept, "all that was stored is used"
     command.run("here", "--workers", "2", "--plan")
     assert_same(command.samples("here"), command.samples("cluster"))
-    command.run("alone")
+    assert main(command.words("alone")) == 0
     assert_same(command.samples("alone"), command.samples("here"))
 
 

@@ -12,8 +12,7 @@ from evals.core.card import load_card
 from evals.core.errors import RowUnavailable
 from evals.core.requests import ScoreRequest
 from evals.data.sources import parse_source
-from evals.run.loop import prepare
-from evals.run.settings import Settings
+from evals.run.work import Settings, prepare
 from reports.runs import load_run
 from tasks import TASKS, get_task
 from tests.run.test_ahead import Adapter

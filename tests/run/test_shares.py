@@ -20,9 +20,7 @@ from evals.run.shares import (
     distinct_tokens,
     divide,
     stretches,
-    tokens_of,
 )
-from evals.run.worker import pack, unpack
 
 tokens = st.lists(st.integers(0, 3), min_size=2, max_size=12).map(tuple)
 scores = st.lists(st.builds(ScoreRequest, tokens, st.just(1)), max_size=40)
@@ -38,15 +36,6 @@ def test_every_request_goes_to_one_worker(requests: list[Request], workers: int,
     for parts in (shares, dealt, cut):
         assert sorted(i for part in parts for i in part) == list(range(len(requests)))
     assert cut == stretches(requests, workers, at_a_time)
-
-
-@settings(deadline=None)
-@given(requests=st.one_of(scores, generations))
-def test_requests_survive_the_journey(requests: list[Request]) -> None:
-    packed = pack(requests)
-    assert unpack(packed) == requests
-    for (_, sent), one, other in zip(packed[1:], requests, requests[1:], strict=False):
-        assert tokens_of(one) != tokens_of(other) or not tokens_of(sent), "what is shared is sent once"
 
 
 def test_one_worker_gets_all_in_order() -> None:

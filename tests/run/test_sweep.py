@@ -17,7 +17,7 @@ from evals.core.errors import UserError
 from evals.core.requests import ScoreRequest
 from evals.models.known import read_sweep, resolve_all
 from evals.run.plan import Rates, RowPlan
-from evals.run.sweep import remembering, tokenizer_key
+from evals.run.work import remembering, tokenizer_key
 from reports.render.tables import markdown
 from tests.support.tiny_checkpoint import write_tiny_model
 

@@ -104,7 +104,7 @@ def change_weight(model: Path, value: float) -> None:
 
 def short_answers(budget: int = 6, stops: list[str] | None = None) -> None:
     """In the fork: a small budget, so that a random model is done soon; other stops on request."""
-    from evals.run import loop as runner
+    from evals.run import work as runner
 
     build = runner.build_docs
 

@@ -9,37 +9,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
+import statistics as means
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
 from evals.core import statistics
 from evals.core.card import Card, Row
-from evals.core.errors import UserError
-from evals.core.files import partial_folder, publish_folder, write_atomic
-from evals.core.metric import get_metric
-from evals.core.runlog import (
-    DataLog,
-    MetricLog,
-    ModelLog,
-    Note,
-    Provenance,
-    RowLog,
-    RunLog,
-    TaskDataLog,
-    TaskLog,
-    read_log,
-)
-from evals.run.provenance import joint_hash, now, versions
-from evals.run.samples import to_parquet
+from evals.core.errors import UserError, first_of
+from evals.core.files import publish_folder, write_atomic
+from evals.core.runlog import DataLog, ModelLog, Provenance, RowLog, RunLog, TaskDataLog, read_log
+from evals.run import samples
+from evals.run.log import joint_hash, row_log, task_log, utc, versions
+from evals.run.samples import Columns
 
-Columns = dict[str, list[Any]]
 RIGHT, SCORE = "foreign_right", "foreign_score"  # metrics: right or wrong; anything from 0 to 1
 
 
@@ -76,7 +65,7 @@ class ForeignTask:
     @property
     def value(self) -> float:
         """The mean score, 0 to 1."""
-        return math.fsum(doc.score for doc in self.docs) / len(self.docs)
+        return means.fmean(doc.score for doc in self.docs)
 
 
 def with_others(figures: Sequence[ForeignTask]) -> ForeignTask:
@@ -86,7 +75,10 @@ def with_others(figures: Sequence[ForeignTask]) -> ForeignTask:
 
 @dataclass(frozen=True)
 class ForeignLog:
-    """What another harness says of one model. `limit`: docs a task at most, as it was told."""
+    """What another harness says of one model. `limit`: docs a task at most, as it was told.
+
+    `left_out`: its figures that could not be taken, each with the reason.
+    """
 
     harness: str
     version: str
@@ -101,25 +93,25 @@ class ForeignLog:
     engine: str | None = None
     date: str = ""
     left_out: Sequence[str] = ()
-    """Its figures that could not be taken, each with the reason."""
+
+
+def refuse(path: Path, what: str) -> NoReturn:
+    """The one line for a log that cannot be taken."""
+    raise UserError(f"'{path}' cannot be imported: {what}")
 
 
 def publish(log: ForeignLog, results: Path) -> Path:
     """Writes the run folder below `results`, whole or not at all; where it lies. Raises UserError."""
-    columns = {slug: _columns(task) for slug, task in zip(_slugs(log.tasks), log.tasks, strict=True)}
+    columns = dict(zip(_slugs(log.tasks), map(_columns, log.tasks), strict=True))
     try:
         run = _run_log(log, columns)
     except ValidationError as error:
-        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise UserError(
-            f"the {log.harness} log of '{_shown(log.model)}' cannot be imported: {reason}"
+            f"the {log.harness} log of '{_shown(log.model)}' cannot be imported: {first_of(error)}"
         ) from error
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     final = results / _slug(run.model.name) / f"{stamp}-{run.suite}"
-    partial = partial_folder(final)
-    (partial / "samples").mkdir()
-    for name, values in columns.items():
-        write_atomic(partial / "samples" / f"{name}.parquet", to_parquet(values))
+    partial = samples.write(final, columns)
     write_atomic(partial / "run.json", run.dump())
     return read_log(publish_folder(partial, final)).folder
 
@@ -137,12 +129,12 @@ def _run_log(log: ForeignLog, columns: dict[str, Columns]) -> RunLog:
         card=card,
         limit=log.limit,
         data=DataLog(source="foreign", tasks={slug: _data(task) for slug, task in by_slug.items()}),
-        tasks={slug: _task(task, columns[slug]) for slug, task in by_slug.items()},
+        tasks={slug: task_log(columns[slug], {"shots": task.shots}) for slug, task in by_slug.items()},
         rows=[_row(log, row, by_slug[row.tasks[0]], columns) for row in card.rows],
         provenance=Provenance(
             versions=versions() | {log.harness: log.version},
             prompt_hashes={name: joint_hash(values["prompt_hash"]) for name, values in columns.items()},
-            engine=log.engine, variant=[], started=log.date, finished=log.date or now(),
+            engine=log.engine, variant=[], started=log.date, finished=log.date or utc(time.time()),
         ),
         timing={},
     )  # fmt: skip
@@ -151,14 +143,12 @@ def _run_log(log: ForeignLog, columns: dict[str, Columns]) -> RunLog:
 def _card(log: ForeignLog, columns: dict[str, Columns]) -> Card:
     """A card of the log's own figures; logs of the same figures have the same one, and can be compared."""
     rows = tuple(
-        Row(label=_label(task), tasks=(slug,), metric=_metric(values), docs=task.size)
+        Row(label=_label(task), tasks=(slug,), metric=RIGHT if RIGHT in values else SCORE, docs=task.size)
         for (slug, values), task in zip(columns.items(), log.tasks, strict=True)
     )
-    digest = hashlib.sha256(json.dumps([row.model_dump(mode="json") for row in rows]).encode()).hexdigest()[
-        :6
-    ]
+    digest = hashlib.sha256(json.dumps([row.model_dump(mode="json") for row in rows]).encode()).hexdigest()
     return Card(
-        name=f"{log.harness}-{digest}",
+        name=f"{log.harness}-{digest[:6]}",
         title=f"Imported from {log.harness}: comparable with no card",
         header="Task",
         prompts="chat" if log.chat else "plain",
@@ -175,29 +165,21 @@ def _data(task: ForeignTask) -> TaskDataLog:
     )  # fmt: skip
 
 
-def _task(task: ForeignTask, columns: Columns) -> TaskLog:
-    metrics = {name: MetricLog(**one) for name, one in statistics.summarize_task(columns).items()}
-    return TaskLog(n=len(task.docs), metrics=metrics, settings={"shots": task.shots})
-
-
 def _row(log: ForeignLog, row: Row, task: ForeignTask, columns: dict[str, Columns]) -> RowLog:
-    by = f"measured by {log.harness} {_shown(log.version)}, not by this project"
-    notes = [Note(code="foreign", text=by)]
+    notes = [("foreign", f"measured by {log.harness} {_shown(log.version)}, not by this project")]
     if len(task.docs) < task.size:
-        notes.append(Note(code="limit", text=f"only {len(task.docs)} of {task.size} docs"))
+        notes.append(("limit", f"only {len(task.docs)} of {task.size} docs"))
     if task.others:
-        figures = ", ".join(f"{_shown(name)}: {100 * value:.1f}" for name, value in task.others.items())
-        notes.append(Note(code="secondary", text=figures))
-    value = statistics.summarize_row(get_metric(row.metric), {name: columns[name] for name in row.tasks})
-    text = "; ".join(note.text for note in notes)
-    return RowLog(
-        label=row.label, **value, metric=row.metric, tasks=list(row.tasks), notes=notes, note=text  # type: ignore[arg-type]
-    )  # fmt: skip
+        figures = (f"{_shown(name)}: {100 * value:.1f}" for name, value in task.others.items())
+        notes.append(("secondary", ", ".join(figures)))
+    value = statistics.summarize_row(row.of, {name: columns[name] for name in row.tasks})
+    return row_log(row, value, notes)
 
 
 def _columns(task: ForeignTask) -> Columns:
     docs = sorted(task.docs, key=lambda doc: doc.number)
-    name = RIGHT if all(doc.score in (0, 1) for doc in docs) else SCORE
+    scores = [doc.score for doc in docs]
+    binary = {0, 1}.issuperset(scores)
     return {
         "doc_id": [doc.number for doc in docs],
         "prompt_hash": [_digest(doc.asked) for doc in docs],
@@ -205,12 +187,8 @@ def _columns(task: ForeignTask) -> Columns:
         "group": [None for _ in docs],
         "gold": [[doc.gold] for doc in docs],
         "output": [doc.output for doc in docs],
-        name: [int(doc.score) if name == RIGHT else float(doc.score) for doc in docs],
+        **({RIGHT: list(map(int, scores))} if binary else {SCORE: list(map(float, scores))}),
     }
-
-
-def _metric(columns: Columns) -> str:
-    return RIGHT if RIGHT in columns else SCORE
 
 
 def _digest(asked: Any) -> str:
@@ -227,7 +205,7 @@ def _slugs(tasks: Sequence[ForeignTask]) -> Iterator[str]:
     """A file name for each task, each another."""
     seen: set[str] = set()
     for task in tasks:
-        name = _slug(f"{task.name}_{task.metric}").lower().replace("-", "_").replace(".", "_")
+        name = re.sub(r"[-.]", "_", _slug(f"{task.name}_{task.metric}").lower())
         if name in seen:
             name = f"{name[:80]}_{_digest([task.name, task.metric])}"
         seen.add(name)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import math
+import re
+import statistics
 import zipfile
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from evals.core.errors import UserError
-from evals.run.foreign.folder import ForeignDoc, ForeignLog, ForeignTask, with_others
+from evals.run.foreign.folder import ForeignDoc, ForeignLog, ForeignTask, refuse, with_others
 
 MAX_BYTES = 1 << 30
-WORDS = {
-    "C": 1.0,
-    "I": 0.0,
-    "P": 0.5,
-    "N": 0.0,
-}  # correct, incorrect, partial, no answer: inspect's own values
+# correct, incorrect, partial, no answer: inspect's own values
+WORDS = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
+REPOSITORY = re.compile(r"[^/.~]+/[^/.]+")  # else it is a path
 NOT_SHOWN = {"events", "store", "attachments"}  # of a sample: large, and of no use here
 
 
@@ -38,7 +36,7 @@ def read(paths: Sequence[Path]) -> ForeignLog:
         tasks += taken
         left_out += reasons
     if not tasks:
-        _refuse(paths[0], f"no score in it can be taken ({left_out[0] if left_out else 'it has none'})")
+        refuse(paths[0], f"no score in it can be taken ({left_out[0] if left_out else 'it has none'})")
     first = logs[0].eval
     limits = {log.eval.config.limit for log in logs}
     limit = limits.pop() if len(limits) == 1 else None
@@ -56,13 +54,9 @@ def read(paths: Sequence[Path]) -> ForeignLog:
 
 
 def _log(path: Path) -> Any:
-    size = path.stat().st_size
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                size = sum(one.file_size for one in archive.infolist())
-        if size > MAX_BYTES:
-            _refuse(path, f"it holds more than {MAX_BYTES >> 30} GB")
+        if _size(path) > MAX_BYTES:
+            refuse(path, f"it holds more than {MAX_BYTES >> 30} GB")
         from inspect_ai.log import read_eval_log
 
         log = read_eval_log(str(path), exclude_fields=NOT_SHOWN)
@@ -71,10 +65,18 @@ def _log(path: Path) -> Any:
     except UserError:
         raise
     except Exception as error:  # whatever a broken file leads that package to
-        _refuse(path, f"inspect_ai cannot read it ({type(error).__name__}: {str(error)[:120]})")
+        refuse(path, f"inspect_ai cannot read it ({type(error).__name__}: {str(error)[:120]})")
     if log.status != "success":
-        _refuse(path, f"its evaluation ended as '{log.status}'")
+        refuse(path, f"its evaluation ended as '{log.status}'")
     return log
+
+
+def _size(path: Path) -> int:
+    """Bytes, unpacked."""
+    if not zipfile.is_zipfile(path):
+        return path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        return sum(one.file_size for one in archive.infolist())
 
 
 def _tasks(path: Path, log: Any) -> tuple[list[ForeignTask], list[str]]:
@@ -93,9 +95,12 @@ def _tasks(path: Path, log: Any) -> tuple[list[ForeignTask], list[str]]:
             left_out.append(f"{name}, {scorer}: {error}")
             continue
         if len({doc.number for doc in docs}) < len(docs):
-            _refuse(path, "two of its samples have one number")
+            refuse(path, "two of its samples have one number")
         size = max(log.eval.dataset.samples or 0, len(docs))
-        figures.append(ForeignTask(name, scorer, size, docs, repo=_repo(log.eval.dataset.location)))
+        place = log.eval.dataset.location or ""
+        figures.append(
+            ForeignTask(name, scorer, size, docs, repo=place if REPOSITORY.fullmatch(place) else None)
+        )
     return [with_others(figures)] if figures else [], left_out
 
 
@@ -109,7 +114,7 @@ def _doc(each: Sequence[tuple[Any, Any]]) -> ForeignDoc:
         prompt=asked if isinstance(asked, str) else "\n\n".join(f"[{role}]\n{text}" for role, text in asked),
         gold=target,
         output=sample.output.completion,
-        score=math.fsum(_value(score.value) for _, score in each) / len(each),
+        score=statistics.fmean(_value(score.value) for _, score in each),
     )
 
 
@@ -121,21 +126,7 @@ def _number(identity: int | str) -> int:
 
 
 def _value(value: Any) -> float:
-    found = WORDS.get(value, value) if isinstance(value, str) else value
-    if not isinstance(found, int | float) or not math.isfinite(found) or not 0 <= found <= 1:
+    found = WORDS.get(value) if isinstance(value, str) else value
+    if not isinstance(found, int | float) or not 0 <= found <= 1:
         raise ValueError(f"a score is {str(value)[:40]!r}, no number from 0 to 1")
     return float(found)
-
-
-def _repo(location: str | None) -> str | None:
-    is_path = (
-        location is None
-        or location.startswith(("/", ".", "~"))
-        or location.count("/") != 1
-        or "." in location
-    )
-    return None if is_path else location
-
-
-def _refuse(path: Path, what: str) -> NoReturn:
-    raise UserError(f"'{path}' cannot be imported: {what}")

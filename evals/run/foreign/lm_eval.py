@@ -7,35 +7,34 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn, TypeGuard
+from typing import Any, TypeGuard
 
-from evals.core.errors import UserError
-from evals.run.foreign.folder import ForeignDoc, ForeignLog, ForeignTask, with_others
+from evals.run.foreign.folder import ForeignDoc, ForeignLog, ForeignTask, refuse, with_others
 
-MAX_RESULTS, MAX_SAMPLES, MAX_LINE = 64 << 20, 4 << 30, 64 << 20  # bytes
-REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
+MAX_RESULTS, MAX_SAMPLES = 64 << 20, 4 << 30  # bytes
+REPOSITORY = re.compile(r"(?!(json|parquet|csv|text|arrow)$)[\w.-]+(/[\w.-]+)?")  # and no loader of files
 MAIN = ("acc_norm", "acc", "exact_match")
 Given = dict[str, Any]
 
 
 def read(results: Path) -> ForeignLog:
     """The log whose results file this is. Raises UserError, one line, for what cannot be taken."""
-    given = _json(results, results.read_bytes() if results.stat().st_size <= MAX_RESULTS else None)
+    _check_size(results, MAX_RESULTS)
+    given = {"config": {}, **_json(results, results.read_bytes())}
     try:
         tasks, left_out = _tasks(results, given)
+        model = _model(given)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-        _refuse(results, f"it does not read like lm-eval's ({type(error).__name__}: {str(error)[:80]})")
+        refuse(results, f"it does not read like lm-eval's ({type(error).__name__}: {str(error)[:80]})")
     if not tasks:
-        _refuse(results, f"no figure in it can be taken ({left_out[0] if left_out else 'it names no task'})")
-    said = given.get("config")
-    config: Given = said if isinstance(said, dict) else {}
+        refuse(results, f"no figure in it can be taken ({left_out[0] if left_out else 'it names no task'})")
+    config = given["config"]
     return ForeignLog(
         harness="lm-eval",
         version=str(given.get("lm_eval_version") or "of unknown version"),
-        model=_model(given, config),
+        model=model,
         tasks=tasks,
         chat=bool(given.get("chat_template")),
         limit=_count(config.get("limit")),
@@ -85,13 +84,10 @@ def _task(given: Given, name: str, shown: str, metric: str, lines: list[Given], 
         raise ValueError("its samples are missing, or one stands in them twice")
     config, size = given["configs"][name], _count(given.get("n-samples", {}).get(name, {}).get("original"))
     repo = _text(config.get("dataset_path"))
-    local = (
-        repo is None or not REPOSITORY.fullmatch(repo) or repo in ("json", "parquet", "csv", "text", "arrow")
-    )
     task = ForeignTask(
         name, shown, max(size or 0, len(docs)), docs,
         shots=_count(given.get("n-shot", {}).get(name), least=0),
-        repo=None if local else repo,
+        repo=repo if repo and REPOSITORY.fullmatch(repo) else None,
         subset=_text(config.get("dataset_name")),
         split=_text(config.get("test_split")) or _text(config.get("validation_split")),
     )  # fmt: skip
@@ -128,40 +124,37 @@ def _samples(results: Path, task: str) -> dict[str, list[Given]]:
     stamp = results.stem.removeprefix("results_")
     path = results.parent / f"samples_{task}_{stamp}.jsonl"
     if path.parent != results.parent or not path.is_file():
-        _refuse(results, f"there are no samples of '{task[:60]}' beside it: run lm-eval with --log_samples")
+        refuse(results, f"there are no samples of '{task[:60]}' beside it: run lm-eval with --log_samples")
+    _check_size(path, MAX_SAMPLES)
     found: dict[str, list[Given]] = defaultdict(list)
-    for line in _lines(path):
-        found[str(line.get("filter", "none"))].append(line)
+    with path.open("rb") as file:
+        for line in file:
+            sample = _json(path, line)
+            found[str(sample.get("filter", "none"))].append(sample)
     return found
 
 
-def _lines(path: Path) -> Iterator[Given]:
-    if path.stat().st_size > MAX_SAMPLES:
-        _refuse(path, f"it is larger than {MAX_SAMPLES >> 30} GB")
-    with path.open("rb") as file:
-        while line := file.readline(MAX_LINE + 1):
-            yield _json(path, line if len(line) <= MAX_LINE else None)
+def _check_size(path: Path, most: int) -> None:
+    if path.stat().st_size > most:
+        refuse(path, f"it is larger than {most >> 20} MB")
 
 
-def _json(path: Path, content: bytes | None) -> Given:
-    if content is None:
-        _refuse(path, f"it, or a line of it, is larger than {MAX_LINE >> 20} MB")
+def _json(path: Path, content: bytes) -> Given:
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as error:
-        _refuse(path, f"it is not valid JSON ({str(error)[:80]})")
+        refuse(path, f"it is not valid JSON ({str(error)[:80]})")
     if not isinstance(found, dict):
-        _refuse(path, "it holds no JSON object")
+        refuse(path, "it holds no JSON object")
     return found
 
 
-def _model(given: Given, config: Given) -> str:
+def _model(given: Given) -> str:
     """The model's name: what it was loaded from, else what lm-eval calls it."""
-    arguments = config.get("model_args")
+    arguments = given["config"].get("model_args") or {}
     if isinstance(arguments, str):
         arguments = dict(part.split("=", 1) for part in arguments.split(",") if "=" in part)
-    named = arguments.get("pretrained") or arguments.get("model") if isinstance(arguments, dict) else None
-    return str(named or given.get("model_name") or "unnamed")
+    return str(arguments.get("pretrained") or arguments.get("model") or given.get("model_name") or "unnamed")
 
 
 def _date(value: Any) -> str:
@@ -183,7 +176,3 @@ def _count(value: Any, least: int = 1) -> int | None:
 
 def _text(value: Any) -> str | None:
     return value[:200] if isinstance(value, str) and value else None
-
-
-def _refuse(path: Path, what: str) -> NoReturn:
-    raise UserError(f"'{path}' cannot be imported: {what}")
