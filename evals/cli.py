@@ -12,9 +12,9 @@ import re
 import shlex
 import signal
 import sys
-from importlib import metadata
 from typing import Any
 
+import evals
 from evals.commands.options import Parser, parser_of
 from evals.core.errors import EXIT_USAGE, UserError, nearest
 
@@ -82,14 +82,6 @@ def parse(argv: list[str]) -> tuple[Any, Any]:
     return module, parser.options(rest)
 
 
-def version() -> str:
-    """This project's version; "(not installed)" where its metadata cannot be had."""
-    try:
-        return metadata.version("smol-evals")
-    except metadata.PackageNotFoundError:
-        return "(not installed)"
-
-
 def _command(argv: list[str]) -> tuple[str, list[str]]:
     if argv and argv[0] in COMMANDS:
         return argv[0], argv[1:]
@@ -113,7 +105,7 @@ def make_parser(name: str) -> tuple[Any, Parser]:
     epilog = "commands (each with its own --help):\n" + "\n".join(lines) if name == "run" else None
     parser = parser_of(module, program, epilog)
     if name == "run":
-        parser.add_argument("--version", action="version", version=f"smol-evals {version()}")
+        parser.add_argument("--version", action="version", version=f"smol-evals {evals.__version__}")
     return module, parser
 
 

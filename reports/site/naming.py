@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from reports.boards import labels
 from reports.runs import RowResult, Run
-from reports.site import fields
 from reports.site.scripts import slug
 
 
@@ -39,8 +39,7 @@ class Shown:
     def under(self) -> str:
         """What stands below the model's name: what tells it apart, then number type, size, day."""
         model = self.run.model
-        size = fields.count(model.parameters)
-        parts = [model.dtype, short(size) if size else None, when(self.run)[:10]]
+        parts = [model.dtype, short(model.parameters) if model.parameters else None, when(self.run)[:10]]
         known = [part for part in parts if part and not any(tell.startswith(part) for tell in self.tells)]
         return " · ".join((*self.tells, *known))
 
@@ -86,6 +85,12 @@ def _kind(run: Run) -> str:
 
 def _label_words(run: Run) -> str:
     return ", ".join(label.text for label in labels(run))
+
+
+def number(value: Any) -> float | int | None:
+    """A number from a part of a run log that may hold anything; None for what is none, or none that can be shown."""
+    known = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15
+    return value if known else None
 
 
 def count(number: int, noun: str) -> str:
