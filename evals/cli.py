@@ -15,7 +15,7 @@ import sys
 from typing import Any
 
 import evals
-from evals.commands.options import Parser, parser_of
+from evals.commands.options import Parser
 from evals.core.errors import EXIT_USAGE, UserError, nearest
 
 COMMANDS = {
@@ -103,7 +103,8 @@ def make_parser(name: str) -> tuple[Any, Parser]:
     program = "run_evals.py" if name == "run" else f"run_evals.py {name}"
     lines = [f"  {command:<12} {text}" for command, text in COMMANDS.items()]
     epilog = "commands (each with its own --help):\n" + "\n".join(lines) if name == "run" else None
-    parser = parser_of(module, program, epilog)
+    about = str(module.__doc__).split("\n\n")[0]
+    parser = Parser(module.Options, program, about, epilog)
     if name == "run":
         parser.add_argument("--version", action="version", version=f"smol-evals {evals.__version__}")
     return module, parser
