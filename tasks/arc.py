@@ -11,7 +11,7 @@ from typing import Any
 
 from lighteval.tasks.requests import Doc
 
-from tasks.common.builders import CardTask, likelihood_task
+from tasks.common.builders import likelihood_task
 from tasks.common.questions import lettered
 
 read = partial(lettered, column="question")
@@ -23,8 +23,8 @@ def prompt(row: dict[str, Any], task_name: str) -> Doc:
     return question.doc(task_name, f"Question: {question.text}\nAnswer:")
 
 
-def _task(name: str, subset: str, docs: int) -> CardTask:
-    return likelihood_task(
+TASKS = [
+    likelihood_task(
         name=name,
         prompt=prompt,
         repo="allenai/ai2_arc",
@@ -34,6 +34,5 @@ def _task(name: str, subset: str, docs: int) -> CardTask:
         docs=docs,
         columns=("question", "choices", "answerKey"),
     )
-
-
-TASKS = [_task("arc_easy", "ARC-Easy", 2376), _task("arc_challenge", "ARC-Challenge", 1172)]
+    for name, subset, docs in (("arc_easy", "ARC-Easy", 2376), ("arc_challenge", "ARC-Challenge", 1172))
+]

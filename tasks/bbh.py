@@ -9,7 +9,7 @@ from typing import Any
 
 from lighteval.tasks.requests import Doc
 
-from tasks.common.builders import CardTask, generative_task, gold_text
+from tasks.common.builders import generative_task, gold_text
 from tasks.common.rows import text
 
 SUBSETS = """
@@ -34,8 +34,8 @@ def prompt(row: dict[str, Any], task_name: str) -> Doc:
     )
 
 
-def _task(subset: str) -> CardTask:
-    return generative_task(
+TASKS = [
+    generative_task(
         name=f"bbh_{subset}",
         prompt=prompt,
         repo="lighteval/big_bench_hard",
@@ -52,6 +52,5 @@ def _task(subset: str) -> CardTask:
         folder="bbh",
         reference=gold_text,
     )
-
-
-TASKS = [_task(subset) for subset in SUBSETS.split()]
+    for subset in SUBSETS.split()
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,8 @@ class Shown:
 
 def show(runs: Sequence[Run]) -> list[Shown]:
     """Gives every run a key and what tells it from the other runs of its model and suite."""
-    return [Shown(run, _key(run), _tells(run, runs)) for run in runs]
+    keys = [slug(run.name, run.suite, run.folder.name, str(run.model.fingerprint)) for run in runs]
+    return [Shown(run, key, _tells(run, runs)) for run, key in zip(runs, keys, strict=True)]
 
 
 def task_page(task: str) -> str:
@@ -64,27 +65,24 @@ def notes_text(row: RowResult) -> str:
     return "; ".join(note.text for note in row.notes)
 
 
-def _key(run: Run) -> str:
-    return slug(run.name, run.suite, run.folder.name, str(run.model.fingerprint))
-
-
 def _tells(run: Run, runs: Sequence[Run]) -> tuple[str, ...]:
     """As few words as tell the run from the others of its model and suite."""
     words = []
     alike = [other for other in runs if other.suite == run.suite and other.name == run.name]
-    for tell in (_kind, _label_words, when, lambda one: one.folder.name):
+    for tell in TELLS:
         if len({tell(one) for one in alike}) > 1:
             words.append(tell(run))
             alike = [other for other in alike if tell(other) == tell(run)]
     return tuple(word for word in words if word)
 
 
-def _kind(run: Run) -> str:
-    return str(run.model.quantization or run.model.dtype)
-
-
-def _label_words(run: Run) -> str:
-    return ", ".join(label.text for label in labels(run))
+TELLS: tuple[Callable[[Run], str], ...] = (
+    lambda run: str(run.model.quantization or run.model.dtype),
+    lambda run: ", ".join(label.text for label in labels(run)),
+    when,
+    lambda run: run.folder.name,
+)
+"""What may tell a run from another of its model, the most telling first."""
 
 
 def number(value: Any) -> float | int | None:
