@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         module, options = parse(argv)
         return int(module.main(options))
     except KeyboardInterrupt:
-        again = " ".join(shlex.quote(word) for word in ["python", "run_evals.py", *argv])
+        again = shlex.join(["python", "run_evals.py", *argv])
         with contextlib.suppress(OSError):  # a closed terminal hears nothing
             print(f"\nstopped; what was finished is kept. Go on with: {again}", file=sys.stderr, flush=True)
         return INTERRUPTED

@@ -5,6 +5,7 @@ Templates take the numbers from boards, runs and comparisons themselves; here st
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -229,8 +230,7 @@ def pairs_of(boards: Sequence[Board], shown: Sequence[Shown]) -> list[Pair]:
     items = {item.run: item for item in shown}
     pairs = [
         sorted((one, other), key=lambda item: bool(item.run.model.quantization))
-        for k, one in enumerate(shown)
-        for other in shown[k + 1 :]
+        for one, other in itertools.combinations(shown, 2)
         if (one.run.suite, one.run.name, one.run.smoke) == (other.run.suite, other.run.name, other.run.smoke)
     ]
     for board in boards:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
+import pandas
 
-from evals.core import statistics
 from evals.core.metric import Metric, get_metric
 from evals.core.runlog import TaskDataLog, TaskLog
+from evals.core.statistics import clustered_mean
 from reports.boards import Board
 from reports.runs import Run
 from reports.site import figures
@@ -120,29 +120,23 @@ def _parts(
 
 def _by_group(run: Run, task: str, metric: Metric) -> Parts:
     """By subject or category."""
-    columns = run.columns(task)
-    positions: dict[str, list[int]] = {}
-    for position, group in enumerate(columns.get("group", ())):
-        if group is not None:
-            positions.setdefault(str(group), []).append(position)
-    found = {
-        group: task_figure(metric, {name: [values[k] for k in at] for name, values in columns.items()})
-        for group, at in positions.items()
-    }
+    frame = pandas.DataFrame(run.columns(task))
+    groups = frame.groupby("group") if "group" in frame else ()
+    found = {str(group): task_figure(metric, docs.to_dict("list")) for group, docs in groups}
     return {group: figure for group, figure in found.items() if figure}
 
 
 def _by_item(run: Run, task: str, metric: Metric) -> Parts:
     """By the names that the samples give to the items of a doc; the items of one name in a doc are clustered."""
-    scores: dict[str, list[tuple[float, int]]] = {}
-    table = run.table(task, ["item_names"]).to_pydict()
-    docs = zip(table.get("item_names", ()), run.columns(task).get(metric.column, ()), strict=False)
-    for doc, (names, items) in enumerate(docs):
-        if isinstance(names, list) and len(names) == len(items):
-            for name, value in zip(names, items, strict=True):
-                scores.setdefault(str(name), []).append((value, doc))
-    found = {}
-    for name, pairs in scores.items():
-        values, clusters = zip(*pairs, strict=True)
-        found[name] = metric_figure(metric, statistics.clustered_mean(np.array(values), clusters))
-    return found
+    table, values = run.table(task, ["item_names"]).to_pydict(), run.columns(task).get(metric.column)
+    if not table or values is None:
+        return {}
+    frame = pandas.DataFrame({"name": table["item_names"], "value": values})
+    fits = [
+        isinstance(one, list) and len(one) == len(k) for one, k in zip(frame.name, frame.value, strict=True)
+    ]
+    named = frame[fits].explode(["name", "value"])
+    return {
+        str(name): metric_figure(metric, clustered_mean(items.value.to_numpy(float), items.index))
+        for name, items in named.groupby("name")
+    }

@@ -12,7 +12,7 @@ from typing import Any
 from lighteval.tasks.requests import Doc
 
 from tasks.common.builders import CardTask, FixedShots, likelihood_task
-from tasks.common.rows import lettered_choices, text
+from tasks.common.rows import field, short, text, texts
 
 SHOTS = 5
 INSTRUCTION = "The following are multiple choice questions (with answers) about {}.\n\n"
@@ -52,8 +52,19 @@ Read = Callable[[Mapping[str, Any]], Question]
 
 
 def lettered(row: Mapping[str, Any], column: str) -> Question:
-    """The text in `column` with the choices and the gold of `lettered_choices`."""
-    return Question(text(row, column), *lettered_choices(row))
+    """The text in `column`, the row's ``choices`` {text, label}, and as gold the one of the label ``answerKey``."""
+    choices = field(row, "choices")
+    if not isinstance(choices, Mapping):
+        raise ValueError(f"'choices' is not a pair of lists (text, label): {short(choices)}")
+    options, labels = texts(choices, "text", at_least=2), texts(choices, "label", at_least=2)
+    if len(options) != len(labels):
+        raise ValueError(f"'choices' has {len(options)} texts for {len(labels)} labels")
+    if len(set(labels)) != len(labels):
+        raise ValueError(f"'choices.label' repeats itself: {short(labels)}")
+    answer = text(row, "answerKey")
+    if answer not in labels:
+        raise ValueError(f"'answerKey' is {short(answer)}, out of range: {short(labels)}")
+    return Question(text(row, column), options, labels.index(answer))
 
 
 def completion(question: Question, task_name: str) -> Doc:
