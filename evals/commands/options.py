@@ -67,10 +67,8 @@ class Asked:
                     raise UserError(f"{flag} {words}")
             if "names" in said and not value:
                 raise UserError(f"{flag} names no {said['names']}")
-            choices = said.get("choices")
-            if (
-                choices and isinstance(value, str) and value not in choices
-            ):  # from Python: argparse lets none by
+            choices = said.get("choices") or (value,)
+            if isinstance(value, str) and value not in choices:  # from Python: argparse lets none through
                 raise UserError(f"{flag} '{value}': choose from {', '.join(choices)}")
             if "check" in said:
                 said["check"](flag, value)
