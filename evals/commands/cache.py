@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from evals.commands.options import Asked, argument, option
-from evals.commands.run import store_path
+from evals.commands.options import Asked, argument, option, store_path
 from evals.core.errors import EXIT_OK, UserError
 
 

@@ -102,6 +102,11 @@ def tolerance(options: Any) -> Tolerance:
     return part(Tolerance, options, points=options.margin)
 
 
+def store_path(output: Path) -> Path:
+    """Where an output folder keeps the finished requests of its runs."""
+    return output / ".cache" / "requests.sqlite"
+
+
 # --- checks of a value ---
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from evals.adapters.build import Built, LocalOptions, build, build_share, texts
 from evals.commands.judge import judge_folders
+from evals.commands.options import store_path
 from evals.commands.run_options import PLANNED_DOCS, Options
 from evals.core.errors import EXIT_OK, EXIT_ROWS_MISSING, UserError
 from evals.core.files import run_lock
@@ -117,9 +118,8 @@ class _Measuring:
             for reason in dict.fromkeys(work.missing[name] for name in missing):
                 progress.note(f"left out: {reason}")
         docs = sum(len(docs) for work in self.works for docs in work.docs.values())
-        self.is_long = (
-            docs >= PLANNED_DOCS and not options.no_plan
-        )  # people would want to know how long it takes
+        # people would want to know how long it takes
+        self.is_long = docs >= PLANNED_DOCS and not options.no_plan
         self.kept: Kept | None = {} if len(options.specs) > 1 or options.plan or self.is_long else None
 
     def every_model(self, show: Callable[[list[RunLog]], None]) -> tuple[list[RunLog], int]:
@@ -222,11 +222,6 @@ def locked_store(output: Path, adapters: list[Any], progress: Progress) -> Itera
     with run_lock(lock, f"this model in '{output}'", progress.note), \
             Store.open(stored, on_note=progress.note) as store:  # fmt: skip
         yield store
-
-
-def store_path(output: Path) -> Path:
-    """Where an output folder keeps the finished requests of its runs."""
-    return output / ".cache" / "requests.sqlite"
 
 
 def _show(logs: list[RunLog]) -> None:
