@@ -9,6 +9,7 @@ The public surface; everything is imported when it is first asked for, so that `
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,9 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return metadata.version("smol-evals")
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version("smol-evals")
+        return "(not installed)"
     if name not in _HOME:
         raise AttributeError(f"module 'evals' has no attribute '{name}'")
     return getattr(importlib.import_module(_HOME[name]), name)

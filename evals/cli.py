@@ -12,10 +12,10 @@ import re
 import shlex
 import signal
 import sys
-from importlib import metadata
 from typing import Any
 
-from evals.commands.options import Parser, parser_of
+import evals
+from evals.commands.options import Parser
 from evals.core.errors import EXIT_USAGE, UserError, nearest
 
 COMMANDS = {
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         module, options = parse(argv)
         return int(module.main(options))
     except KeyboardInterrupt:
-        again = " ".join(shlex.quote(word) for word in ["python", "run_evals.py", *argv])
+        again = shlex.join(["python", "run_evals.py", *argv])
         with contextlib.suppress(OSError):  # a closed terminal hears nothing
             print(f"\nstopped; what was finished is kept. Go on with: {again}", file=sys.stderr, flush=True)
         return INTERRUPTED
@@ -82,14 +82,6 @@ def parse(argv: list[str]) -> tuple[Any, Any]:
     return module, parser.options(rest)
 
 
-def version() -> str:
-    """This project's version; "(not installed)" where its metadata cannot be had."""
-    try:
-        return metadata.version("smol-evals")
-    except metadata.PackageNotFoundError:
-        return "(not installed)"
-
-
 def _command(argv: list[str]) -> tuple[str, list[str]]:
     if argv and argv[0] in COMMANDS:
         return argv[0], argv[1:]
@@ -111,9 +103,10 @@ def make_parser(name: str) -> tuple[Any, Parser]:
     program = "run_evals.py" if name == "run" else f"run_evals.py {name}"
     lines = [f"  {command:<12} {text}" for command, text in COMMANDS.items()]
     epilog = "commands (each with its own --help):\n" + "\n".join(lines) if name == "run" else None
-    parser = parser_of(module, program, epilog)
+    about = str(module.__doc__).split("\n\n")[0]
+    parser = Parser(module.Options, program, about, epilog)
     if name == "run":
-        parser.add_argument("--version", action="version", version=f"smol-evals {version()}")
+        parser.add_argument("--version", action="version", version=f"smol-evals {evals.__version__}")
     return module, parser
 
 

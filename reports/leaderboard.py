@@ -15,9 +15,9 @@ from reports.boards import Board, Entry, judge
 from reports.render import tables
 from reports.render.tables import Cell, Footnotes
 from reports.runs import Run, find_runs, load_run
-from reports.site.board_page import READING, board_caption, board_title
 from reports.site.figures import Figure, mean_figure, row_figure
 from reports.site.naming import count, notes_text, show
+from reports.site.pages import READING, board_caption, board_title
 
 COLUMNS = (
     "suite", "table", "labels", "rank", "model", "dtype", "quantization", "row", "value", "low", "high", "stderr",

@@ -6,27 +6,25 @@ A row: {"question": "Which of these is a liquid at room temperature?",
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from lighteval.tasks.requests import Doc
 
-from tasks.common.builders import CardTask, likelihood_task
-from tasks.common.rows import lettered_choices, text
+from tasks.common.builders import likelihood_task
+from tasks.common.questions import lettered
+
+read = partial(lettered, column="question")
 
 
 def prompt(row: dict[str, Any], task_name: str) -> Doc:
     """The question alone; the choices are scored, never shown."""
-    choices, gold = lettered_choices(row)
-    return Doc(
-        task_name=task_name,
-        query=f"Question: {text(row, 'question')}\nAnswer:",
-        choices=[f" {choice}" for choice in choices],
-        gold_index=gold,
-    )
+    question = read(row)
+    return question.doc(task_name, f"Question: {question.text}\nAnswer:")
 
 
-def _task(name: str, subset: str, docs: int) -> CardTask:
-    return likelihood_task(
+TASKS = [
+    likelihood_task(
         name=name,
         prompt=prompt,
         repo="allenai/ai2_arc",
@@ -36,6 +34,5 @@ def _task(name: str, subset: str, docs: int) -> CardTask:
         docs=docs,
         columns=("question", "choices", "answerKey"),
     )
-
-
-TASKS = [_task("arc_easy", "ARC-Easy", 2376), _task("arc_challenge", "ARC-Challenge", 1172)]
+    for name, subset, docs in (("arc_easy", "ARC-Easy", 2376), ("arc_challenge", "ARC-Challenge", 1172))
+]

@@ -14,27 +14,20 @@ from tasks.common.rows import label, text
 
 def read(row: Mapping[str, Any]) -> Question:
     """The passage and the question, which gets its question mark; `label` 1 is yes."""
-    heading = f"{text(row, 'passage')}\nQuestion: {text(row, 'question')}?"
-    return Question(f"{heading}\nAnswer:", heading, ("yes", "no"), 1 - label(row, "label", 2))
+    asked = f"{text(row, 'passage')}\nQuestion: {text(row, 'question')}?"
+    return Question(asked, ["yes", "no"], 1 - label(row, "label", 2), label="")
 
 
 TASKS = formulations(
     "boolq",
     read,
     metric="acc",
-    shots=(
-        "9a60688196f8b851",
-        "15705b65c5350569",
-        "0345dc6776617a0b",
-        "b81762c831e3cd3b",
-        "4d4f393bcb665aa1",
-    ),
+    shots="9a60688196f8b851 15705b65c5350569 0345dc6776617a0b b81762c831e3cd3b 4d4f393bcb665aa1",
     repo="aps/super_glue",
     subset="boolq",
     revision=None,
     split="validation",
     docs=3270,
-    shot_split="train",
     shot_docs=9427,
     columns=("passage", "question", "label"),
 )

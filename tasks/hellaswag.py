@@ -7,6 +7,7 @@ A row: {"activity_label": "Baking bread", "ctx_a": "A man kneads dough.", "ctx_b
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from lighteval.tasks.requests import Doc
@@ -15,18 +16,23 @@ from tasks.common.builders import likelihood_task
 from tasks.common.rows import label, text, texts
 
 
-def clean(scene: str) -> str:
+def clean(told: str) -> str:
     """The text without WikiHow's marks: titles end a sentence, brackets go, two spaces become one."""
-    return re.sub(r"\[.*?\]", "", scene.replace(" [title]", ". ")).replace("  ", " ")
+    return re.sub(r"\[.*?\]", "", told.replace(" [title]", ". ")).replace("  ", " ")
+
+
+def scene(row: Mapping[str, Any]) -> str:
+    """The activity and the scene so far, as they are."""
+    begin = text(row, "ctx_b", blank=True).capitalize()
+    return f"{text(row, 'activity_label')}: {text(row, 'ctx_a', blank=True)} {begin}"
 
 
 def prompt(row: dict[str, Any], task_name: str) -> Doc:
-    """The activity and the scene so far, its trailing space kept; the endings are scored."""
+    """The scene with a space at its end; the endings are scored."""
     endings = texts(row, "endings", at_least=2)
-    begin = text(row, "ctx_b", blank=True).capitalize()
     return Doc(
         task_name=task_name,
-        query=clean(f"{text(row, 'activity_label')}: {text(row, 'ctx_a', blank=True)} {begin} "),
+        query=clean(f"{scene(row)} "),
         choices=[" " + clean(ending) for ending in endings],
         gold_index=label(row, "label", len(endings)),
     )

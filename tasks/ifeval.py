@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lighteval.tasks.requests import Doc
 
+from tasks.common import ifeval_checks
 from tasks.common.builders import generative_task
 from tasks.common.metrics import text_line
 from tasks.common.rows import field, text, texts
@@ -21,20 +22,18 @@ if TYPE_CHECKING:
 
 def prompt(row: dict[str, Any], task_name: str) -> Doc:
     """The prompt as it is; ``specific`` carries its instructions, without the arguments that are null."""
-    from tasks.common.ifeval_checks import (
-        build,  # langdetect and the sentence model: only when IFEval is used
-    )
-
     query = text(row, "prompt")
     ids = texts(row, "instruction_id_list")
     given = field(row, "kwargs")
-    if not isinstance(given, list | tuple) or len(given) != len(ids):
-        raise ValueError(f"'kwargs' is not a list of {len(ids)}, one for each instruction")
-    if not all(isinstance(one, Mapping) for one in given):
-        raise ValueError("'kwargs' holds something else than names and values")
+    listed = isinstance(given, list | tuple) and len(given) == len(ids)
+    if not listed or not all(isinstance(one, Mapping) for one in given):
+        raise ValueError(
+            f"'kwargs' is not a list of {len(ids)} sets of names and values, one for each instruction"
+        )
     kwargs = [{name: value for name, value in one.items() if value is not None} for one in given]
     for instruction, arguments in zip(ids, kwargs, strict=True):
-        build(instruction, arguments, query)  # a wrong one is found now, not after hours of generation
+        # a wrong one is found now, not after hours of generation
+        ifeval_checks.build(instruction, arguments, query)
     return Doc(
         task_name=task_name,
         query=query,
@@ -46,24 +45,17 @@ def prompt(row: dict[str, Any], task_name: str) -> Doc:
 
 def follow(doc: Doc, response: ModelResponse) -> dict[str, int | list[int]]:
     """The score columns of one answer: whole prompts, and instruction by instruction."""
-    from tasks.common.ifeval_checks import follow
-
     assert doc.specific is not None
     answer = text_line(doc, response)["output"]
-    strict, loose = follow(doc.query, doc.specific["item_names"], doc.specific["kwargs"], answer)
+    strict, loose = ifeval_checks.follow(
+        doc.query, doc.specific["item_names"], doc.specific["kwargs"], answer
+    )
     return {
         "prompt_level_strict_acc": int(all(strict)),
         "prompt_level_loose_acc": int(all(loose)),
         "inst_level_strict_acc": strict,
         "inst_level_loose_acc": loose,
     }
-
-
-def ready() -> None:
-    """Has the checkers, with all that they import, check an answer. Raises whatever is missing."""
-    from tasks.common.ifeval_checks import try_checkers
-
-    try_checkers()
 
 
 TASK = generative_task(
@@ -84,5 +76,5 @@ TASK = generative_task(
     scorer=follow,
     budget=1280,
     keep=("item_names",),
-    ready=ready,
+    ready=ifeval_checks.try_checkers,
 )

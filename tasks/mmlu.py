@@ -6,28 +6,29 @@ A row: {"question": "How many sides has a hexagon?", "subject": "elementary_math
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from lighteval.tasks.requests import Doc
 
 from tasks.common.builders import likelihood_task
+from tasks.common.questions import Question
 from tasks.common.rows import label, text, texts
 
 
-def prompt(row: dict[str, Any], task_name: str) -> Doc:
-    """The subject and the question; the choices are scored, never shown. The doc's group is the subject."""
-    subject = text(row, "subject")
+def read(row: Mapping[str, Any]) -> Question:
+    """The question; its group is the subject."""
     choices = texts(row, "choices", at_least=2)
-    return Doc(
-        task_name=task_name,
-        query=(
-            f"The following are questions about {subject.replace('_', ' ')}.\n"
-            f"Question: {text(row, 'question')}\nAnswer:"
-        ),
-        choices=[f" {choice}" for choice in choices],
-        gold_index=label(row, "answer", len(choices)),
-        specific={"group": subject},
-    )
+    gold = label(row, "answer", len(choices))
+    return Question(text(row, "question"), choices, gold, group=text(row, "subject"))
+
+
+def prompt(row: dict[str, Any], task_name: str) -> Doc:
+    """The subject and the question; the choices are scored, never shown."""
+    question = read(row)
+    subject = str(question.group).replace("_", " ")
+    query = f"The following are questions about {subject}.\nQuestion: {question.text}\nAnswer:"
+    return question.doc(task_name, query, specific={"group": question.group})
 
 
 TASK = likelihood_task(

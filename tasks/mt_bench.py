@@ -6,6 +6,7 @@ A row: {"question_id": 1, "category": "math", "turns": ["What is 2 + 2?", "And t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from lighteval.tasks.requests import Doc
@@ -13,16 +14,8 @@ from lighteval.tasks.requests import Doc
 from tasks.common.builders import generative_task
 from tasks.common.rows import field, integer, text, texts
 
-TEMPERATURES = {
-    "writing": 0.7,
-    "roleplay": 0.7,
-    "stem": 0.1,
-    "humanities": 0.1,
-    "math": 0.0,
-    "reasoning": 0.0,
-    "coding": 0.0,
-    "extraction": 0.0,
-}
+TEMPERATURES = {"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1}
+TEMPERATURES |= dict.fromkeys(("math", "reasoning", "coding", "extraction"), 0.0)
 
 
 def prompt(row: dict[str, Any], task_name: str) -> Doc:
@@ -57,23 +50,13 @@ def follow_up(doc: Doc, answer: str) -> Doc:
     """The second turn of a first-turn doc: the first and the model's own answer stand before it as a shot."""
     assert doc.specific is not None
     first = Doc(task_name=doc.task_name, query=doc.query, choices=[answer], gold_index=0)
-    return Doc(
-        task_name=doc.task_name,
-        id=doc.id,
-        query=doc.specific["turns"][1],
-        choices=[],
-        gold_index=[],
-        fewshot_samples=[first],
-        generation_size=doc.generation_size,
-        stop_sequences=doc.stop_sequences,
-        sampling_methods=doc.sampling_methods,
-        specific={
-            **doc.specific,
-            "conversation": True,  # what stands before is no example that may be dropped for room
-            "turn": 2,
-            "seed": _seed(doc.specific["question_id"], 2),
-        },
-    )
+    specific = {
+        **doc.specific,
+        "conversation": True,  # what stands before is no example that may be dropped for room
+        "turn": 2,
+        "seed": _seed(doc.specific["question_id"], 2),
+    }
+    return replace(doc, query=doc.specific["turns"][1], fewshot_samples=[first], specific=specific)
 
 
 def _references(row: dict[str, Any]) -> list[str]:

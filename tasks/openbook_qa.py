@@ -6,23 +6,21 @@ A row: {"question_stem": "Ice melts when it gets", "choices": {"text": ["warm", 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from lighteval.tasks.requests import Doc
 
 from tasks.common.builders import likelihood_task
-from tasks.common.rows import lettered_choices, text
+from tasks.common.questions import lettered
+
+read = partial(lettered, column="question_stem")
 
 
 def prompt(row: dict[str, Any], task_name: str) -> Doc:
     """The question's stem as it stands; the choices are scored, never shown."""
-    choices, gold = lettered_choices(row)
-    return Doc(
-        task_name=task_name,
-        query=text(row, "question_stem"),
-        choices=[f" {choice}" for choice in choices],
-        gold_index=gold,
-    )
+    question = read(row)
+    return question.doc(task_name, question.text)
 
 
 TASK = likelihood_task(

@@ -6,22 +6,26 @@ A row: {"goal": "Loosen a stuck jar lid", "sol1": "Run hot water over the lid.",
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from lighteval.tasks.requests import Doc
 
 from tasks.common.builders import likelihood_task
+from tasks.common.questions import Question
 from tasks.common.rows import label, text
+
+
+def read(row: Mapping[str, Any]) -> Question:
+    """The goal, and which of the two solutions reaches it."""
+    solutions = [text(row, "sol1"), text(row, "sol2")]
+    return Question(text(row, "goal"), solutions, label(row, "label", 2), label="Goal: ")
 
 
 def prompt(row: dict[str, Any], task_name: str) -> Doc:
     """The goal as a question; the solutions are scored, never shown."""
-    return Doc(
-        task_name=task_name,
-        query=f"Question: {text(row, 'goal')}\nAnswer:",
-        choices=[f" {text(row, 'sol1')}", f" {text(row, 'sol2')}"],
-        gold_index=label(row, "label", 2),
-    )
+    question = read(row)
+    return question.doc(task_name, f"Question: {question.text}\nAnswer:")
 
 
 TASK = likelihood_task(

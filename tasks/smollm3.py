@@ -6,7 +6,8 @@ Recipe: huggingface/smollm, text/evaluation/smollm3 (lighteval 2788496c), zero-s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from lighteval.tasks.multilingual.adapters import winogrand_adapter
@@ -18,100 +19,52 @@ from lighteval.tasks.templates.utils.formulation import CFFormulation
 from lighteval.utils.language import Language
 
 from tasks import arc, commonsense_qa, hellaswag, mmlu, openbook_qa, piqa, winogrande
-from tasks.common.builders import CardTask, likelihood_task
-from tasks.common.rows import label, lettered_choices, text, texts
+from tasks.common.builders import CardTask
+from tasks.common.questions import Read
 
 METRICS = ("acc", "acc_per_token", "acc_per_char")
+ENGLISH, COMPLETIONS = Language.ENGLISH, CFFormulation()
 
-Given = dict[str, Any]  # what a template takes
-Template = Callable[[Given, str], Doc | None]
-
-
-def _given(row: Any) -> Any:
-    """The template's adapter: rows are read before, and checked."""
-    return row
+Template = Callable[[dict[str, Any], str], Doc | None]
 
 
-_QUESTION: Template = get_mcq_prompt_function(Language.ENGLISH, _given, CFFormulation())
-_SCENE: Template = get_hellaswag_prompt_function(Language.ENGLISH, _given, CFFormulation())
-_GAP: Template = get_continuation_prompt_function(
-    Language.ENGLISH, lambda row: winogrand_adapter(Language.ENGLISH, row), CFFormulation()
+def _questions(read: Read) -> Template:
+    def given(row: dict[str, Any]) -> Any:
+        question = read(row)
+        return {"question": question.text, "choices": list(question.choices), "gold_idx": question.gold}
+
+    return get_mcq_prompt_function(ENGLISH, given, COMPLETIONS)
+
+
+def _scene(row: dict[str, Any]) -> Any:
+    same = {name: row[name] for name in ("activity_label", "ctx_a", "ctx_b")}
+    return {**same, "continuations": list(row["endings"]), "gold_idx": int(row["label"])}
+
+
+SCENES: Template = get_hellaswag_prompt_function(ENGLISH, _scene, COMPLETIONS)
+GAPS: Template = get_continuation_prompt_function(
+    ENGLISH, lambda row: winogrand_adapter(ENGLISH, row), COMPLETIONS
 )
 
 
-def lettered(column: str) -> Callable[[Mapping[str, Any]], Given]:
-    """Reads ARC, CommonsenseQA and OpenBookQA."""
+def _of(task: CardTask, template: Template) -> CardTask:
+    """The template's query and choices on the rows of a task that is here already, which checks them."""
 
-    def read(row: Mapping[str, Any]) -> Given:
-        choices, gold = lettered_choices(row)
-        return {"question": text(row, column), "choices": choices, "gold_idx": gold}
-
-    return read
-
-
-def goal(row: Mapping[str, Any]) -> Given:
-    """Reads PIQA."""
-    choices = [text(row, "sol1"), text(row, "sol2")]
-    return {"question": text(row, "goal"), "choices": choices, "gold_idx": label(row, "label", 2)}
-
-
-def subject(row: Mapping[str, Any]) -> Given:
-    """Reads MMLU; the subject is not in the prompt."""
-    choices = texts(row, "choices", at_least=2)
-    return {
-        "question": text(row, "question"),
-        "choices": choices,
-        "gold_idx": label(row, "answer", len(choices)),
-    }
-
-
-def scene(row: Mapping[str, Any]) -> Given:
-    """Reads HellaSwag."""
-    endings = texts(row, "endings", at_least=2)
-    return {
-        "activity_label": text(row, "activity_label"),
-        "ctx_a": text(row, "ctx_a", blank=True),
-        "ctx_b": text(row, "ctx_b", blank=True),
-        "continuations": endings,
-        "gold_idx": label(row, "label", len(endings)),
-    }
-
-
-def gap(row: Mapping[str, Any]) -> Given:
-    """Reads Winogrande, as its row is."""
-    label(row, "answer", 2, first=1)
-    return {name: text(row, name) for name in ("sentence", "option1", "option2", "answer")}
-
-
-def _of(
-    task: CardTask,
-    read: Callable[[Mapping[str, Any]], Given],
-    template: Template = _QUESTION,
-    group: str = "",
-) -> CardTask:
     def prompt(row: dict[str, Any], task_name: str) -> Doc:
-        doc = template(read(row), task_name)
+        checked, doc = task.prompt(row, task_name), template(row, task_name)
         if doc is None:
             raise ValueError("nothing is left of the question or of a choice once it is cleaned")
-        gold = doc.gold_index[0] if isinstance(doc.gold_index, list) else doc.gold_index
-        specific = {"group": text(row, group)} if group else None
-        return Doc(
-            task_name=task_name, query=doc.query, choices=doc.choices, gold_index=gold, specific=specific
-        )
+        return replace(checked, query=doc.query, choices=doc.choices)
 
-    same = ("repo", "subset", "revision", "split", "docs", "columns")
-    facts = {name: getattr(task, name) for name in same}
-    return likelihood_task(
-        name=f"smollm3_{task.name}", home=task.name, prompt=prompt, metrics=METRICS, **facts
-    )
+    return replace(task, name=f"smollm3_{task.name}", home=task.name, prompt=prompt, metrics=METRICS)
 
 
 TASKS = [
-    _of(hellaswag.TASK, scene, _SCENE),
-    *(_of(task, lettered("question")) for task in arc.TASKS),
-    _of(winogrande.TASK, gap, _GAP),
-    _of(commonsense_qa.TASK, lettered("question")),
-    _of(mmlu.TASK, subject, group="subject"),
-    _of(piqa.TASK, goal),
-    _of(openbook_qa.TASK, lettered("question_stem")),
+    _of(hellaswag.TASK, SCENES),
+    *(_of(task, _questions(arc.read)) for task in arc.TASKS),
+    _of(winogrande.TASK, GAPS),
+    _of(commonsense_qa.TASK, _questions(commonsense_qa.read)),
+    _of(mmlu.TASK, _questions(mmlu.read)),
+    _of(piqa.TASK, _questions(piqa.read)),
+    _of(openbook_qa.TASK, _questions(openbook_qa.read)),
 ]

@@ -8,10 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from evals.commands.options import Asked, argument, option
+from evals.commands.options import Asked, argument, option, store_path
 from evals.core.errors import EXIT_OK, UserError
-
-STORE = Path(".cache", "requests.sqlite")  # in the output folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +26,7 @@ def main(options: Options) -> int:
     output = Path(options.output_dir).expanduser()
     if not output.is_dir():
         raise UserError(f"--output-dir '{options.output_dir}' is not a folder")
-    path = output / STORE
+    path = store_path(output)
     if not path.exists() and not list(path.parent.glob(f"{path.name}.damaged-*")):
         print(f"nothing is stored in '{options.output_dir}'")
     elif options.action == "info":

@@ -67,12 +67,11 @@ def main(options: Options) -> int:
     formats, output = options.format or FORMATS, options.output or options.folder / "leaderboard"
     runs, refused = load_all(options.folder)
     boards = build_boards(runs if options.all else latest(runs))
-    written = []
     files = {"leaderboard.md": markdown(boards, refused), "leaderboard.csv": csv_text(boards, options.folder)}
-    for kind, name in (("md", "LEADERBOARD.md"), ("csv", "leaderboard.csv")):
-        if kind in formats:
-            written.append(output / name)
-            write_atomic(written[-1], files[name.lower()].encode())
+    named = {"md": output / "LEADERBOARD.md", "csv": output / "leaderboard.csv"}
+    written = [path for kind, path in named.items() if kind in formats]
+    for path in written:
+        write_atomic(path, files[path.name.lower()].encode())
     if options.push:
         files["README.md"] = SPACE
     if "site" in formats:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, TypeVar
@@ -22,8 +22,6 @@ Need = tuple[Callable[[Any], object], str]
 """An option does something only where this holds of all options; elsewhere it is refused: "FLAG WORDS"."""
 
 KINDS: dict[str, Any] = {"int": int, "float": float, "Path": Path}
-
-
 OURS = ("flag", "group", "either", "names", "check", "needs")
 
 
@@ -60,15 +58,20 @@ class Asked:
     def check(self) -> None:
         """Refuses what is wrong, and any given option that would be dropped. Raises UserError."""
         self.resolve()
-        fields = dataclasses.fields(self)
-        values = [(one, getattr(self, one.name)) for one in fields]
-        given = [(one, value) for one, value in values if value is not None and value is not False]
-        for one, _ in given:
-            for holds, words in one.metadata.get("needs", ()):
+        for one in dataclasses.fields(self):
+            value, flag, said = getattr(self, one.name), _flag(one), one.metadata
+            if value is None or value is False:
+                continue
+            for holds, words in said.get("needs", ()):
                 if not holds(self):
-                    raise UserError(f"{_flag(one)} {words}")
-        for one, value in given:
-            _check_value(_flag(one), one.metadata, value)
+                    raise UserError(f"{flag} {words}")
+            if "names" in said and not value:
+                raise UserError(f"{flag} names no {said['names']}")
+            choices = said.get("choices") or (value,)
+            if isinstance(value, str) and value not in choices:  # from Python: argparse lets none through
+                raise UserError(f"{flag} '{value}': choose from {', '.join(choices)}")
+            if "check" in said:
+                said["check"](flag, value)
 
 
 def part(kind: type[T], options: Any, **more: Any) -> T:
@@ -99,6 +102,11 @@ def tolerance(options: Any) -> Tolerance:
     return part(Tolerance, options, points=options.margin)
 
 
+def store_path(output: Path) -> Path:
+    """Where an output folder keeps the finished requests of its runs."""
+    return output / ".cache" / "requests.sqlite"
+
+
 # --- checks of a value ---
 
 
@@ -125,16 +133,6 @@ def picture(flag: str, path: Path) -> None:
     from reports.render.pictures import check_format
 
     check_format(path)
-
-
-def _check_value(flag: str, said: Mapping[str, Any], value: Any) -> None:
-    if "names" in said and not value:
-        raise UserError(f"{flag} names no {said['names']}")
-    choices = said.get("choices")
-    if choices and isinstance(value, str) and value not in choices:  # from Python: argparse lets none through
-        raise UserError(f"{flag} '{value}': choose from {', '.join(choices)}")
-    if "check" in said:
-        said["check"](flag, value)
 
 
 # --- the parser ---
@@ -167,10 +165,8 @@ class Parser(argparse.ArgumentParser):
         """The options that the words mean, unchecked. Raises UserError."""
         self.given.clear()
         values = vars(self.parse_args(words))
-        values.pop("debug")
-        return self.kind(
-            **{name: tuple(one) if isinstance(one, list) else one for name, one in values.items()}
-        )
+        del values["debug"]
+        return self.kind(**{k: tuple(one) if isinstance(one, list) else one for k, one in values.items()})
 
     def error(self, message: str) -> NoReturn:
         """Raises UserError instead of printing the usage."""
@@ -188,11 +184,6 @@ class Once(argparse.Action):
             parser.error(f"{flag} is given twice: give it once")
         parser.given.add(self.dest)
         setattr(namespace, self.dest, values)
-
-
-def parser_of(module: Any, program: str, epilog: str | None = None) -> Parser:
-    """The parser of a command's module: its docstring's first lines, its Options, and --debug."""
-    return Parser(module.Options, program, (module.__doc__ or "").strip().split("\n\n")[0], epilog)
 
 
 def _flag(one: dataclasses.Field[Any]) -> str:

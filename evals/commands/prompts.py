@@ -13,6 +13,8 @@ from evals.core.card import all_cards, check_names
 from evals.core.errors import UserError
 from evals.data.sources import Source, build_docs, load, parse_source
 from evals.models.known import ModelSpec, resolve
+from evals.prompting.requests import TextToRequests
+from evals.prompting.text import render
 
 if TYPE_CHECKING:
     from lighteval.tasks.requests import Doc
@@ -76,12 +78,9 @@ def main(options: Options) -> int:
 
 
 def _show(tokenizer: Any, task: CardTask, doc: Doc, chat: bool) -> None:
-    from evals.prompting import text as prompts
-    from evals.prompting.requests import TextToRequests
-
     texts = TextToRequests(tokenizer, chat)
     print(f"=== {task.name}, doc {doc.id}, {'chat' if chat else 'plain'} ===")
-    print(prompts.render(doc, tokenizer, chat))
+    print(render(doc, tokenizer, chat))
     print("--- tokens ---")
     for choice in texts.score_requests([doc])[0] if task.asks_choices else ():
         split = len(choice.tokens) - choice.n_continuation

@@ -9,12 +9,13 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.adapters.build import Built, LocalOptions, build, build_share, texts
 from evals.commands.judge import judge_folders
+from evals.commands.options import store_path
 from evals.commands.run_options import PLANNED_DOCS, Options
 from evals.core.errors import EXIT_OK, EXIT_ROWS_MISSING, UserError
 from evals.core.files import run_lock
@@ -22,8 +23,11 @@ from evals.core.runlog import RunLog
 from evals.data.sources import check_folder
 from evals.models import lean, templates, weights
 from evals.models.known import ModelSpec
-from evals.run.progress import Progress, outliving_readers
+from evals.run.plan import Rates, RowPlan, plan
+from evals.run.progress import Progress, outliving_readers, span
+from evals.run.shares import EXPECTED_OUTPUT
 from evals.run.store import Store
+from reports.render.tables import Cell, Table, cells, markdown
 
 if TYPE_CHECKING:
     from evals.run.cluster import Pool
@@ -114,9 +118,8 @@ class _Measuring:
             for reason in dict.fromkeys(work.missing[name] for name in missing):
                 progress.note(f"left out: {reason}")
         docs = sum(len(docs) for work in self.works for docs in work.docs.values())
-        self.is_long = (
-            docs >= PLANNED_DOCS and not options.no_plan
-        )  # people would want to know how long it takes
+        # people would want to know how long it takes
+        self.is_long = docs >= PLANNED_DOCS and not options.no_plan
         self.kept: Kept | None = {} if len(options.specs) > 1 or options.plan or self.is_long else None
 
     def every_model(self, show: Callable[[list[RunLog]], None]) -> tuple[list[RunLog], int]:
@@ -184,10 +187,6 @@ class _Measuring:
 
     def _plan(self, adapters: list[Any], on_cpu: bool) -> None:
         """Shows what is to be done and how long it will take, where that is asked for or would be missed."""
-        from evals.commands.plan_table import table
-        from evals.run.plan import plan
-        from reports.render.tables import markdown
-
         asked = self.options.plan or self.options.dry_run
         if not asked and not (self.is_long and (on_cpu or self.pool is not None)):
             return
@@ -196,7 +195,7 @@ class _Measuring:
         known = stored.exists() and not self.settings.fresh
         with Store.open(stored) if known else contextlib.nullcontext() as store:
             workers = 1 if self.pool is None else self.pool.workers
-            text = markdown(table(*plan(self.works, adapters, store, workers, timed)))
+            text = markdown(plan_table(*plan(self.works, adapters, store, workers, timed)))
         if not asked:
             self.progress.note(text)
             return
@@ -226,11 +225,6 @@ def locked_store(output: Path, adapters: list[Any], progress: Progress) -> Itera
         yield store
 
 
-def store_path(output: Path) -> Path:
-    """Where an output folder keeps the finished requests of its runs."""
-    return output / ".cache" / "requests.sqlite"
-
-
 def _show(logs: list[RunLog]) -> None:
     """Prints the tables of finished runs, and where they are."""
     from reports.card import render_tables
@@ -239,3 +233,46 @@ def _show(logs: list[RunLog]) -> None:
     tables = render_tables([load_run(log.folder) for log in logs])
     with outliving_readers(sys.stdout):
         print(tables, *(f"run: {log.folder}" for log in logs), sep="\n", flush=True)
+
+
+# --- a plan ---
+
+
+def plan_table(rows: Sequence[RowPlan], rates: Rates | None) -> Table:
+    """The plan of a run for people; the time it will take where rates are known."""
+    header = cells("Row", "Docs", "Requests", "Stored", "Distinct tokens", "Output tokens")
+    lines = [_line(f"{row.suite}: {row.label}", row, rates) for row in rows]
+    total = [
+        sum(getattr(row, name) for row in rows) for name in ("docs", "requests", "stored", "tokens", "output")
+    ]
+    lines += [_line("all", RowPlan("", "", *total), rates), *_division(rows, rates)]
+    counted = (
+        f"an answer is counted with its budget, at most {EXPECTED_OUTPUT} tokens: many end earlier, few go on"
+    )
+    if rates is None:
+        return Table("Plan", header, tuple(lines), remarks=(f"{counted}; --plan adds the time it will take",))
+    speed = f"by {rates.read:,.0f} tokens read and {rates.generated:,.0f} generated a second here"
+    todo = any(row.stored < row.requests for row in rows)
+    return Table("Plan", (*header, Cell("Time", marks=(1,))), tuple(lines), (f"{speed}; {counted}",) * todo)
+
+
+def _division(rows: Sequence[RowPlan], rates: Rates | None) -> list[tuple[Cell, ...]]:
+    """A line for each of several workers; `rates` are those of all together."""
+    lines = []
+    for k, parts in enumerate(zip(*(row.workers for row in rows), strict=True), 1):
+        requests, tokens, output = (sum(numbers) for numbers in zip(*parts, strict=True))
+        count = len(rows[0].workers)
+        line = cells(f"worker {k} of {count}", "", f"{requests:,}", "", f"{tokens:,}", f"{output:,}")
+        seconds = count * rates.seconds(RowPlan("", "", 0, requests, 0, tokens, output)) if rates else None
+        lines.append(line + _time(seconds))
+    return lines
+
+
+def _line(label: str, row: RowPlan, rates: Rates | None) -> tuple[Cell, ...]:
+    numbers = (row.docs, row.requests, row.stored, row.tokens, row.output)
+    return cells(label, *(f"{number:,}" for number in numbers)) + _time(rates.seconds(row) if rates else None)
+
+
+def _time(seconds: float | None) -> tuple[Cell, ...]:
+    """The last column's cell; none where no time is known."""
+    return () if seconds is None else cells(span(seconds))

@@ -58,23 +58,18 @@ class TextToRequests:
         contexts, encoded = self._contexts(docs)
         rest = list(dict.fromkeys(text for text in contexts if text not in encoded))
         encoded |= zip(rest, prompts.encode_contexts(self.tokenizer, rest), strict=True)
-        requests = []
-        for doc, context in zip(docs, contexts, strict=True):
-            tokens = encoded[context]
-            specific = doc.specific or {}
-            if len(tokens) >= self.max_length:
-                tokens = tokens[-(self.max_length - 1) :]
-            room = self.max_length - len(tokens)
-            requests.append(
-                GenerateRequest(
-                    prompt=tuple(tokens),
-                    max_new_tokens=min(doc.generation_size or room, room),
-                    stops=() if self.chat else tuple(doc.stop_sequences or ()),
-                    temperature=float(specific.get("temperature", 0.0)),
-                    seed=int(specific.get("seed", 0)),
-                )
-            )
-        return requests
+        return [self._generate_request(doc, encoded[text]) for doc, text in zip(docs, contexts, strict=True)]
+
+    def _generate_request(self, doc: Doc, tokens: list[int]) -> GenerateRequest:
+        specific, prompt = doc.specific or {}, tuple(tokens[-(self.max_length - 1) :])
+        room = self.max_length - len(prompt)
+        return GenerateRequest(
+            prompt,
+            max_new_tokens=min(doc.generation_size or room, room),
+            stops=() if self.chat else tuple(doc.stop_sequences or ()),
+            temperature=float(specific.get("temperature", 0.0)),
+            seed=int(specific.get("seed", 0)),
+        )
 
     def _contexts(self, docs: Sequence[Doc]) -> tuple[list[str], dict[str, list[int]]]:
         """The rendered contexts, and the tokens of those that had to be encoded to see whether they fit.

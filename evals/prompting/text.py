@@ -91,9 +91,8 @@ def chat_text(tokenizer: Tokenizer, conversation: list[Message], **options: Any)
     try:
         return tokenizer.apply_chat_template(conversation, tokenize=False, **options)
     except Exception as error:  # a template is a program of the model's author: it can fail in any way
-        raise UserError(
-            f"the model's chat template fails: {type(error).__name__}: {str(error)[:200]}"
-        ) from error
+        why = f"{type(error).__name__}: {str(error)[:200]}"
+        raise UserError(f"the model's chat template fails: {why}") from error
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str], special: bool = False) -> list[list[int]]:
@@ -141,12 +140,6 @@ def encode_flat(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[np.ndarray,
     return tokens[ranges(begins, ends)], starts
 
 
-def split_seam(context: str, choice: str) -> tuple[str, str]:
-    """Moves white space at the context's end to the front of the choice: words keep their space when encoded."""
-    bare = context.rstrip()
-    return bare, context[len(bare) :] + choice
-
-
 def encode_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], max_length: int) -> ScoreRequests:
     """A request for each (context, choice): the tokens of both encoded as one string, those of the choice scored.
 
@@ -157,8 +150,9 @@ def encode_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], max_len
     """
     numbers: dict[str, int] = {}
     parts = np.empty((len(pairs), 2), np.int64)
-    for row, (context, choice) in enumerate(split_seam(*pair) for pair in pairs):
-        parts[row, 0] = numbers.setdefault(context, len(numbers))
+    for row, (context, choice) in enumerate(pairs):
+        # white space at the context's end goes to the front of the choice: words keep their space when encoded
+        parts[row, 0] = numbers.setdefault(context.rstrip(), len(numbers))
         parts[row, 1] = numbers.setdefault(context + choice, len(numbers))
     tokens, starts = encode_flat(tokenizer, list(numbers))
     of_context, of_whole = np.diff(starts)[parts].T
@@ -213,12 +207,8 @@ def prompt_hash(doc: Doc, chat: bool) -> str:
         specific.get("turns"),
         specific.get("temperature"),
     ]
-    rare = {
-        "instruction": doc.instruction,
-        "openings": specific.get("openings"),
-        "unconditioned": doc.unconditioned_query,
-    }
+    openings, unconditioned = specific.get("openings"), doc.unconditioned_query
+    rare = {"instruction": doc.instruction, "openings": openings, "unconditioned": unconditioned}
     meaning += [[name, value] for name, value in rare.items() if value]
-    return hashlib.sha256(
-        json.dumps(meaning, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    ).hexdigest()[:16]
+    content = json.dumps(meaning, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -92,12 +92,12 @@ def quiet(axis: Axes, direction: Literal["both", "x", "y"]) -> None:
 
 def forest(runs: Sequence[Run], path: Path, columns: Sequence[str] | None = None) -> None:
     """Each row's value with its interval beside the published numbers; `columns` as in `sections`. Raises UserError."""
-    panels = [(part, labels) for part in sections(runs, columns) for labels in _by_unit(part)]
-    heights = [_height(part, labels) for part, labels in panels]
+    panels = [(part, *one) for part in sections(runs, columns) for one in enumerate(_by_unit(part))]
+    heights = [_height(*panel) for panel in panels]
     caption = f"{BARS} Hollow marks: published numbers, printed without an error."
     with picture([path], (9, sum(heights) + 0.3), caption, len(panels), height_ratios=heights) as axes:
-        for axis, (part, labels) in zip(axes, panels, strict=True):
-            _panel(axis, part, labels)
+        for axis, panel in zip(axes, panels, strict=True):
+            _panel(axis, *panel)
 
 
 def _by_unit(part: Section) -> list[list[str]]:
@@ -108,18 +108,14 @@ def _by_unit(part: Section) -> list[list[str]]:
     return sorted(units.values(), key=lambda labels: not part.metric(labels[0]).in_percent)
 
 
-def _is_first(part: Section, labels: list[str]) -> bool:
-    return labels == _by_unit(part)[0]
-
-
-def _height(part: Section, labels: list[str]) -> float:
+def _height(part: Section, number: int, labels: list[str]) -> float:
     """Inches: a line for every run of every row, and room for the axis and, in the first panel, the legend."""
     lines = max(1, sum(column.run is not None for column in part.columns))
     rows = 0.9 + len(labels) * (0.2 + 0.14 * lines)
-    return max(rows, 0.6 + 0.22 * len(part.columns)) if _is_first(part, labels) else rows
+    return rows if number else max(rows, 0.6 + 0.22 * len(part.columns))
 
 
-def _panel(axis: Axes, part: Section, labels: list[str]) -> None:
+def _panel(axis: Axes, part: Section, number: int, labels: list[str]) -> None:
     measured = [column for column in part.columns if column.run is not None]
     published = [column for column in part.columns if column.run is None]
     handles: list[Any] = []
@@ -135,7 +131,7 @@ def _panel(axis: Axes, part: Section, labels: list[str]) -> None:
     low, high = (bound if math.isfinite(bound) else None for bound in (metric.low, metric.high))
     axis.set_xlim(low, None if metric.unit == "percent" else high)
     quiet(axis, "x")
-    if not _is_first(part, labels):
+    if number:
         return  # the panel above has the title and the legend
     axis.set_title(part.title, loc="left", fontweight="bold")
     names = [one_line(column.title)[:60] for column in (*published, *measured)]
@@ -143,10 +139,9 @@ def _panel(axis: Axes, part: Section, labels: list[str]) -> None:
 
 
 def _published(axis: Axes, part: Section, column: Column, labels: list[str], shape: str) -> Any:
-    rows = [part.card.row(label) for label in labels]
-    values = [row.value(column.model) if row else None for row in rows]
-    points = [(value, y) for y, value in enumerate(values) if value is not None]
-    xs, ys = zip(*points, strict=True) if points else ((), ())
+    rows = {y: row for y, label in enumerate(labels) if (row := part.card.row(label))}
+    points = {y: value for y, row in rows.items() if (value := row.value(column.model)) is not None}
+    xs, ys = list(points.values()), list(points)
     return axis.plot(xs, ys, shape, markerfacecolor="none", markeredgecolor=HOLLOW, markersize=6)[0]
 
 

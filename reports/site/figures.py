@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from evals.core import statistics
@@ -65,11 +65,13 @@ def mean_figure(mean: Estimate | None) -> Figure | None:
 def task_figure(metric: Metric, columns: statistics.Columns) -> Figure | None:
     """A metric of one task from its score columns; None where the task has no such score."""
     measured = statistics.task_estimate(metric, columns)
-    if measured is None:
-        return None
-    scale = metric.scale
-    stderr = None if measured.stderr is None else measured.stderr * scale
-    estimate = Estimate(measured.value * scale, stderr, measured.n)
+    return None if measured is None else metric_figure(metric, measured)
+
+
+def metric_figure(metric: Metric, measured: Estimate) -> Figure:
+    """A measured value of one task or of a part of it, in the metric's own unit, as a figure."""
+    stderr = None if measured.stderr is None else measured.stderr * metric.scale
+    estimate = Estimate(measured.value * metric.scale, stderr, measured.n)
     low, high = statistics.row_interval(metric, 1, estimate) or (None, None)
     return Figure(estimate.value, low, high, estimate.n, metric.digits)
 
@@ -87,22 +89,19 @@ class Axis:
         share = (value - self.low) / (self.high - self.low)
         return round(100 * min(max(share, 0.0), 1.0), 2)
 
-    def ticks(self) -> list[dict[str, object]]:
-        """Round values along the axis with their places."""
-        count = round((self.high - self.low) / self.step)
-        values = [self.low + k * self.step for k in range(count + 1)]
-        return [{"x": self.place(value), "text": f"{value:g}"} for value in values]
+    def below(self, value: float) -> float:
+        """The same for an axis that rises, in percent from its top."""
+        return round(100 - self.place(value), 2)
 
-    def interval(self, figure: Figure) -> dict[str, float] | None:
-        """Places of a figure's value and interval; None where it has none."""
-        if figure.value is None or figure.low is None or figure.high is None:
-            return None
-        return {"x": self.place(figure.value), "low": self.place(figure.low), "high": self.place(figure.high)}
+    def ticks(self) -> list[float]:
+        """Round values along the axis."""
+        return [self.low + k * self.step for k in range(round((self.high - self.low) / self.step) + 1)]
 
 
-def axis(values: Sequence[float]) -> Axis:
+def axis(values: Iterable[float | None]) -> Axis:
     """An axis that holds all values, from a round number to a round number in at most eight steps."""
-    low, high = min(values), max(values)
+    known = [value for value in values if value is not None]
+    low, high = min(known), max(known)
     width = max(high - low, 1e-6)
     power = 10.0 ** math.floor(math.log10(width / 4))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10, 20) if width / (power * factor) <= 6)
@@ -118,40 +117,27 @@ class Line:
     figure: Figure
     published: float | None = None
 
-
-def forest(lines: Sequence[Line], title: str, caption: str) -> dict[str, object] | None:
-    """Lines with intervals on one axis, as the template `forest` draws them; None where there is no value."""
-    lines = [line for line in lines if line.figure.value is not None]
-    if not lines:
-        return None
-    values = [
-        value
-        for line in lines
-        for value in (line.figure.value, line.figure.low, line.figure.high, line.published)
-        if value is not None
-    ]
-    scale = axis(values)
-    return {
-        "title": title,
-        "caption": caption,
-        "ticks": scale.ticks(),
-        "lines": [_placed(line, scale) for line in lines],
-    }
+    @property
+    def words(self) -> str:
+        """The line for who cannot see it."""
+        figure = self.figure
+        interval = figure.interval_text or "unknown"
+        words = f"{self.label}: {figure.text}, 95 % interval {interval}, n = {figure.n:,}"
+        return words if self.published is None else f"{words}, published {self.published:g}"
 
 
-def _placed(line: Line, scale: Axis) -> dict[str, object]:
-    figure = line.figure
-    assert figure.value is not None
-    words = (
-        f"{line.label}: {figure.text}, 95 % interval {figure.interval_text or 'unknown'}, n = {figure.n:,}"
-    )
-    if line.published is not None:
-        words += f", published {line.published:g}"
-    return {
-        "label": line.label,
-        "title": words,
-        "figure": figure,
-        "x": scale.place(figure.value),
-        "interval": scale.interval(figure),
-        "mark": None if line.published is None else scale.place(line.published),
-    }
+@dataclass(frozen=True)
+class Forest:
+    """Lines with intervals on one axis."""
+
+    title: str
+    caption: str
+    lines: Sequence[Line]
+    axis: Axis
+
+
+def forest(lines: Iterable[Line], title: str, caption: str) -> Forest | None:
+    """The lines that have a value on an axis that holds them; None where none has."""
+    known = [line for line in lines if line.figure.value is not None]
+    bounds = [b for one in known for b in (one.figure.value, one.figure.low, one.figure.high, one.published)]
+    return Forest(title, caption, known, axis(bounds)) if known else None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from reports.boards import labels
 from reports.runs import RowResult, Run
-from reports.site import fields
 from reports.site.scripts import slug
 
 
@@ -39,15 +39,15 @@ class Shown:
     def under(self) -> str:
         """What stands below the model's name: what tells it apart, then number type, size, day."""
         model = self.run.model
-        size = fields.count(model.parameters)
-        parts = [model.dtype, short(size) if size else None, when(self.run)[:10]]
+        parts = [model.dtype, short(model.parameters) if model.parameters else None, when(self.run)[:10]]
         known = [part for part in parts if part and not any(tell.startswith(part) for tell in self.tells)]
         return " · ".join((*self.tells, *known))
 
 
 def show(runs: Sequence[Run]) -> list[Shown]:
     """Gives every run a key and what tells it from the other runs of its model and suite."""
-    return [Shown(run, _key(run), _tells(run, runs)) for run in runs]
+    keys = [slug(run.name, run.suite, run.folder.name, str(run.model.fingerprint)) for run in runs]
+    return [Shown(run, key, _tells(run, runs)) for run, key in zip(runs, keys, strict=True)]
 
 
 def task_page(task: str) -> str:
@@ -65,27 +65,30 @@ def notes_text(row: RowResult) -> str:
     return "; ".join(note.text for note in row.notes)
 
 
-def _key(run: Run) -> str:
-    return slug(run.name, run.suite, run.folder.name, str(run.model.fingerprint))
-
-
 def _tells(run: Run, runs: Sequence[Run]) -> tuple[str, ...]:
     """As few words as tell the run from the others of its model and suite."""
     words = []
     alike = [other for other in runs if other.suite == run.suite and other.name == run.name]
-    for tell in (_kind, _label_words, when, lambda one: one.folder.name):
+    for tell in TELLS:
         if len({tell(one) for one in alike}) > 1:
             words.append(tell(run))
             alike = [other for other in alike if tell(other) == tell(run)]
     return tuple(word for word in words if word)
 
 
-def _kind(run: Run) -> str:
-    return str(run.model.quantization or run.model.dtype)
+TELLS: tuple[Callable[[Run], str], ...] = (
+    lambda run: str(run.model.quantization or run.model.dtype),
+    lambda run: ", ".join(label.text for label in labels(run)),
+    when,
+    lambda run: run.folder.name,
+)
+"""What may tell a run from another of its model, the most telling first."""
 
 
-def _label_words(run: Run) -> str:
-    return ", ".join(label.text for label in labels(run))
+def number(value: Any) -> float | int | None:
+    """A number from a part of a run log that may hold anything; None for what is none, or none that can be shown."""
+    known = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15
+    return value if known else None
 
 
 def count(number: int, noun: str) -> str:

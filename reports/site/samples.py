@@ -7,8 +7,9 @@ browser filters by the scores alone, and loads chunk K only when a doc of it is 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+import bisect
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,13 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
+from evals.core.metric import Metric
 from evals.core.runlog import inside, refuse
 from reports.questions import question_start
+from reports.runs import Run
+from reports.site.naming import Shown, number
 from reports.site.scripts import slug, write_script
+from reports.site.task_pages import metrics_of, row_label
 
 CHUNK_CHARS = 250_000  # a script of this size is parsed within one frame
 CHUNK_DOCS = 2_000
@@ -31,33 +36,85 @@ ASKED = ("doc_id", "question_id", "group", "prompt", "turns", "choices", "gold",
 
 @dataclass(frozen=True)
 class Answers:
-    """One run's samples of one task: ``run`` numbers the run in the site, ``scores`` are the docs' own, one a doc."""
+    """One run's samples of one task: ``run`` numbers the run in the site, ``scores`` are the docs' own, one a doc.
+
+    ``judged``: what judges wrote, one list a doc; empty where none did.
+    """
 
     run: int
-    task: str
     table: pa.Table
     scores: Sequence[float | None]
+    judged: Sequence[list[Any]] = ()
 
     def hashes(self) -> list[str]:
         """The prompts' hashes in evaluation order: what makes two runs' docs the same docs."""
         return [str(one) for one in self.table.column("prompt_hash").to_pylist()]
 
-
-@dataclass(frozen=True)
-class SampleSet:
-    """Docs that ``members`` share; the first member has all of them, a limited run has the first few."""
-
-    task: str
-    members: tuple[Answers, ...]
-
-    @property
-    def name(self) -> str:
-        """A folder's name: the task, and a digest of what was asked."""
-        return slug(self.task, *self.members[0].hashes())
+    def answered(self) -> dict[str, list[Any]]:
+        """The columns that hold answers."""
+        names = [name for name in self.table.column_names if name not in ASKED and name != "prompt_hash"]
+        columns: dict[str, list[Any]] = self.table.select(names).to_pydict()
+        if self.judged:
+            columns["judgments"] = list(self.judged)
+        if "logprobs" in columns:  # a tenth of a millinat is finer than any page shows
+            columns["logprobs"] = [[round(value, 4) for value in values] for values in columns["logprobs"]]
+        return columns
 
 
-def group_sets(answers: Sequence[Answers]) -> list[SampleSet]:
-    """Puts runs of one task together whose docs are the same, or a beginning of the other's."""
+def write_samples(folder: Path, shown: Sequence[Shown], most: int | None) -> None:
+    """All runs' samples, `most` a task (None: all), and the browser's index of them.
+
+    One task at a time, so that memory holds the samples of one task alone.
+    """
+    sets = []
+    tasks = {(item.run.suite, task): row_label(item.run, task) for item in shown for task in item.run.tasks}
+    for (suite, task), row in tasks.items():
+        having = [(k, item.run) for k, item in enumerate(shown) if item.run.suite == suite]
+        answers = [_answers(k, run, task, most) for k, run in having if task in run.tasks]
+        for group in group_sets(answers):
+            run = shown[group[0].run].run
+            shots = int(number(run.log.tasks[task].settings.get("shots")) or 0)
+            entry = write_set(folder, task, group, shots) | _grades(_main_metric(run, task))
+            sets.append(entry | {"suite": suite, "row": row})
+    runs = [
+        {"key": item.key, "name": item.name, "title": item.title, "suite": item.run.suite, "page": item.page}
+        for item in shown
+    ]
+    titles = {item.run.suite: item.run.card.heading for item in shown}
+    write_script(folder, "index", {"suites": list(titles.items()), "runs": runs, "sets": sets})
+
+
+def _answers(number: int, run: Run, task: str, most: int | None) -> Answers:
+    table = run.table(task).slice(0, most)
+    judged: list[list[Any]] = []
+    if "question_id" in table.column_names and (run.folder / JUDGMENTS).is_file():
+        judged = judgments(run.folder, table.column("question_id").to_pylist())
+    return Answers(number, table, doc_scores(run.columns(task), _main_metric(run, task))[:most], judged)
+
+
+def _main_metric(run: Run, task: str) -> Metric | None:
+    return next(iter(metrics_of(run, task)), None)
+
+
+def doc_scores(columns: Mapping[str, Any], metric: Metric | None) -> list[float | None]:
+    """A doc's own score by its task's metric, for filters; None where it has none."""
+    n = len(columns["doc_id"])
+    if metric is None or not all(name in columns for name in metric.columns):
+        return [None] * n
+    return [metric.doc_value({name: columns[name][k] for name in metric.columns}) for k in range(n)]
+
+
+def _grades(metric: Metric | None) -> dict[str, Any]:
+    """What the browser needs to judge a score: which one is right, which is wrong, and whether less is better."""
+    lower = metric is not None and not metric.higher_is_better
+    if metric is None or metric.judged or not math.isfinite(metric.reach):
+        return {"right": None, "wrong": None, "lower": lower}
+    wrong, right = (metric.high, metric.low) if lower else (metric.low, metric.high)
+    return {"right": right, "wrong": wrong, "lower": lower}
+
+
+def group_sets(answers: Sequence[Answers]) -> list[list[Answers]]:
+    """Puts runs of one task together whose docs are the same, or a beginning of the first one's."""
     groups: list[tuple[list[str], list[Answers]]] = []
     for answer in sorted(answers, key=lambda answer: -answer.table.num_rows):
         hashes = answer.hashes()
@@ -67,65 +124,55 @@ def group_sets(answers: Sequence[Answers]) -> list[SampleSet]:
                 break
         else:
             groups.append((hashes, [answer]))
-    return [SampleSet(members[0].task, tuple(members)) for _, members in groups if members]
+    return [members for _, members in groups]
 
 
-def write_set(folder: Path, samples: SampleSet, shots: int) -> dict[str, Any]:
+def write_set(folder: Path, task: str, members: Sequence[Answers], shots: int) -> dict[str, Any]:
     """Writes a set's script files; returns its entry for the index of the browser.
 
-    ``groups.js`` numbers the docs' groups, where there are several, so that the browser can filter by them.
+    The first member has all docs. ``groups.js`` numbers the docs' groups, where there are several, so that the browser
+    can filter by them.
     """
-    first = samples.members[0].table
-    columns = {name: first.column(name).to_pylist() for name in ASKED if name in first.column_names}
-    answered = [_answered(member) for member in samples.members]
-    starts = list(_chunk_starts([columns, *answered], first.num_rows))
-    ends = [*starts[1:], first.num_rows]
-    for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        write_script(folder, f"{samples.name}/docs-{number}", _front_coded(columns, start, end, shots))
-        for member, values in zip(samples.members, answered, strict=True):
+    first = members[0].table
+    name = slug(task, *members[0].hashes())
+    columns = first.select([column for column in ASKED if column in first.column_names]).to_pydict()
+    answered = {member.run: member.answered() for member in members}
+    starts = list(_chunk_starts([columns, *answered.values()], first.num_rows))
+    for k, (start, end) in enumerate(zip(starts, [*starts[1:], first.num_rows], strict=True)):
+        write_script(folder, f"{name}/docs-{k}", _front_coded(columns, start, end, shots))
+        for member in members:
             if start < member.table.num_rows:
-                chunk = [[name, items[start:end]] for name, items in values.items()]
-                write_script(folder, f"{samples.name}/run-{member.run}-{number}", chunk)
-    for member in samples.members:
-        write_script(folder, f"{samples.name}/scores-{member.run}", _packed(member.scores))
-    groups = list(dict.fromkeys(group for group in columns.get("group", ()) if group is not None))
+                chunk = [[column, values[start:end]] for column, values in answered[member.run].items()]
+                write_script(folder, f"{name}/run-{member.run}-{k}", chunk)
+    for member in members:
+        write_script(folder, f"{name}/scores-{member.run}", _packed(member.scores))
+    groups = sorted({group for group in columns.get("group", ()) if group is not None})
     if len(groups) > 1:
-        numbers = {group: k for k, group in enumerate(sorted(groups))}
-        write_script(folder, f"{samples.name}/groups", [numbers.get(one, -1) for one in columns["group"]])
+        numbers = {group: k for k, group in enumerate(groups)}
+        write_script(folder, f"{name}/groups", [numbers.get(one, -1) for one in columns["group"]])
     return {
-        "groups": sorted(groups) if len(groups) > 1 else [],
-        "name": samples.name,
-        "task": samples.task,
+        "groups": groups if len(groups) > 1 else [],
+        "name": name,
+        "task": task,
         "n": first.num_rows,
         "starts": starts,
         "shots": shots,
-        "runs": [[member.run, member.table.num_rows] for member in samples.members],
+        "runs": [[member.run, member.table.num_rows] for member in members],
     }
 
 
-def judgments(folder: Path, questions: Sequence[int]) -> list[str]:
-    """What judges wrote about each question's answers: a JSON list of [turn, judge, prompts, rating, text]."""
+def judgments(folder: Path, questions: Sequence[int]) -> list[list[Any]]:
+    """What judges wrote about each question's answers: [turn, judge, prompts, rating, text] of each, by turn."""
     try:
         table = parquet.read_table(inside(folder, JUDGMENTS), columns=list(JUDGED))
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         refuse(folder, f"{JUDGMENTS} cannot be read ({' '.join(str(error).split())[:120]})")
-    found: dict[int, list[list[Any]]] = {}
+    found: dict[int, list[list[Any]]] = {question: [] for question in questions}
     for line in table.to_pylist():
         rating = line["score"] if line["score"] != NO_RATING else None
-        texts = [line[name] for name in ("judge", "prompt_set", "judgment")]
-        found.setdefault(line["question_id"], []).append([line["turn"], *texts[:2], rating, texts[2]])
-    return [json.dumps(sorted(found.get(question, []), key=lambda one: one[0])) for question in questions]
-
-
-def _answered(answers: Answers) -> dict[str, list[Any]]:
-    table = answers.table
-    names = [name for name in table.column_names if name not in ASKED and name != "prompt_hash"]
-    columns = {name: table.column(name).to_pylist() for name in names}
-    if "judgments" in columns:
-        columns["judgments"] = [json.loads(text) for text in columns["judgments"]]
-    if "logprobs" in columns:  # a tenth of a millinat is finer than any page shows
-        columns["logprobs"] = [[round(value, 4) for value in values] for values in columns["logprobs"]]
-    return columns
+        words = [line["turn"], line["judge"], line["prompt_set"], rating, line["judgment"]]
+        found.setdefault(line["question_id"], []).append(words)
+    return [sorted(found[question], key=lambda words: words[0]) for question in questions]
 
 
 def _chunk_starts(tables: Sequence[dict[str, list[Any]]], n: int) -> Iterator[int]:
@@ -169,14 +216,9 @@ def _units(text: str) -> int:
 
 
 def _common(one: str, other: str) -> int:
-    low, high = 0, min(len(one), len(other))
-    while low < high:  # bisection: slices compare far faster than a loop over characters
-        middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    """The length of the longest common beginning: by bisection, as slices compare far faster than characters."""
+    lengths = range(1, min(len(one), len(other)) + 1)
+    return bisect.bisect(lengths, False, key=lambda length: one[:length] != other[:length])
 
 
 def _packed(scores: Sequence[float | None]) -> str | list[float | None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 import re
 import zlib
 from pathlib import Path
@@ -16,7 +15,7 @@ CALL = "smol.put"
 PACK, PACKED_CHARS = (
     "smol.pack",
     1_000,
-)  # longer values are deflated: texts and scores shrink to about a quarter
+)  # longer ones are deflated: texts and scores shrink to about a quarter
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "'": "\\u0027"}
 
 
@@ -26,7 +25,8 @@ def script_json(value: Any) -> str:
     ASCII keeps U+2028 and U+2029 out (line ends in older scripts) and makes the text independent of the page's
     encoding; without ``<`` there can be no ``</script>`` and no ``<!--``. What is not a finite number becomes null.
     """
-    text = json.dumps(_finite(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    finite = json.loads(json.dumps(value), parse_constant=lambda name: None)
+    text = json.dumps(finite, allow_nan=False, separators=(",", ":"))
     return re.sub("[<>&']", lambda match: _ESCAPES[match.group()], text)
 
 
@@ -46,13 +46,3 @@ def slug(name: str, *more: str) -> str:
     whole = "\0".join((name, *more)).encode("utf-8", "surrogatepass")
     digest = hashlib.sha256(whole).hexdigest()[:8]
     return f"{readable}-{digest}" if readable else digest
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

@@ -1,35 +1,35 @@
-"""The pages of tasks: who answered them how well, and on which data."""
+"""The pages of tasks: who answered them how well, part by part, and on which data."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import pandas
+
 from evals.core.metric import Metric, get_metric
-from evals.core.runlog import TaskDataLog
+from evals.core.runlog import TaskDataLog, TaskLog
+from evals.core.statistics import clustered_mean
 from reports.boards import Board
 from reports.runs import Run
-from reports.site import fields, figures
-from reports.site.board_page import board_title
-from reports.site.breakdown import breakdowns
-from reports.site.figures import Figure, Line
-from reports.site.naming import Shown, count
+from reports.site import figures
+from reports.site.figures import Figure, Line, metric_figure, task_figure
+from reports.site.naming import Shown, count, number
 
 OTHER_ROW = "Other"
+Parts = Mapping[str, Figure]
 
 
-def main_metric(run: Run, task: str) -> Metric | None:
-    """The metric by which a row of the run uses the task, or the first that it has."""
-    for row in run.rows:
-        if task in row.tasks:
-            return row.metric
-    return next(map(get_metric, run.log.tasks[task].metrics), None)
+def metrics_of(run: Run, task: str) -> list[Metric]:
+    """The metrics of a task, that of its row first."""
+    own = [row.metric for row in run.rows if task in row.tasks][:1]
+    return list(dict.fromkeys([*own, *map(get_metric, run.log.tasks[task].metrics)]))
 
 
 def main_figure(run: Run, task: str) -> Figure | None:
     """A task's value by its row's metric."""
-    metric = main_metric(run, task)
-    return figures.task_figure(metric, run.columns(task)) if metric else None
+    metrics = metrics_of(run, task)
+    return task_figure(metrics[0], run.columns(task)) if metrics else None
 
 
 def row_label(run: Run, task: str) -> str:
@@ -44,72 +44,99 @@ def tasks_page(shown: Sequence[Shown]) -> dict[str, Any]:
         for task in run.tasks:
             sizes = suites.setdefault(run.card.heading, {}).setdefault(row_label(run, task), {})
             sizes[task] = max(sizes.get(task, 0), run.log.tasks[task].n)
-    return {"here": "tasks", "suites": suites}
+    return {"suites": suites}
 
 
 def task_context(task: str, boards: Sequence[Board], shown: Sequence[Shown]) -> dict[str, Any]:
     """One task: who answered it how well, board by board, and on which data."""
     held = [board for board in boards if task in board.entries[0].run.tasks]
-    groups = [_task_group(task, board, shown) for board in held]
     row = row_label(held[0].entries[0].run, task)
-    summary = f"The whole of {row}." if row_is_task(held[0], task) else f"A part of {row}."
-    return {"here": "", "task": task, "summary": summary, "groups": groups, "facts": _data_facts(task, held)}
-
-
-def row_is_task(board: Board, task: str) -> bool:
-    """Whether the task's row is over this task alone."""
-    return any(row.tasks == (task,) for row in board.rows)
+    whole = any(row.tasks == (task,) for row in held[0].rows)
+    return {
+        "task": task,
+        "summary": f"{'The whole' if whole else 'A part'} of {row}.",
+        "groups": [_task_group(task, board, shown) for board in held],
+        "sources": _data_facts(task, held),
+    }
 
 
 def _task_group(task: str, board: Board, shown: Sequence[Shown]) -> dict[str, Any]:
     items = [item for entry in board.entries for item in shown if item.run is entry.run]
-    metrics = list(dict.fromkeys(metric for item in items for metric in _metrics(item.run, task)))
-    lines = [
-        (item, [figures.task_figure(metric, item.run.columns(task)) for metric in metrics]) for item in items
-    ]
+    metrics = list(dict.fromkeys(metric for item in items for metric in metrics_of(item.run, task)))
     known = [Line(item.name, figure) for item in items if (figure := main_figure(item.run, task))]
-    metric = main_metric(items[0].run, task)
-    caption = f"{metric.name if metric else 'no score'}; lines are 95 % intervals."
+    caption = f"{metrics[0].name if metrics else 'no score'}; lines are 95 % intervals."
     return {
-        "title": f"{board.card.heading}: {board_title(board).lower()}",
-        "suite": board.suite,
-        "labels": board.labels,
-        "caption": _task_caption(items, task),
+        "board": board,
+        "caption": _task_caption(len(items), items[0].run.log.tasks[task]),
         "picture": figures.forest(known, f"{task}: runs with 95 % intervals", caption),
-        "metrics": [metric.name for metric in metrics],
-        "lines": lines,
-        "parts": breakdowns(task, metrics, items),
+        "metrics": metrics,
+        "lines": [(one, [task_figure(m, one.run.columns(task)) for m in metrics]) for one in items],
+        "parts": list(_parts(task, metrics, [item.run for item in items])),
     }
 
 
-def _task_caption(items: Sequence[Shown], task: str) -> str:
-    entry = items[0].run.log.tasks[task]
-    settings = entry.settings
-    shots, budget = fields.count(settings.get("shots")), fields.thousands(settings.get("max_new_tokens"))
-    stops = fields.texts(settings.get("stops"))
-    words = [f"{count(len(items), 'run')}, on {'the same ' if len(items) > 1 else ''}{count(entry.n, 'doc')}"]
+def _task_caption(runs: int, log: TaskLog) -> str:
+    shots, budget = number(log.settings.get("shots")), number(log.settings.get("max_new_tokens"))
+    stops = log.settings.get("stops")
+    words = [f"{count(runs, 'run')}, on {'the same ' if runs > 1 else ''}{count(log.n, 'doc')}"]
     words.append(f"{shots} worked examples before each question" if shots else "no worked examples")
-    words += [f"at most {budget} new tokens"] if budget else []
-    words += ["stops at " + ", ".join(f"“{stop}”" for stop in stops)] if stops else []
+    words += [f"at most {budget:,} new tokens"] if budget else []
+    words += (
+        ["stops at " + ", ".join(f"“{one}”" for one in stops)] if stops and isinstance(stops, list) else []
+    )
     return "; ".join(words) + "."
 
 
-def _metrics(run: Run, task: str) -> list[Metric]:
-    """The row's metric first."""
-    main = main_metric(run, task)
-    return list(dict.fromkeys(([main] if main else []) + list(map(get_metric, run.log.tasks[task].metrics))))
-
-
-def _data_facts(task: str, boards: Sequence[Board]) -> list[dict[str, Any]]:
-    facts: dict[tuple[str, str], dict[str, Any]] = {}
+def _data_facts(task: str, boards: Sequence[Board]) -> list[tuple[str, object]]:
+    facts: dict[tuple[str, object], None] = {}
     for run in (entry.run for board in boards for entry in board.entries):
         data = run.log.data.tasks.get(task) or TaskDataLog()
-        pairs: list[tuple[str, object]] = [("Source", run.log.data.source)]
-        pairs += [("Revision", data.revision), ("Rows in the split", data.rows)]
-        pairs += [("Official rows", data.official_rows), ("Note", data.note)]
-        pairs += [(f"sha256 of {file}", digest) for file, digest in data.sha256.items()]
-        for name, value in pairs:
-            if words := fields.thousands(value) or fields.text(value):
-                code = name == "Revision" or name.startswith("sha256")
-                facts[name, words] = {"name": name, "value": words, "code": code}
-    return list(facts.values())
+        rows = {"Rows in the split": data.rows, "Official rows": data.official_rows}
+        pairs = {"Source": run.log.data.source, "Revision": data.revision}
+        pairs |= {name: f"{n:,}" for name, n in rows.items() if n is not None} | {"Note": data.note}
+        pairs |= {f"sha256 of {file}": digest for file, digest in data.sha256.items()}
+        facts |= dict.fromkeys(pairs.items())
+    return list(facts)
+
+
+# --- a task taken apart ---
+
+
+def _parts(
+    task: str, metrics: Sequence[Metric], runs: Sequence[Run]
+) -> Iterator[tuple[str, dict[str, list[Figure | None]]]]:
+    """(title, {part: the runs' values}) by group and, of metrics of items, by item; none where there is one part."""
+    found = [(f"By group: {one.name}", [_by_group(run, task, one) for run in runs]) for one in metrics[:1]]
+    found += [
+        (f"By item: {metric.name}", [_by_item(run, task, metric) for run in runs])
+        for metric in metrics
+        if metric.shape == "items"
+    ]
+    for title, parts in found:
+        names = sorted({name for one in parts for name in one})
+        if any(len(one) > 1 for one in parts):
+            yield title, {name: [one.get(name) for one in parts] for name in names}
+
+
+def _by_group(run: Run, task: str, metric: Metric) -> Parts:
+    """By subject or category."""
+    frame = pandas.DataFrame(run.columns(task))
+    groups = frame.groupby("group") if "group" in frame else ()
+    found = {str(group): task_figure(metric, docs.to_dict("list")) for group, docs in groups}
+    return {group: figure for group, figure in found.items() if figure}
+
+
+def _by_item(run: Run, task: str, metric: Metric) -> Parts:
+    """By the names that the samples give to the items of a doc; the items of one name in a doc are clustered."""
+    table, values = run.table(task, ["item_names"]).to_pydict(), run.columns(task).get(metric.column)
+    if not table or values is None:
+        return {}
+    frame = pandas.DataFrame({"name": table["item_names"], "value": values})
+    fits = [
+        isinstance(one, list) and len(one) == len(k) for one, k in zip(frame.name, frame.value, strict=True)
+    ]
+    named = frame[fits].explode(["name", "value"])
+    return {
+        str(name): metric_figure(metric, clustered_mean(items.value.to_numpy(float), items.index))
+        for name, items in named.groupby("name")
+    }

@@ -52,18 +52,14 @@ class CardTask:
     method: SamplingMethod  # what is asked of the model: choices to score, or a text to write
     repo: str
     subset: str
-    revision: (
-        str | None
-    )  # the recipe's commit, also where that commit is a loading script; None: it pins none
+    revision: str | None  # the recipe's commit, be it a loading script's; None: it pins none
     split: str  # the one that is evaluated
     docs: int  # its rows, officially
     columns: tuple[str, ...]  # those that the prompt function reads, in every split used
     metrics: tuple[str, ...] = ("acc", "acc_norm_nospace")  # none: a judge scores the answers after the run
-    scorer: Callable[[Doc, ModelResponse], Scores] | None = (
-        None  # scores all metrics; None: their own formulas do
-    )
+    scorer: Callable[[Doc, ModelResponse], Scores] | None = None  # of all metrics; None: their formulas
     ready: Callable[[], None] | None = (
-        None  # tries what the scorer needs beyond this package; raises what is wrong
+        None  # tries what the scorer needs of other packages; raises what is wrong
     )
     budget: int | None = None  # tokens of an answer; None: to the window's end
     stops: tuple[str, ...] = ()
@@ -73,15 +69,13 @@ class CardTask:
     shot_docs: int = 0  # its rows, officially; 0: the shots come from the evaluated split
     fixed_shots: FixedShots | None = None  # the same for all docs, or for all of a group; None: drawn
     reference: Callable[[Doc], str] | None = (
-        None  # the answer whose log-probability a gate may ask for; None: no single text is right
+        None  # the answer whose log-probability a gate asks; None: not one
     )
     follow_up: Callable[[Doc, str], Doc] | None = None  # the second turn of a first turn's doc and its answer
     keep: tuple[str, ...] = ()  # entries of a doc's ``specific`` that its samples keep as columns
     folder: str = ""  # where a folder of data keeps this task; the task's name unless told
     home: str = ""  # the task whose files in a folder of data are this one's too
-    unconditioned: str | None = (
-        None  # the text after which choices are scored once more, without the question
-    )
+    unconditioned: str | None = None  # after this, choices are scored once more, without the question
 
     def __post_init__(self) -> None:
         lacking = set() if self.unconditioned else {UNCONDITIONED}
@@ -89,9 +83,7 @@ class CardTask:
             of_choices = set(CHOICES) <= set(metric.inputs)
             fits = metric.formula and of_choices == self.asks_choices and not lacking & set(metric.inputs)
             if self.scorer is None and not fits:
-                raise ValueError(
-                    f"'{metric.name}' cannot score '{self.name}': the task needs a scorer of its own"
-                )
+                raise ValueError(f"'{metric.name}' cannot score '{self.name}': it needs a scorer of its own")
 
     @property
     def asks_choices(self) -> bool:

@@ -20,16 +20,19 @@ from tasks.common.metrics import score
 
 def config(task: CardTask) -> LightevalTaskConfig:
     """What lighteval's registry takes."""
+    shots = (
+        "sequential" if task.fixed_shots else "random_sampling_from_train" if task.shot_docs else "balanced"
+    )
     return LightevalTaskConfig(
         name=task.name,
         prompt_function=task.prompt,
         hf_repo=task.repo,
         hf_subset=task.subset,
         hf_revision=task.revision,
-        hf_avail_splits=list(dict.fromkeys([task.split, *([task.shot_split] if task.shot_split else [])])),
+        hf_avail_splits=list(dict.fromkeys(filter(None, (task.split, task.shot_split)))),
         evaluation_splits=[task.split],
         few_shots_split=task.shot_split,
-        few_shots_select=_shot_rule(task),
+        few_shots_select=shots,
         num_fewshots=task.shots,
         generation_size=task.budget,
         stop_sequence=list(task.stops),
@@ -37,22 +40,15 @@ def config(task: CardTask) -> LightevalTaskConfig:
     )
 
 
-def _shot_rule(task: CardTask) -> str:
-    if task.fixed_shots is not None:
-        return "sequential"
-    return "random_sampling_from_train" if task.shot_docs else "balanced"
-
-
 def _metrics(task: CardTask) -> SampleLevelMetricGrouping:
-    names = list(task.metrics)
+    metrics = {name: get_metric(name) for name in task.metrics}
+    better = {name: metric.higher_is_better for name, metric in metrics.items()}
     return SampleLevelMetricGrouping(
-        metric_name=names,
-        higher_is_better={name: get_metric(name).higher_is_better for name in names},  # type: ignore[misc]  # lighteval annotates it wrongly
+        metric_name=list(metrics),
+        higher_is_better=better,  # type: ignore[arg-type]  # lighteval annotates it wrongly
         category=task.method,
         sample_level_fn=TaskScorer(task),
-        corpus_level_fn={
-            name: np.mean if get_metric(name).shape == "doc" else mean_of_items for name in names
-        },
+        corpus_level_fn={k: np.mean if one.shape == "doc" else mean_of_items for k, one in metrics.items()},
     )
 
 

@@ -1,7 +1,4 @@
-"""A question with choices and its two OLMES formulations: completions, and letters (arXiv 2406.08446).
-
-A benchmark reads its row as a `Question`; `formulations` makes both tasks of it.
-"""
+"""A question with choices, as a benchmark reads its row; and its two OLMES formulations (arXiv 2406.08446)."""
 
 from __future__ import annotations
 
@@ -15,6 +12,7 @@ from typing import Any
 from lighteval.tasks.requests import Doc
 
 from tasks.common.builders import CardTask, FixedShots, likelihood_task
+from tasks.common.rows import field, short, text, texts
 
 SHOTS = 5
 INSTRUCTION = "The following are multiple choice questions (with answers) about {}.\n\n"
@@ -23,37 +21,57 @@ WITHOUT = "Answer:"  # what choices are scored after when the question is left o
 
 @dataclass(frozen=True)
 class Question:
-    """`query` is completed by the choices, each after a space; `heading` stands over the lettered choices.
+    """What a row asks. `group`: its subject, which has shots and a heading line of its own in OLMES.
 
-    `scored`: the completions, where they are others than that. `openings`: what of each belongs to the context and is
-    not scored. `group`: a subject, which has shots and a heading line of its own.
+    The rest is OLMES's. `label` stands before the text. `query` is completed by the choices (None: the labelled text
+    and `Answer:`). `scored`: the completions, where they are others than each choice after a space. `openings`: what
+    of each belongs to the context and is not scored.
     """
 
-    query: str
-    heading: str
-    choices: tuple[str, ...]
+    text: str
+    choices: Sequence[str]
     gold: int
-    scored: tuple[str, ...] = ()
-    openings: tuple[str, ...] = ()
     group: str | None = None
+    label: str = "Question: "
+    query: str | None = None
+    scored: Sequence[str] = ()
+    openings: Sequence[str] = ()
+
+    @property
+    def heading(self) -> str:
+        """What stands over lettered choices."""
+        return self.label + self.text
+
+    def doc(self, task_name: str, query: str, scored: Sequence[str] = (), **more: Any) -> Doc:
+        """The doc of a query after which `scored` are scored: the choices' texts unless told, which are not shown."""
+        choices = list(scored) or [f" {choice}" for choice in self.choices]
+        return Doc(task_name=task_name, query=query, choices=choices, gold_index=self.gold, **more)
 
 
 Read = Callable[[Mapping[str, Any]], Question]
 
 
-def asked(
-    text: str, choices: list[str], gold: int, label: str = "Question", group: str | None = None
-) -> Question:
-    """The usual question: its text after a label; completed after `Answer:`."""
-    heading = f"{label}: {text}"
-    return Question(f"{heading}\nAnswer:", heading, tuple(choices), gold, group=group)
+def lettered(row: Mapping[str, Any], column: str) -> Question:
+    """The text in `column`, the row's ``choices`` {text, label}, and as gold the one of the label ``answerKey``."""
+    choices = field(row, "choices")
+    if not isinstance(choices, Mapping):
+        raise ValueError(f"'choices' is not a pair of lists (text, label): {short(choices)}")
+    options, labels = texts(choices, "text", at_least=2), texts(choices, "label", at_least=2)
+    if len(options) != len(labels):
+        raise ValueError(f"'choices' has {len(options)} texts for {len(labels)} labels")
+    if len(set(labels)) != len(labels):
+        raise ValueError(f"'choices.label' repeats itself: {short(labels)}")
+    answer = text(row, "answerKey")
+    if answer not in labels:
+        raise ValueError(f"'answerKey' is {short(answer)}, out of range: {short(labels)}")
+    return Question(text(row, column), options, labels.index(answer))
 
 
 def completion(question: Question, task_name: str) -> Doc:
     """The choices' texts are scored and never shown."""
-    specific = {"openings": list(question.openings)} if question.openings else {}
-    scored = question.scored or [f" {choice}" for choice in question.choices]
-    return _doc(question, task_name, question.query, scored, **specific)
+    query = f"{question.heading}\nAnswer:" if question.query is None else question.query
+    openings = {"openings": list(question.openings)} if question.openings else {}
+    return question.doc(task_name, query, question.scored, **_about(question, openings))
 
 
 def letters(question: Question, task_name: str) -> Doc:
@@ -61,22 +79,15 @@ def letters(question: Question, task_name: str) -> Doc:
     names = string.ascii_uppercase[: len(question.choices)]
     lines = [f" {name}. {choice}\n" for name, choice in zip(names, question.choices, strict=True)]
     query = f"{question.heading}\n{''.join(lines)}Answer:"
-    return _doc(question, task_name, query, [f" {name}" for name in names])
+    return question.doc(task_name, query, [f" {name}" for name in names], **_about(question, {}))
 
 
-def _doc(question: Question, task_name: str, query: str, choices: Sequence[str], **specific: Any) -> Doc:
-    instruction = None
-    if question.group is not None:
-        specific["group"] = question.group
-        instruction = INSTRUCTION.format(question.group.replace("_", " "))
-    return Doc(
-        task_name=task_name,
-        query=query,
-        choices=list(choices),
-        gold_index=question.gold,
-        instruction=instruction,
-        specific=specific or None,
-    )
+def _about(question: Question, specific: dict[str, Any]) -> dict[str, Any]:
+    """A doc's `specific`, and the heading line of its group."""
+    if question.group is None:
+        return {"specific": specific or None}
+    heading = INSTRUCTION.format(question.group.replace("_", " "))
+    return {"specific": specific | {"group": question.group}, "instruction": heading}
 
 
 def sign(question: Question) -> str:
@@ -85,12 +96,11 @@ def sign(question: Question) -> str:
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def formulations(
-    name: str, read: Read, *, metric: str, shots: tuple[str, ...] = (), **facts: Any
-) -> list[CardTask]:
+def formulations(name: str, read: Read, *, metric: str, shots: str = "", **facts: Any) -> list[CardTask]:
     """`olmes_NAME` and `olmes_NAME_mc`: completions with `metric` as the row's, and letters; five fixed shots each.
 
-    `shots` are their names; without any, the first rows of each group of the few-shot split. `facts`: as CardTask's.
+    `shots`: their names, by space; without any, the first rows of each group of the few-shot split.
+    `facts`: as CardTask's.
     """
 
     def complete(row: dict[str, Any], task_name: str) -> Doc:
@@ -103,15 +113,14 @@ def formulations(
         question = read(row)
         return sign(question) if shots else str(question.group)
 
-    common = {"home": name, "shots": SHOTS, "fixed_shots": FixedShots(row_sign, shots), **facts}
+    fixed = FixedShots(row_sign, tuple(shots.split()))
+    usual: dict[str, Any] = {"home": name, "shots": SHOTS, "shot_split": "train", "fixed_shots": fixed}
+    facts = usual | facts
     plain = tuple(one for one in ("acc", "acc_per_token", "acc_per_char") if one != metric)
+    bare = WITHOUT if metric == "acc_pmi" else None
     return [
         likelihood_task(
-            name=f"olmes_{name}",
-            prompt=complete,
-            metrics=(*plain, metric),
-            unconditioned=WITHOUT if metric == "acc_pmi" else None,
-            **common,
+            name=f"olmes_{name}", prompt=complete, metrics=(*plain, metric), unconditioned=bare, **facts
         ),
-        likelihood_task(name=f"olmes_{name}_mc", prompt=letter, lettered=True, metrics=("acc",), **common),
+        likelihood_task(name=f"olmes_{name}_mc", prompt=letter, lettered=True, metrics=("acc",), **facts),
     ]

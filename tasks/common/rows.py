@@ -6,6 +6,7 @@ The caller knows the file and the row's number; the messages here name the colum
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,20 +20,14 @@ def field(row: Mapping[str, Any], column: str) -> Any:
 
 def is_text(value: object) -> bool:
     """True for a string that can be encoded (JSON can spell half of a surrogate pair)."""
-    if not isinstance(value, str):
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
 
 
 def text(row: Mapping[str, Any], column: str, *, blank: bool = False) -> str:
     """The string in ``column``, unchanged; ValueError when it is no text or, unless allowed, blank."""
     value = field(row, column)
     if not is_text(value):
-        raise ValueError(f"'{column}' is not text: {_short(value)}")
+        raise ValueError(f"'{column}' is not text: {short(value)}")
     if not blank and not value.strip():
         raise ValueError(f"'{column}' is empty")
     return str(value)
@@ -42,12 +37,12 @@ def texts(row: Mapping[str, Any], column: str, *, at_least: int = 1, blank: bool
     """The list of strings in ``column``; ValueError when too short or, unless allowed, one is blank."""
     values = field(row, column)
     if not isinstance(values, list | tuple):
-        raise ValueError(f"'{column}' is not a list: {_short(values)}")
+        raise ValueError(f"'{column}' is not a list: {short(values)}")
     if len(values) < at_least:
         raise ValueError(f"'{column}' holds {len(values)} of at least {at_least} values")
     for value in values:
         if not is_text(value) or not (blank or value.strip()):
-            raise ValueError(f"'{column}' holds {_short(value)} where text is needed")
+            raise ValueError(f"'{column}' holds {short(value)} where text is needed")
     return list(values)
 
 
@@ -59,33 +54,18 @@ def integer(row: Mapping[str, Any], column: str) -> int:
             raise TypeError
         return int(value) if isinstance(value, str) else operator.index(value)
     except (TypeError, ValueError):
-        raise ValueError(f"'{column}' is not a whole number: {_short(value)}") from None
+        raise ValueError(f"'{column}' is not a whole number: {short(value)}") from None
 
 
 def label(row: Mapping[str, Any], column: str, n_choices: int, *, first: int = 0) -> int:
     """The gold's index from 0, where ``column`` counts from ``first``; ValueError when out of range."""
     value = integer(row, column)
     if not first <= value < first + n_choices:
-        raise ValueError(f"'{column}' is {_short(value)}, out of range: {first} to {first + n_choices - 1}")
+        raise ValueError(f"'{column}' is {short(value)}, out of range: {first} to {first + n_choices - 1}")
     return value - first
 
 
-def lettered_choices(row: Mapping[str, Any]) -> tuple[list[str], int]:
-    """Choice texts and gold index of a row with ``choices`` {text, label} and ``answerKey`` (a label)."""
-    choices = field(row, "choices")
-    if not isinstance(choices, Mapping):
-        raise ValueError(f"'choices' is not a pair of lists (text, label): {_short(choices)}")
-    options, labels = texts(choices, "text", at_least=2), texts(choices, "label", at_least=2)
-    if len(options) != len(labels):
-        raise ValueError(f"'choices' has {len(options)} texts for {len(labels)} labels")
-    if len(set(labels)) != len(labels):
-        raise ValueError(f"'choices.label' repeats itself: {_short(labels)}")
-    answer = text(row, "answerKey")
-    if answer not in labels:
-        raise ValueError(f"'answerKey' is {_short(answer)}, out of range: {_short(labels)}")
-    return options, labels.index(answer)
-
-
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A value in a message, cut."""
     shown = repr(value)
     return shown if len(shown) <= 60 else shown[:57] + "..."

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import evals
 from evals import cli
 from evals.cli import COMMANDS, main
 
@@ -193,7 +194,7 @@ def test_the_version_is_shown(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--version"])
     assert stopped.value.code == 0
-    assert capsys.readouterr().out == f"smol-evals {cli.version()}\n"
+    assert capsys.readouterr().out == f"smol-evals {evals.__version__}\n"
 
 
 def test_tasks_lists_docs_shots_budgets_and_data(capsys):

@@ -44,9 +44,9 @@ def test_samples_come_back_whole_from_their_chunks(tmp_path: Path, monkeypatch: 
         make_run(tmp_path / "r", MadeRun("a", rows=("GSM8K (5-shot)",), output="\U0001f600 " + EVIL))
     )
     table = run.table("gsm8k")
-    answers = samples.Answers(0, "gsm8k", table, table.column("final_answer_match").to_pylist())
+    answers = samples.Answers(0, table, table.column("final_answer_match").to_pylist())
     (group,) = samples.group_sets([answers])
-    entry = samples.write_set(tmp_path / "data", group, shots=5)
+    entry = samples.write_set(tmp_path / "data", "gsm8k", group, shots=5)
     assert entry["starts"] == [0, 7, 14, 21, 28, 35] and entry["n"] == 40
     prompts, outputs = [], []
     for number in range(6):
@@ -65,7 +65,7 @@ def test_samples_come_back_whole_from_their_chunks(tmp_path: Path, monkeypatch: 
 
 def test_judgments_stand_beside_their_questions(tmp_path: Path) -> None:
     folder = judge(make_run(tmp_path, MadeRun("a", suite="instruct")), "one", 7.0)
-    first, second = (json.loads(text) for text in samples.judgments(folder, [81, 82]))
+    first, second = samples.judgments(folder, [81, 82])
     assert (
         first == [[1, "one", "single-v1", 7.0, "<b>good</b>"], [2, "one", "single-v1", None, "?"]]
         and second == []
@@ -87,14 +87,10 @@ def test_a_limited_run_shares_the_docs_of_a_whole_one(tmp_path: Path) -> None:
         MadeRun("whole"),
         MadeRun("other", sizes={"piqa": 12}, variant=("v",)),
     ]
-    answers = [
-        samples.Answers(
-            k, "piqa", (table := load_run(make_run(tmp_path, one)).table("piqa")), [1] * len(table)
-        )
-        for k, one in enumerate(made)
-    ]
+    tables = [load_run(make_run(tmp_path, one)).table("piqa") for one in made]
+    answers = [samples.Answers(k, table, [1] * len(table)) for k, table in enumerate(tables)]
     groups = samples.group_sets(answers)
-    assert [[member.run for member in group.members] for group in groups] == [[1, 0], [2]]
+    assert [[member.run for member in group] for group in groups] == [[1, 0], [2]]
 
 
 def test_scores_that_are_not_right_or_wrong_stay_numbers() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from evals.cli import main
-from evals.commands.plan_table import table
+from evals.commands.run import plan_table
 from evals.core.card import load_card
 from evals.core.errors import UserError
 from evals.core.requests import ScoreRequest
@@ -105,7 +105,7 @@ def test_tokenizers_that_cannot_be_compared_are_not_shared() -> None:
 
 
 def cells_of(rows: Sequence[RowPlan]) -> list[list[str]]:
-    text = markdown(table(rows, Rates(read=100.0, generated=5.0)))
+    text = markdown(plan_table(rows, Rates(read=100.0, generated=5.0)))
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[1:]]
 

@@ -14,7 +14,7 @@ from evals.prompting.requests import TextToRequests, choice_response
 from tasks.common.builders import FixedShots, likelihood_task
 from tasks.common.fewshot import evaluation_docs
 from tasks.common.metrics import prediction, score
-from tasks.common.questions import WITHOUT, Question, asked, formulations, sign
+from tasks.common.questions import WITHOUT, Question, formulations, sign
 from tests.support.tiny_models import byte_tokenizer
 
 FACTS = {
@@ -24,7 +24,7 @@ FACTS = {
 
 
 def read(row):
-    return asked(row["q"], ["red", "dark blue"], row["gold"], group=row.get("group"))
+    return Question(row["q"], ["red", "dark blue"], row["gold"], group=row.get("group"))
 
 
 def rows(word, n, **more):
@@ -33,7 +33,7 @@ def rows(word, n, **more):
 
 TRAIN = rows("train", 9)
 NAMES = tuple(sign(read(TRAIN[i])) for i in (7, 0, 3, 4, 8))
-COMPLETE, LETTERS = formulations("toy", read, metric="acc_pmi", shots=NAMES, **FACTS)
+COMPLETE, LETTERS = formulations("toy", read, metric="acc_pmi", shots=" ".join(NAMES), **FACTS)
 
 
 def docs(task, evaluated, shots):
@@ -83,11 +83,12 @@ def test_a_groups_shots_are_its_first_rows():
 
 def gap(row):
     names, rest = ("cup", "shelf"), (" fell.",) * 2
-    return Question("So the ", "So the ___ fell.", names, row["gold"], scored=rest, openings=names)
+    asked = "So the ___ fell."
+    return Question(asked, names, row["gold"], label="", query="So the ", scored=rest, openings=names)
 
 
 def test_a_choice_may_begin_in_the_context():
-    task, _ = formulations("gap", gap, metric="acc", shots=(sign(gap({"gold": 1})),) * 5, **FACTS)
+    task, _ = formulations("gap", gap, metric="acc", shots=" ".join([sign(gap({"gold": 1}))] * 5), **FACTS)
     (doc,) = evaluation_docs(task, [{"gold": 0}], [{"gold": 1}] * 5)
     shots = "So the shelf fell.\n\n" * 5
     assert prompts.choice_pairs(doc, prompts.plain_text(doc)) == [

@@ -245,9 +245,11 @@ def other_commands(folder: Path) -> list[Command]:
     none = (Situation("", ()),)
     file, picture, run = str(folder / "file"), str(folder / "picture.svg"), str(folder / "run")
     return [
-        Command("report", (("--columns", "A"), ("--format", "json"), ("--output", file), ("--plot", picture),
-                           ("--curve",), ("--published",), ("--steps", "1"), ("--plain",), ("--model-index", file),
-                           ("--margin", "1"), ("--alpha", "0.01")), none, report_effect, (run,)),
+        Command("report", (("--columns", "A"), ("--format", "json"), ("--format", "eee"), ("--output", file),
+                           ("--plot", picture), ("--curve",), ("--published",), ("--steps", "1"), ("--plain",),
+                           ("--model-index", file), ("--margin", "1"), ("--alpha", "0.01")),
+                (Situation("tables", ()), Situation("records", (("--format", "eee"), ("--output", file)))),
+                report_effect, (run,)),
         Command("curve", (("--plot", picture), ("--output", file), ("--steps", "1")), none, asdict, (run,)),
         Command("compare", (("--show-flips", "3"), ("--format", "json"), ("--output", file),
                             ("--margin", "1"), ("--alpha", "0.01")), none, asdict, (run, run)),
