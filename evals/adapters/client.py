@@ -225,12 +225,11 @@ class Client:
             reply: Reply = retrying(self._ask_once, body, stop)
             return reply
         except _Transient as trouble:
-            last, status = str(trouble), trouble.status
-        raise EndpointError(
-            f"{self.base_url} gives no answer after {retrying.statistics['attempt_number']} tries "
-            f"(last: {last}); {KEPT} later",
-            status,
-        )
+            raise EndpointError(
+                f"{self.base_url} gives no answer after {retrying.statistics['attempt_number']} tries "
+                f"(last: {trouble}); {KEPT} later",
+                trouble.status,
+            ) from None
 
     def ask_all(self, bodies: Iterable[Reply]) -> Iterator[tuple[int, Reply | RequestRefused]]:
         """(index, reply or refusal) of each body as they come, in any order; raises EndpointError.
