@@ -225,12 +225,11 @@ class Client:
             reply: Reply = retrying(self._ask_once, body, stop)
             return reply
         except _Transient as trouble:
-            last, status = str(trouble), trouble.status
-        raise EndpointError(
-            f"{self.base_url} gives no answer after {retrying.statistics['attempt_number']} tries "
-            f"(last: {last}); {KEPT} later",
-            status,
-        )
+            raise EndpointError(
+                f"{self.base_url} gives no answer after {retrying.statistics['attempt_number']} tries "
+                f"(last: {trouble}); {KEPT} later",
+                trouble.status,
+            ) from None
 
     def ask_all(self, bodies: Iterable[Reply]) -> Iterator[tuple[int, Reply | RequestRefused]]:
         """(index, reply or refusal) of each body as they come, in any order; raises EndpointError.
@@ -330,10 +329,9 @@ class Client:
 
     def _tell_wait(self, state: tenacity.RetryCallState) -> None:
         """Says once that the server keeps us waiting, and why."""
-        trouble = state.outcome.exception() if state.outcome else None
         if not self._wait_told:
             self._wait_told = True
-            self._on_note(f"{self.base_url} is in trouble ({trouble}): trying again")
+            self._on_note(f"{self.base_url} is in trouble ({_trouble(state)}): trying again")
 
     def _shown(self, body: object) -> str:
         """What a server says, fit to be shown: one short printable line without the key."""
@@ -347,11 +345,15 @@ class Client:
 
 def _wait(state: tenacity.RetryCallState) -> float:
     """Seconds before the next try: the server's own time, else doubling from one second, with jitter."""
-    trouble = state.outcome.exception() if state.outcome else None
+    trouble = _trouble(state)
     if isinstance(trouble, _Transient) and trouble.wait is not None:
         return trouble.wait
     wait = min(FIRST_WAIT_S * 2 ** (state.attempt_number - 1), LONGEST_WAIT_S)
     return wait * random.uniform(0.75, 1.0)
+
+
+def _trouble(state: tenacity.RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
 
 
 def _checked(reply: object) -> Reply:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from evals.adapters.client import Client
-from evals.adapters.texts import ask_texts, shown_model
+from evals.adapters.texts import ask_texts
 from evals.core.errors import UserError
 from evals.core.requests import GenerateRequest, Generation, NotFinite, RequestRefused, TextRequest
 from evals.prompting import text as prompts
@@ -20,7 +20,10 @@ class EndpointJudge:
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        self.name = f"openai:{shown_model(client.model)}"
+        model = client.model
+        # of a path (some servers name models so) results show the last part alone
+        shown = model.rstrip("/").rsplit("/", 1)[-1] if model.startswith(("/", "~")) else model
+        self.name = f"openai:{shown}"
         self.identity = f"judge {client.base_url} {client.model}"
 
     def fits(self, system: str, user: str) -> bool:

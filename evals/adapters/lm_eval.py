@@ -81,9 +81,8 @@ class SmolEvalsLM(HFLM):
             )
         kind = loading.pick_dtype(None if dtype == "auto" else dtype, chosen)
         self.loaded = loading.load(loading.local_path(spec), chosen, kind)
-        if (
-            add_bos_token is not None
-        ):  # as transformers' loader does with it: some tokenizers add one only if told so
+        # as transformers' loader does with it: some tokenizers add one only if told so
+        if add_bos_token is not None:
             self.loaded.tokenizer.add_bos_token = add_bos_token
         super().__init__(
             pretrained=self.loaded.model,
@@ -136,14 +135,15 @@ class SmolEvalsLM(HFLM):
         with tqdm(total=len(asked), desc="log-likelihoods", disable=disable_tqdm or one_window) as bar:
             for i, score in self._scorer.run(asked):
                 if not math.isfinite(score.logprob):
-                    raise UserError(
-                        f"the scores of '{self.spec.name}' are no numbers: try --model_args dtype=float32"
-                    )
+                    raise self._not_finite()
                 found[i] = score.logprob, bool(score.greedy)
                 if requests[i][0] is not None:
                     self.cache_hook.add_partial("loglikelihood", requests[i][0], found[i])
                 bar.update()
         return [found[i] for i in range(len(asked))]
+
+    def _not_finite(self) -> UserError:
+        return UserError(f"the scores of '{self.spec.name}' are no numbers: try --model_args dtype=float32")
 
     def _score_request(self, context: list[int], continuation: list[int]) -> ScoreRequest:
         """Cut from the left, as lm-eval does: at most `max_length` tokens are fed."""
@@ -186,9 +186,7 @@ class SmolEvalsLM(HFLM):
                     self.cache_hook.add_partial("generate_until", pairs[i], found[i])
                     bar.update()
             except NotFinite as error:
-                raise UserError(
-                    f"the scores of '{self.spec.name}' are no numbers: try --model_args dtype=float32"
-                ) from error
+                raise self._not_finite() from error
         return [found[i] for i in range(len(asked))]
 
     def _generate_request(self, tokens: list[int], settings: dict[str, Any]) -> GenerateRequest:

@@ -57,7 +57,7 @@ class Echo:
         end = self._end(tokens, told)
         # the last n in the list are the last n asked for only if none of them was left out
         chosen = values[end - n : end] if end >= n else []
-        if len(chosen) < n or self._matches(tokens[-n:], told[end - n : end]) is False:
+        if len(chosen) < n or not self._matches(tokens[-n:], told[end - n : end]):
             raise ValueError("its list leaves out some of the tokens")
         return _numbers(chosen)
 
@@ -84,18 +84,14 @@ class Echo:
         raise ValueError("the tokens that it lists are not those of the prompt")
 
     def _matches(self, tokens: Sequence[int], told: Sequence[str]) -> bool:
-        special = set(self.tokenizer.all_special_ids)
+        """Whether the listed texts can be those of the tokens: parts of characters may be shown in any way."""
+        special = set(self.tokenizer.all_special_ids)  # listed as text by some servers, as nothing by others
         for token, text in zip(tokens, told, strict=True):
             mine = decode(self.tokenizer, [token])
-            # special tokens are listed as text by some servers, as nothing by others
-            if token not in special and _NO_TEXT not in mine and not _odd(text) and mine != text:
+            part = not text or text.startswith("bytes:") or _NO_TEXT in text + mine
+            if token not in special and not part and mine != text:
                 return False
         return True
-
-
-def _odd(text: str) -> bool:
-    """Whether a listed token is part of a character, in one of the ways in which servers show that."""
-    return _NO_TEXT in text or text.startswith("bytes:") or text == ""
 
 
 def _listed(reply: Reply) -> tuple[list[str], list[Any]]:
@@ -136,13 +132,11 @@ def find_echo(client: Client, tokenizer: Any, render: Callable[[str], str], chat
         try:
             _probe(echo, render, PROBES if chat else PLAIN_PROBES)
             return echo
-        except RequestRefused as error:
-            reasons.append(str(error))
         except EndpointError as error:
             if error.status in (401, 402, 403) or error.status is None:
                 raise
             reasons.append(f"it answers {error.status}")
-        except ValueError as error:
+        except (RequestRefused, ValueError) as error:
             reasons.append(str(error))
     raise RowUnavailable(
         f"the server {client.base_url} gives no usable prompt log-probabilities "

@@ -9,11 +9,6 @@ from evals.adapters.client import UNPENALISED, Client, Reply, reply_text
 from evals.core.requests import Generation, RequestRefused, TextRequest
 
 
-def shown_model(model: str) -> str:
-    """A model's name as results show it: of a path (some servers name models so) the last part alone."""
-    return model.rstrip("/").rsplit("/", 1)[-1] if model.startswith(("/", "~")) else model
-
-
 def text_body(client: Client, request: TextRequest) -> Reply:
     """The body that asks for a text. Greedy requests name no seed: it decides nothing there."""
     settings: dict[str, Any] = {"temperature": request.temperature, **UNPENALISED}

@@ -94,11 +94,18 @@ def _refuse_unknown(module: torch.nn.Module, sliding_window: int | None, others:
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attend_packed)
 
 
+def bias_of(visible: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """What to add to scores: 0 where a query sees a key, else -inf."""
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(
+        ~visible, float("-inf")
+    )
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, kind: AttentionKind) -> Tensor:
     """The reference: softmax of the scores, times ``v``, rounded where transformers' eager attention rounds.
 
-    ``q`` [..., queries, size], ``k`` and ``v`` [..., keys, size], ``bias`` [..., queries, keys]: 0 where a query sees a
-    key, else -inf; leading dimensions are broadcast. Scores are in the dtype of ``bias``.
+    ``q`` [..., queries, size], ``k`` and ``v`` [..., keys, size], ``bias`` (see bias_of) [..., queries, keys]; leading
+    dimensions are broadcast. Scores are in the dtype of ``bias``.
     """
     weights = torch.softmax(_scores(q, k, bias, kind), -1, dtype=torch.float32)
     return torch.matmul(weights.to(v.dtype), v)

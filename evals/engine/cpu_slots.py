@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from evals.core.requests import GenerateRequest
-from evals.engine.attention import AttentionKind, KeyValues, KVCache, attend_to_part, join
+from evals.engine.attention import AttentionKind, KeyValues, KVCache, attend_to_part, bias_of, join
 from evals.engine.device import on_device
 from evals.engine.forward import TreeForward
 from evals.engine.kv_slots import ActiveSequence, Fits, KVSlots, Prefilled, longest_of
@@ -51,12 +51,12 @@ class CpuSlots:
 
     def admit(self, sequences: Sequence[ActiveSequence], prompts: Sequence[Prefilled], first: Tensor) -> None:
         """See KVSlots."""
-        longest = max(len(prompt.rows) for prompt in prompts)
-        for layer, new in prompts[0].cache.own.items():
+        longest, own = max(len(prompt.rows) for prompt in prompts), prompts[0].cache.own
+        for layer, new in own.items():
             self._reserve(layer, len(self.sequences) + len(prompts), longest + 1, new)
         for sequence, prompt in zip(sequences, prompts, strict=True):
             slot, rows = len(self.sequences), on_device(prompt.rows, first.device)
-            for layer, new in prompt.cache.own.items():
+            for layer, new in own.items():
                 for stored, x in zip(self.cache[layer], new, strict=True):
                     stored[slot, :, : len(rows)] = x[rows].transpose(0, 1)
             self.sequences.append(sequence)
@@ -190,8 +190,7 @@ class _Step:
             visible = at <= position
             if window is not None:
                 visible &= position - at < window
-            bias = torch.zeros(visible.shape, dtype=torch.float32, device=visible.device)
-            self._biases[window, group] = bias.masked_fill_(~visible, float("-inf"))
+            self._biases[window, group] = bias_of(visible)
         return self._biases[window, group]
 
 

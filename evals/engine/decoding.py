@@ -109,60 +109,59 @@ class PrefillQueue:
 
     def __init__(self, forward: TreeForward, requests: Sequence[GenerateRequest], max_tokens: int) -> None:
         self.forward, self.max_tokens = forward, max_tokens
-        self._unplanned = deque(requests)
-        self._planned: list[GenerateRequest] = []
-        self._plan: Plan | None = None
-        self._done = 0  # blocks of the plan
-        self._rows = self._bounds = np.zeros(0, np.int64)  # of the plan's prompts, see Plan.rows
+        self.left = len(requests)  # prompts
         self._ready: deque[Prefilled] = deque()
-        self._prefix: KVCache = {}
-
-    @property
-    def waiting(self) -> bool:
-        """Whether prompts are left."""
-        return bool(self._ready or self._plan or self._unplanned)
+        self._wanted = 0
+        self._passes = self._prefill(requests)
 
     def next(self, most: int) -> list[Prefilled]:
         """Up to ``most`` prompts, those of one forward pass at most; at least one if any is left."""
-        if not self._ready and self.waiting:
-            self._prefill(self._plan or self._next_plan(), most)
-        return [self._ready.popleft() for _ in range(min(most, len(self._ready)))]
+        if self.left and not self._ready:
+            self._wanted = most
+            self._ready.extend(next(self._passes))
+        some = [self._ready.popleft() for _ in range(min(most, len(self._ready)))]
+        self.left -= len(some)
+        return some
 
-    def _next_plan(self) -> Plan:
-        """Plan the next requests. Blocks with the same shared prefix follow each other, longest first."""
-        size = min(PLANNED_TOGETHER, len(self._unplanned))
-        self._planned = [self._unplanned.popleft() for _ in range(size)]
-        inputs = Inputs.of([(request.prompt, len(request.prompt) - 1) for request in self._planned])
-        self._plan = planned = plan(inputs, self.max_tokens, MAX_PREFIX, by_prefix=True)
-        self._done = 0
-        self._prefix = self.forward.prefill(planned.prefix)
-        since = np.array([len(rows) for rows in planned.blocks.prefixes])[planned.blocks.above]
-        since = np.repeat(since, np.diff(planned.member_starts))
-        self._rows, self._bounds = planned.rows(since, inputs.lengths[planned.members])
-        return planned
+    def _prefill(self, requests: Sequence[GenerateRequest]) -> Iterator[list[Prefilled]]:
+        """One forward pass at a time: blocks for as many prompts as are wanted, or as many blocks as fit.
 
-    def _prefill(self, planned: Plan, wanted: int) -> None:
-        """One forward pass: blocks for ``wanted`` prompts, or as many as fit."""
-        first, starts = self._done, planned.member_starts
-        _, fit = next(planned.blocks.batches(self.max_tokens, first))
-        stop = min(fit, int(np.searchsorted(starts, starts[first] + wanted)))
-        self._plan, self._done = (planned if stop < len(planned.blocks) else None), stop
+        Blocks with the same shared prefix follow each other, longest first.
+        """
+        for begin in range(0, len(requests), PLANNED_TOGETHER):
+            together = requests[begin : begin + PLANNED_TOGETHER]
+            inputs = Inputs.of([(request.prompt, len(request.prompt) - 1) for request in together])
+            planned = plan(inputs, self.max_tokens, MAX_PREFIX, by_prefix=True)
+            prefix = self.forward.prefill(planned.prefix)
+            starts = planned.member_starts
+            since = np.array([len(rows) for rows in planned.blocks.prefixes])[planned.blocks.above]
+            rows = planned.rows(np.repeat(since, np.diff(starts)), inputs.lengths[planned.members])
+            first = 0
+            while first < len(planned.blocks):
+                _, fit = next(planned.blocks.batches(self.max_tokens, first))
+                stop = min(fit, int(np.searchsorted(starts, starts[first] + self._wanted)))
+                yield self._pass(planned, first, stop, prefix, rows, together)
+                first = stop
+
+    def _pass(
+        self, planned: Plan, first: int, stop: int, prefix: KVCache, rows: tuple[np.ndarray, np.ndarray],
+        requests: Sequence[GenerateRequest],
+    ) -> list[Prefilled]:  # fmt: skip
+        """Some blocks of a plan for ``requests``; ``rows``: of all its prompts, see Plan.rows."""
         blocks = planned.blocks.part(first, stop)
-        batch = TreeBatch(blocks, self._prefix, self.forward.model.device, keep_cache=True)
+        batch = TreeBatch(blocks, prefix, self.forward.model.device, keep_cache=True)
         hidden = self.forward.hidden(batch)
-        cache = PrefillCache(self._prefix, batch.cache)
-        some = slice(starts[first], starts[stop] + 1)
-        rows, bounds = self._rows - planned.blocks.starts[first], self._bounds[some]
-        outputs = hidden[
-            on_device(rows[bounds[1:] - 1], hidden.device)
-        ]  # a copy: a view would keep the whole pass
-        above = np.repeat(blocks.above, np.diff(starts[first : stop + 1]))
-        for i, k, begin, end, output in zip(
-            planned.members[starts[first] : starts[stop]], above, bounds, bounds[1:], outputs, strict=False
-        ):
-            self._ready.append(
-                Prefilled(self._planned[i], cache, blocks.prefixes[k], rows[begin:end], output)
-            )
+        cache = PrefillCache(prefix, batch.cache)
+        starts = planned.member_starts[first : stop + 1]
+        at, bounds = rows[0] - planned.blocks.starts[first], rows[1][starts[0] : starts[-1] + 1]
+        # a copy of the last ones: a view would keep the whole pass
+        outputs = hidden[on_device(at[bounds[1:] - 1], hidden.device)]
+        above = np.repeat(blocks.above, np.diff(starts))
+        members = planned.members[starts[0] : starts[-1]]
+        return [
+            Prefilled(requests[i], cache, blocks.prefixes[k], at[begin:end], output)
+            for i, k, begin, end, output in zip(members, above, bounds[:-1], bounds[1:], outputs, strict=True)
+        ]
 
 
 class Scheduler:
@@ -198,7 +197,7 @@ class Scheduler:
     def _admit(self) -> Iterator[Finished]:
         """Prefill waiting prompts into free slots, once enough are free."""
         enough = max(1.0, self.slots.admit_share * self.slots.n)
-        while self.queue.waiting:
+        while self.queue.left:
             free = self.slots.n - sum(sequence is not None for sequence in self.slots.sequences)
             if free < enough:
                 return

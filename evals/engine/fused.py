@@ -34,11 +34,8 @@ class FusedLayers:
             from evals.engine import kernels
 
             self.kernels = kernels
-        self._forwards: list[tuple[torch.nn.Module, Callable[..., Any]]] = []
-        for module in model.modules():
-            make = self._maker(module)
-            if make is not None:
-                self._forwards.append((module, make(module)))
+        found = ((module, self._forward_of(module)) for module in model.modules())
+        self._forwards = [(module, forward) for module, forward in found if forward is not None]
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -51,17 +48,18 @@ class FusedLayers:
             for module, _ in self._forwards:
                 del module.forward  # the class's own is found again
 
-    def _maker(self, module: Any) -> Callable[[Any], Callable[..., Any]] | None:
+    def _forward_of(self, module: Any) -> Callable[..., Any] | None:
+        """What stands in for the module's own; None where there is nothing faster."""
         kind = type(module).__name__
         if not self.kernels:
-            return self._gated_in_place if kind in GATED and _is_silu(module) else None
+            return self._gated_in_place(module) if kind in GATED and _is_silu(module) else None
         if kind in NORMS:
-            return self._norm
+            return self._norm(module)
         if kind in LAYERS and _is_silu(module.mlp):
             mlp = module.mlp
             ends = (module.self_attn.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
             if all(end.bias is None for end in ends):
-                return self._layer
+                return self._layer(module)
         return None
 
     def _norm(self, module: Any) -> Callable[..., Any]:

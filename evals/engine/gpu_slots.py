@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evals.core.requests import GenerateRequest
-from evals.engine.attention import AttentionKind, KVCache, attend
+from evals.core.requests import GenerateRequest, ranges
+from evals.engine.attention import AttentionKind, KVCache, attend, bias_of
 from evals.engine.device import kernels_for, on_device
 from evals.engine.forward import TreeForward
 from evals.engine.kv_slots import ActiveSequence, Fits, KVSlots, Prefilled, longest_of
@@ -137,30 +137,25 @@ class GpuSlots:
         return graph
 
     def _fill(self, slots: Sequence[int], prompts: Sequence[Prefilled]) -> None:
-        """Copy the keys and values of prompts into their slots, all those of one pass together."""
-        device = self.tokens.device
-        passes: dict[int, list[tuple[int, Prefilled]]] = {}
-        for slot, prompt in zip(slots, prompts, strict=True):
-            passes.setdefault(id(prompt.cache), []).append((slot, prompt))
-        for members in passes.values():
-            cache = members[0][1].cache
-            above = len(next(iter(cache.prefix.values()))[0]) if cache.prefix else 0
-            rows, into, at = [], [], []
-            for slot, prompt in members:
-                rows.append(np.concatenate([prompt.prefix_rows, above + prompt.rows]))
-                into.append(np.full(len(rows[-1]), slot))
-                at.append(np.arange(len(rows[-1])))
-            source, target, place = (on_device(np.concatenate(x), device) for x in (rows, into, at))
-            for layer, own in cache.own.items():
-                prefix = cache.prefix[layer] if above else None
-                if kernels_for(own[0]):
-                    from evals.engine.kernels import fill_slots
+        """Copy the keys and values of prompts, all of one pass, into their slots."""
+        cache = prompts[0].cache
+        above = len(next(iter(cache.prefix.values()))[0]) if cache.prefix else 0
+        rows = [np.concatenate([prompt.prefix_rows, above + prompt.rows]) for prompt in prompts]
+        lengths = np.array([len(each) for each in rows])
+        into, places = np.repeat(slots, lengths), ranges(0 * lengths, lengths)
+        source, target, place = (
+            on_device(x, self.tokens.device) for x in (np.concatenate(rows), into, places)
+        )
+        for layer, own in cache.own.items():
+            prefix = cache.prefix[layer] if above else None
+            if kernels_for(own[0]):
+                from evals.engine.kernels import fill_slots
 
-                    fill_slots(own, prefix, self.cache[layer], source, target, place)
-                    continue
-                for i, store in enumerate(self.cache[layer]):
-                    new = torch.cat([prefix[i], own[i]]) if prefix else own[i]
-                    store[target, :, place] = new.index_select(0, source)
+                fill_slots(own, prefix, self.cache[layer], source, target, place)
+                continue
+            for i, store in enumerate(self.cache[layer]):
+                new = torch.cat([prefix[i], own[i]]) if prefix else own[i]
+                store[target, :, place] = new.index_select(0, source)
 
 
 def attend_in_slots(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, kind: AttentionKind) -> Tensor:
@@ -169,6 +164,5 @@ def attend_in_slots(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, kind: Atte
     visible = at <= lengths[:, None]
     if kind.window is not None:
         visible &= at > lengths[:, None] - kind.window
-    bias = torch.zeros(visible.shape, device=k.device).masked_fill_(~visible, float("-inf"))
     grouped = q.view(len(q), k.shape[1], -1, q.shape[2])
-    return attend(grouped, k, v, bias[:, None, None], kind).view(len(q), -1, v.shape[3])
+    return attend(grouped, k, v, bias_of(visible)[:, None, None], kind).view(len(q), -1, v.shape[3])

@@ -76,7 +76,7 @@ class KVSlots(Protocol):
         """``n`` and ``capacity`` for these requests; those of the ``old`` slots if they will do."""
 
     def admit(self, sequences: Sequence[ActiveSequence], prompts: Sequence[Prefilled], first: Tensor) -> None:
-        """Put prefilled prompts into free slots; ``first`` [sequences] are the tokens sampled after them."""
+        """Put prompts of one pass into free slots; ``first`` [sequences] are the tokens sampled after them."""
 
     def step(self, draws: Tensor | None) -> Tensor:
         """Run each sequence's newest token through the model; the tokens sampled after it, [slots].

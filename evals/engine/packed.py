@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from evals.core.requests import ranges
-from evals.engine.attention import AttentionKind, KeyValues, KVCache, attend
+from evals.engine.attention import AttentionKind, KeyValues, KVCache, attend, bias_of
 from evals.engine.device import kernels_for, on_device
 from evals.engine.tree import Blocks
 
@@ -197,6 +197,5 @@ class _Group:
                 visible &= (
                     positions[:, first : first + queries.shape[2], None] - positions[:, None, :] < window
                 )
-            mask = torch.zeros(visible.shape, dtype=queries.dtype, device=device)
-            self.masks[window] = mask.masked_fill_(~visible, float("-inf"))[:, None]
+            self.masks[window] = bias_of(visible, queries.dtype)[:, None]
         return self.masks[window]

@@ -61,10 +61,8 @@ class PlainDecoder:
         while len(tokens) < request.max_new_tokens:
             out = self.model(input_ids=inputs, past_key_values=cache, use_cache=self.caches, logits_to_keep=1)
             cache = getattr(out, "past_key_values", None)
-            if (
-                self.caches and cache is None
-            ):  # its state is of another kind: from here on, all tokens each time
-                self.caches = False
+            if self.caches and cache is None:
+                self.caches = False  # its state is of another kind: from here on, all tokens each time
                 return self._generate(index, request)
             draws = torch.tensor([draw(generator)], dtype=torch.float64) if generator else None
             token = int(sample(out.logits[:, -1].cpu(), temperature, draws))  # alike on every device

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -107,41 +108,33 @@ class PrefixScorer:
             if known[names].all():
                 continue
             some = slice(offsets[begin], offsets[end])
-            blocks = planned.blocks.part(first, stop)
+            batch = TreeBatch(planned.blocks.part(first, stop), prefix, self.model.device)
             rows_in = rows[some] - planned.blocks.starts[first]
-            yield _Batch(
-                forward,
-                TreeBatch(blocks, prefix, self.model.device),
-                names,
-                rows_in,
-                targets[some],
-                counts[begin:end],
-            )
+            yield _Batch(names, _sums(forward, batch, rows_in, targets[some], counts[begin:end]))
 
 
-class _Batch:
-    """The requests ``names``, scored in one pass, which starts at once; only ``finish`` waits for the device.
+def _sums(
+    forward: TreeForward, batch: TreeBatch, rows: np.ndarray, targets: np.ndarray, counts: np.ndarray
+) -> HostCopy:
+    """Of each request: the sum of its log-probabilities; at how many positions another token is likelier.
 
-    ``rows``: after which rows of the batch the ``targets`` come; the first ``counts[0]`` are those of the first name.
+    ``rows``: after which rows of the batch the ``targets`` come; the first ``counts[0]`` are the first request's.
     """
+    device = forward.model.device
+    logprobs, likeliest = forward.head.logprobs(forward.hidden(batch), rows, targets)
+    owners = on_device(np.repeat(np.arange(len(counts)), counts), device)
+    found = torch.zeros(2, len(counts), dtype=torch.float64, device=device)
+    for sums, values in zip(found, (logprobs, ~likeliest), strict=True):
+        sums.index_add_(0, owners, values.double())
+    return HostCopy(found)
 
-    def __init__(
-        self,
-        forward: TreeForward,
-        batch: TreeBatch,
-        names: np.ndarray,
-        rows: np.ndarray,
-        targets: np.ndarray,
-        counts: np.ndarray,
-    ) -> None:
-        self.names = names
-        device = forward.model.device
-        logprobs, likeliest = forward.head.logprobs(forward.hidden(batch), rows, targets)
-        owners = on_device(np.repeat(np.arange(len(counts)), counts), device)
-        sums, likelier = torch.zeros(2, len(counts), dtype=torch.float64, device=device)
-        sums.index_add_(0, owners, logprobs.double())
-        likelier.index_add_(0, owners, (~likeliest).double())  # positions at which another token is likelier
-        self.found = HostCopy(torch.stack([sums, likelier]))
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """The requests ``names``, whose pass has been started; only ``finish`` waits for the device."""
+
+    names: np.ndarray
+    found: HostCopy
 
     def finish(self, known: np.ndarray) -> Iterator[tuple[int, Score]]:
         """(index, score) of each request that is not known."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -16,16 +17,14 @@ class StopCriteria:
 
     def __init__(self, tokenizer: Any, eos_token_ids: Collection[int]) -> None:
         self.tokenizer, self.eos = tokenizer, eos_token_ids
-        self._stop_strings: dict[tuple[str, ...], StopStrings] = {}
+        self._watcher = functools.cache(lambda stops: StopStrings(tokenizer, stops))
 
     def finished(self, request: GenerateRequest, tokens: Sequence[int]) -> Generation | None:
         """The generation, if the last of ``tokens`` finishes it. To be asked after every token."""
         if tokens[-1] in self.eos:
             return Generation(detokenize(self.tokenizer, tokens[:-1]), tuple(tokens), "eos")
         if request.stops:
-            if request.stops not in self._stop_strings:
-                self._stop_strings[request.stops] = StopStrings(self.tokenizer, request.stops)
-            text = self._stop_strings[request.stops].find(tokens)
+            text = self._watcher(request.stops).find(tokens)
             if text is not None:
                 return Generation(text, tuple(tokens), "stop")
         if len(tokens) >= request.max_new_tokens:

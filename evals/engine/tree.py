@@ -95,9 +95,8 @@ class Plan:
     members: Array
     member_starts: Array
     _leaves: Array  # of each member, the edge that it ends in
-    _edges: tuple[
-        Array, Array, Array
-    ]  # of each edge in the blocks: position and row of its first token, edge above
+    # of each edge in the blocks: position and row of its first token, edge above
+    _edges: tuple[Array, Array, Array]
 
     @property
     def tokens(self) -> int:
@@ -242,9 +241,7 @@ def _shared(inputs: Inputs, order: Array) -> Array:
 
 
 Part = tuple[int, int, int, int]  # of the shared prefixes: the part above, first and last token of an input
-Top = tuple[
-    int, int, int
-]  # of a block: its first edge (~edge: without those below), where it starts, part above
+Top = tuple[int, int, int]  # of a block: first edge (~edge: without those below), where it starts, part above
 
 
 def _cut(tree: _Tree, first_outputs: Array, max_block: int, max_prefix: int) -> tuple[list[Part], list[Top]]:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -112,32 +113,54 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str], special: bool = False) ->
 
 
 def encode_contexts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """As encode; but what stands between special tokens (a chat's turns: shots, say) is encoded once for all texts."""
-    tokens, starts = encode_flat(tokenizer, texts)
+    """As encode; but what several texts have in common (turns of a chat, shots) is encoded once for all of them."""
+    parts = _Parts(tokenizer)
+    tokens, starts = parts.joined([parts.of(text) for text in texts])
     return [tokens[begin:end].tolist() for begin, end in pairwise(starts)]
 
 
-def encode_flat(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The same in one array, and where each text's tokens begin in it, and the end of all.
+class _Parts:
+    """The distinct parts of texts, each encoded once. A text's tokens are those of its parts, one after the other.
 
-    A tokenizer cuts the text at special tokens before anything else, so the ids are those of the whole text.
+    A part begins with a special token, which a tokenizer cuts out of a text before anything else; or behind the first
+    word of a paragraph, where the tokenizer never joins a word and the space behind it (`at_spaces`).
     """
-    cuts = _cut_tokens(tokenizer)
-    cut = re.compile("|".join(map(re.escape, cuts)) or "(?!)")
-    numbers: dict[str, int] = {}
-    parts: list[int] = []
-    counts = []
-    for text in texts:
-        edges = [0, *(match.start() for match in cut.finditer(text)), len(text)]
-        parts += [numbers.setdefault(text[begin:end], len(numbers)) for begin, end in pairwise(edges)]
-        counts.append(len(edges) - 1)
-    ids = encode(tokenizer, list(numbers))
-    lengths = np.array([len(part) for part in ids], np.int64)
-    tokens = np.fromiter(chain.from_iterable(ids), np.int32, lengths.sum())
-    begins = (np.cumsum(lengths) - lengths)[parts]
-    ends = begins + lengths[parts]
-    starts = np.append(0, np.cumsum(ends - begins))[np.append(0, np.cumsum(counts, dtype=np.int64))]
-    return tokens[ranges(begins, ends)], starts
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.at_spaces = _parts_at_spaces(tokenizer)
+        paragraph = [r"(\n\n\S+)(?= )"] if self.at_spaces else []
+        self._edge = re.compile("|".join([*map(re.escape, _cut_tokens(tokenizer)), *paragraph]) or "(?!)")
+        self._numbers: dict[str, int] = {}
+
+    def of(self, text: str) -> list[int]:
+        """The numbers of a text's parts."""
+        found = self._edge.finditer(text)
+        edges = [0, *(match.end() if match.lastindex else match.start() for match in found), len(text)]
+        numbers = self._numbers
+        return [numbers.setdefault(text[begin:end], len(numbers)) for begin, end in pairwise(edges)]
+
+    def counts(self, texts: Sequence[list[int]]) -> np.ndarray:
+        """How many tokens each text has, given by the numbers of its parts."""
+        if not texts:
+            return np.zeros(0, np.int64)
+        lengths = np.diff(self._encoded[1])
+        first = np.cumsum([0, *map(len, texts[:-1])])
+        counts: np.ndarray = np.add.reduceat(lengths[list(chain.from_iterable(texts))], first)
+        return counts
+
+    def joined(self, texts: Sequence[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens of all texts, given as in `counts`, in one array; where each text's begin, and the end of all."""
+        tokens, starts = self._encoded
+        parts = np.array(list(chain.from_iterable(texts)), np.int64)
+        return tokens[ranges(starts[parts], starts[parts + 1])], np.append(0, np.cumsum(self.counts(texts)))
+
+    @cached_property
+    def _encoded(self) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens of all parts in one array; where each part's begin, and the end of all."""
+        ids = encode(self.tokenizer, list(self._numbers))
+        starts = np.cumsum([0, *map(len, ids)])
+        return np.fromiter(chain.from_iterable(ids), np.int32, starts[-1]), starts
 
 
 def encode_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], max_length: int) -> ScoreRequests:
@@ -148,20 +171,27 @@ def encode_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], max_len
     ``max_length`` tokens are fed (the last one never is). Raises RowUnavailable for a choice that the window does not
     hold: a part of it would be scored for the whole.
     """
-    numbers: dict[str, int] = {}
-    parts = np.empty((len(pairs), 2), np.int64)
-    for row, (context, choice) in enumerate(pairs):
+    parts = _Parts(tokenizer)
+    of_context: dict[str, list[int]] = {}
+    contexts, wholes = [], []
+    for whole, ending in pairs:
         # white space at the context's end goes to the front of the choice: words keep their space when encoded
-        parts[row, 0] = numbers.setdefault(context.rstrip(), len(numbers))
-        parts[row, 1] = numbers.setdefault(context + choice, len(numbers))
-    tokens, starts = encode_flat(tokenizer, list(numbers))
-    of_context, of_whole = np.diff(starts)[parts].T
-    n_continuation = of_whole - np.maximum(np.minimum(of_context, of_whole - 1), 1)
+        context = whole.rstrip()
+        choice = whole[len(context) :] + ending
+        if context not in of_context:
+            of_context[context] = parts.of(context)
+        contexts.append(of_context[context])
+        apart = parts.at_spaces and context and choice.startswith(" ")
+        wholes.append(contexts[-1] + parts.of(choice) if apart else parts.of(context + choice))
+    tokens, starts = parts.joined(wholes)
+    n_tokens = np.diff(starts)
+    n_continuation = n_tokens - np.maximum(np.minimum(parts.counts(contexts), n_tokens - 1), 1)
     if len(pairs) and (longest := n_continuation.max()) > max_length:
         raise RowUnavailable(f"a choice of {longest} tokens is longer than the window of {max_length}")
-    ends = starts[1:][parts[:, 1]]
-    begins = np.maximum(ends - of_whole, ends - (max_length + 1))
-    return ScoreRequests(tokens[ranges(begins, ends)], np.append(0, np.cumsum(ends - begins)), n_continuation)
+    kept = np.minimum(n_tokens, max_length + 1)
+    if (kept < n_tokens).any():
+        tokens = tokens[ranges(starts[1:] - kept, starts[1:])]
+    return ScoreRequests(tokens, np.append(0, np.cumsum(kept)), n_continuation)
 
 
 def _cut_tokens(tokenizer: Tokenizer) -> list[str]:
@@ -180,6 +210,48 @@ def _cut_tokens(tokenizer: Tokenizer) -> list[str]:
 def _overlap(other: str, text: str) -> bool:
     """Whether a match of `other` can begin before one of `text`, or at it, and reach into it."""
     return text in other or any(text.startswith(other[-n:]) for n in range(1, len(other)))
+
+
+# how GPT-2, Qwen 2 and Llama 3 split a text before they encode it: none of them finds a space behind other characters
+_SPLITS = {
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|" + number + r"| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    for number in (r"\p{N}", r"\p{N}{1,3}")
+}
+
+
+def _parts_at_spaces(tokenizer: Tokenizer) -> bool:
+    """Whether a text can be cut before a space that follows no white space, and encoded in parts.
+
+    So it is where the tokenizer itself splits it there, whatever stands on either side, and encodes the pieces apart.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or type(backend.model).__name__ != "BPE" or backend.model.dropout:
+        return False
+    normalizer, splitter = (
+        json.loads(one.__getstate__()) if one is not None else {}
+        for one in (backend.normalizer, backend.pre_tokenizer)
+    )
+    if normalizer not in ({}, {"type": "NFC"}):
+        return False
+    steps = [_splits(one) for one in splitter.get("pretokenizers", [splitter])]
+    if None in steps or not any(steps):
+        return False
+    # no special word may reach over the cut, or look at what is beyond it
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    return not any(one.rstrip or one.single_word or re.search(r"\S ", one.content) for one in added)
+
+
+def _splits(step: dict[str, Any]) -> bool | None:
+    """Whether a step of a tokenizer's splitting splits at such a place; None where that is not known."""
+    match step:
+        case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": bool(regex)}:
+            return regex
+        case {"type": "Digits"}:
+            return False
+        case {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}:
+            return pattern in _SPLITS or None
+    return None
 
 
 def prompt_text(doc: Doc, chat: bool) -> str:

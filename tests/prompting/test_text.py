@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from evals.core.requests import ScoreRequest
 from evals.models.loading import load_tokenizer
@@ -49,7 +51,13 @@ PIECES = st.sampled_from(
         "日本",
         "🙂",
         "\u2028",
+        "\xa0",
+        "\x1c",
+        "\t",
+        " \u0301",
         "word",
+        "'s",
+        "\n\nQuestion: ",
     ]
 )
 TEXT = st.lists(PIECES, min_size=1, max_size=12).map("".join)
@@ -81,7 +89,44 @@ def test_a_turn_is_encoded_once_for_all_texts(tokenizer, monkeypatch):
     monkeypatch.setattr(prompts, "encode", lambda one, texts: asked.extend(texts) or original(one, texts))
     shot, ends = "<|im_start|>user\nshot<|im_end|>", ["<|im_start|>user\na", "<|im_start|>user\nb", "\nc"]
     prompts.encode_contexts(tokenizer, [shot + end for end in ends])
-    assert sorted(asked) == sorted(["", "<|im_start|>user\nshot", "<|im_end|>", *ends[:2], "<|im_end|>\nc"])
+    assert asked == ["", "<|im_start|>user\nshot", "<|im_end|>", *ends[:2], "<|im_end|>\nc"]
+
+
+@pytest.mark.model
+def test_shots_and_contexts_are_encoded_once_for_all_choices(tokenizer, monkeypatch):
+    asked = []
+    original = prompts.encode
+    monkeypatch.setattr(prompts, "encode", lambda one, texts: asked.extend(texts) or original(one, texts))
+    shot, questions = "Question: a\nAnswer: b\n\n", ("Question: c\nAnswer:", "Question: d\nAnswer:")
+    pairs = [(shot + question, choice) for question in questions for choice in (" yes", " no")]
+    prompts.encode_pairs(tokenizer, pairs, WINDOW)
+    assert asked == [shot + "Question:", " c\nAnswer:", " yes", " no", " d\nAnswer:"]
+
+
+@pytest.mark.parametrize("settings", [{"rstrip": True}, {"single_word": True}, {"content": "of course"}])
+def test_words_that_look_beyond_a_space_are_encoded_with_it(settings):
+    plain = Tokenizer(models.BPE())
+    plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    assert prompts._parts_at_spaces(PreTrainedTokenizerFast(tokenizer_object=plain))
+    plain.add_tokens([AddedToken(**{"content": "<mask>", **settings})])
+    assert not prompts._parts_at_spaces(PreTrainedTokenizerFast(tokenizer_object=plain))
+
+
+@pytest.mark.parametrize(
+    "splitter",
+    [
+        None,
+        pre_tokenizers.ByteLevel(add_prefix_space=True),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        pre_tokenizers.Metaspace(),
+        pre_tokenizers.Split(Regex(r"\w+ \w+"), "isolated"),
+    ],
+)
+def test_a_tokenizer_that_may_join_what_a_space_parts_gets_whole_texts(splitter):
+    unknown = Tokenizer(models.BPE())
+    if splitter is not None:
+        unknown.pre_tokenizer = splitter
+    assert not prompts._parts_at_spaces(PreTrainedTokenizerFast(tokenizer_object=unknown))
 
 
 @pytest.mark.model
