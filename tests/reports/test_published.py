@@ -9,7 +9,7 @@ import json
 import pytest
 
 from evals.cli import main
-from evals.core.card import all_cards, parse_card
+from evals.core.card import Card, all_cards
 from evals.core.errors import EXIT_USAGE
 from tests.support.made_runs import Made, build, edit
 from tests.support.printed import EXPECTED, cells
@@ -27,7 +27,7 @@ HOUSE = {
 
 def house_run(tmp_path, **more):
     likely = {"hellaswag": [1] * 30 + [0] * 10, "olmes_arc_easy_mc": [1, 0] * 20}
-    made = Made(card=parse_card(HOUSE, "house"), name="SmolLM2-360M", scores=likely, **more)
+    made = Made(card=Card.model_validate(HOUSE), name="SmolLM2-360M", scores=likely, **more)
     return str(build(tmp_path, made))
 
 

@@ -17,8 +17,15 @@ from evals.core.card import load_card
 from tests.support.site_runs import MadeRun, edit_run, judge, make_run, read_samples
 
 HOSTILE = "<script>window.broken = 1</script><img src=x onerror='window.broken = 2'></script><!--\u2028"
-SIZES = {"hellaswag": 10_042, "mmlu": 14_042, "trivia_qa": 17_944, "arc_easy": 2_376, "arc_challenge": 1_172}
-SIZES |= {"piqa": 1_838, "commonsense_qa": 1_221, "winogrande": 1_267, "openbook_qa": 500, "gsm8k": 1_319}
+OFFICIAL = {
+    "hellaswag": 10_042,
+    "mmlu": 14_042,
+    "trivia_qa": 17_944,
+    "arc_easy": 2_376,
+    "arc_challenge": 1_172,
+}
+OFFICIAL |= {"piqa": 1_838, "commonsense_qa": 1_221, "winogrande": 1_267, "openbook_qa": 500, "gsm8k": 1_319}
+SIZES = {task: docs // 5 for task, docs in OFFICIAL.items()}
 FLAGS = (
     "--headless=new",
     "--no-sandbox",
@@ -54,10 +61,13 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    results = tmp_path_factory.mktemp("site") / "results"
-    large = [MadeRun("alpha", skill=0.55, sizes=SIZES), MadeRun("beta", skill=0.45, sizes=SIZES)]
+    return build_site(tmp_path_factory.mktemp("site") / "results", SIZES)
+
+
+def build_site(results: Path, sizes: dict[str, int]) -> Site:
+    large = [MadeRun("alpha", skill=0.55, sizes=sizes), MadeRun("beta", skill=0.45, sizes=sizes)]
     folders = {made.model: make_run(results, made) for made in large}
-    make_run(results, MadeRun("brief", sizes=SIZES, limit=100))
+    make_run(results, MadeRun("brief", sizes=sizes, limit=100))
     for name, output, rating in (("hostile", HOSTILE, 7.0), ("plain", "", 5.0)):
         folder = make_run(results, MadeRun(name, suite="instruct", output=output, missing=["HellaSwag"]))
         judge(folder, f"judge {HOSTILE}", rating)
