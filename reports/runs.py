@@ -236,6 +236,9 @@ def _check_scores(run: Run, task: str) -> None:
         refuse(run.folder, f"{where} has no column '{missing[0]}', from which its scores follow")
     if missing:
         return
+    for name in inputs:
+        if not _all_finite(table.column(name)):
+            refuse(run.folder, f"{where}: a doc cannot be scored: a missing or infinite value in its {name}")
     lines = (line for batch in table.to_batches(max_chunksize=2000) for line in batch.to_pylist())
     for position, line in enumerate(lines):
         for metric in scored:
@@ -244,21 +247,27 @@ def _check_scores(run: Run, task: str) -> None:
                 refuse(run.folder, f"{where}: {which} does not follow from its {' and '.join(metric.inputs)}")
 
 
+def _all_finite(column: pyarrow.ChunkedArray) -> bool:
+    """Whether every value is there and no number is infinite, in lists as well."""
+    from pyarrow import compute, types
+
+    while types.is_list(column.type) or types.is_large_list(column.type):
+        if column.null_count:
+            return False
+        column = compute.list_flatten(column)
+    numbers = types.is_floating(column.type)
+    return not column.null_count and not (
+        numbers and compute.any(compute.invert(compute.is_finite(column))).as_py()
+    )
+
+
 def _score(run: Run, where: str, metric: Metric, line: Mapping[str, Any]) -> float:
     assert metric.formula is not None
     try:
-        if all(_finite(line[name]) for name in metric.inputs):
-            return metric.formula(line)
-        what = "a missing or infinite value"
+        return metric.formula(line)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {str(error)[:80]}"
     refuse(run.folder, f"{where}: a doc cannot be scored from its {', '.join(metric.inputs)} ({what})")
-
-
-def _finite(value: Any) -> bool:
-    if isinstance(value, list):
-        return all(map(_finite, value))
-    return value is not None and not (isinstance(value, float) and not math.isfinite(value))
 
 
 def _same(first: float | None, second: float | None) -> bool:
