@@ -20,7 +20,7 @@ import pytest
 from tests.support.forks import Forks, wait_for
 
 KILLS = 20
-BATCH_TOKENS = 64
+BATCH_TOKENS = 256
 THINGS = ("bread", "a lamp", "rain", "a bicycle", "paper", "honey", "a drum", "snow", "a clock", "wool")
 PLACES = ("kitchen", "garden", "library", "harbour", "forest", "station", "school", "desert")
 
@@ -72,12 +72,12 @@ def only_run(output: Path) -> Path:
 @pytest.mark.model
 def test_twenty_kills_change_nothing(tmp_path: Path, embedded_path: Path) -> None:
     data = tmp_path / "data"
-    write(data / "commonsense_qa" / "validation.jsonl", questions(80))
+    write(data / "commonsense_qa" / "validation.jsonl", questions(160))
     write(
         data / "trivia_qa" / "validation.jsonl",
         (
             {"question": f"What is {number} plus {number}?", "answer": {"aliases": [str(2 * number)]}}
-            for number in range(12)
+            for number in range(24)
         ),
     )
 
@@ -100,7 +100,7 @@ def test_twenty_kills_change_nothing(tmp_path: Path, embedded_path: Path) -> Non
         for moment in sorted(generator.randrange(int(0.95 * least)) for _ in range(KILLS)):
             pid = forks.start(command(broken), log, *hook)
             wait_for(lambda moment=moment: size(counter) >= moment)  # type: ignore[misc]
-            time.sleep(generator.uniform(0, 0.5))  # results come in bursts, a batch each
+            time.sleep(generator.uniform(0, 1))  # results come in bursts, a batch each
             os.kill(pid, signal.SIGKILL)
             assert forks.wait(pid) == -signal.SIGKILL
         assert not list(broken.glob("*/*/run.json"))
