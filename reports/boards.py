@@ -23,11 +23,10 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Label:
-    """What a reader must know about a run: a few words, a sentence, and whether it makes the run a partial one."""
+    """What a reader must know about a run: a few words, and a sentence."""
 
     text: str
     title: str
-    partial: bool = True
 
 
 @dataclass(frozen=True)

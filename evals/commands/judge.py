@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evals.adapters.build import LocalOptions, ServerOptions, load
-from evals.commands.options import DTYPES, Asked, Need, argument, option, part, positive, switch
+from evals.commands.options import DTYPES, Asked, Need, argument, option, part, positive, store_path, switch
 from evals.core.errors import EXIT_OK, EXIT_ROWS_MISSING, UserError
 from evals.models.known import ModelSpec, is_endpoint, resolve
 
@@ -148,8 +148,8 @@ def judge_folders(
 
 def default_cache(folder: Path) -> Path:
     """The store of the output folder that the run lies in; of the run itself where there is none."""
-    output = folder.resolve().parent.parent / ".cache"
-    return (output if output.is_dir() else folder / ".cache") / "requests.sqlite"
+    store = store_path(folder.resolve().parent.parent)
+    return store if store.parent.is_dir() else store_path(folder)
 
 
 def _make_judge(options: JudgeOptions, offline: bool) -> Judge:

@@ -15,7 +15,7 @@ from tests.support.damaged import damage
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = 40
-FEW = 12  # bfloat16 is slow on many processors
+FEW = 6  # bfloat16 is slow on many processors
 
 pytestmark = [pytest.mark.model, pytest.mark.data, pytest.mark.slow]
 
