@@ -122,7 +122,7 @@ def naive(model, tokenizer, context: str, choice: str) -> float:
 @pytest.mark.parametrize("chat", [False, True])
 @pytest.mark.parametrize(
     "name",
-    ["mmlu", "winogrande", *(pytest.param(n, marks=pytest.mark.slow) for n in ("hellaswag", "arc_easy"))],
+    ["arc_easy", "winogrande", *(pytest.param(n, marks=pytest.mark.slow) for n in ("hellaswag", "mmlu"))],
 )
 def test_scores_equal_a_naive_reference_on_real_docs(loaded, data_dir, name, chat):
     task = get_task(name)

@@ -54,7 +54,7 @@ def docs(draw) -> list[ScoreRequest]:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(requests=docs(), budget=st.sampled_from([1, 30, 4096]))
 def test_random_docs(name, requests, budget):
     scorer = PrefixScorer(model_of(name), budget)
